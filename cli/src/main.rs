@@ -1,0 +1,4 @@
+//! berth: the command line.
+#![forbid(unsafe_code)]
+
+fn main() {}

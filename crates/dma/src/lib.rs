@@ -1,0 +1,2 @@
+//! DMA address spaces over iommufd, type1 or a simulated IOMMU.
+

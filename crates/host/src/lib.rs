@@ -1,0 +1,2 @@
+//! The machine: discovery, drivers and VFIO, real or simulated.
+#![forbid(unsafe_code)]

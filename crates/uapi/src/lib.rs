@@ -1,0 +1,2 @@
+//! Linux VFIO and iommufd ioctls over owned file descriptors.
+

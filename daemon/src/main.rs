@@ -1,0 +1,4 @@
+//! berthd: the daemon.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! Developer commands: run, test, bench, vm, check.
+#![forbid(unsafe_code)]
+
+fn main() {}
