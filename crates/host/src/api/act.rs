@@ -1,0 +1,136 @@
+//! The privileged acts: a closed list of verbs.
+//!
+//! The daemon asks for them; `berth-helper` does them, one process per request, because an unbind
+//! can wait without limit in the kernel and because none of the daemon's own threads may need a
+//! capability.
+
+use std::{fmt::Debug, os::fd::OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::{HostError, PciAddress, ProcessUse};
+
+/// One privileged act.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Act {
+    /// Bind a driver: `driver_override`, then `drivers_probe`, then the `driver` link is read
+    /// again. The override stays.
+    Bind {
+        /// The device.
+        device: PciAddress,
+        /// The driver to bind.
+        driver: String,
+    },
+    /// Unbind whatever driver is bound. Can wait without limit while the device is in use.
+    Unbind {
+        /// The device.
+        device: PciAddress,
+    },
+    /// Write `driver_override`; `None` clears it.
+    Override {
+        /// The device.
+        device: PciAddress,
+        /// The driver's name.
+        driver: Option<String>,
+    },
+    /// Put driver and override back: unbind what is bound, restore the override, probe or bind.
+    Restore {
+        /// The device.
+        device: PciAddress,
+        /// The driver it had; `None` leaves it without.
+        driver: Option<String>,
+        /// The override it had.
+        driver_override: Option<String>,
+    },
+    /// Set `sriov_numvfs`, with `sriov_drivers_autoprobe` off.
+    Sriov {
+        /// The physical function.
+        device: PciAddress,
+        /// How many virtual functions.
+        count: u16,
+    },
+    /// Reset by writing `reset`; then check that the configuration space answers.
+    Reset {
+        /// The device.
+        device: PciAddress,
+    },
+    /// Read the configuration space.
+    ReadConfig {
+        /// The device.
+        device: PciAddress,
+    },
+    /// Find the processes that have any of these nodes open.
+    WhoHolds {
+        /// Paths below /dev/vfio, or /dev/iommu.
+        nodes: Vec<String>,
+    },
+    /// Raise a process's `RLIMIT_MEMLOCK`.
+    Prlimit {
+        /// The process.
+        pid: i32,
+        /// Its start time from `/proc/PID/stat`, so that a reused pid is not hit.
+        start_time: u64,
+        /// The new soft and hard limit.
+        memlock_bytes: u64,
+    },
+    /// Send a signal to a process.
+    Kill {
+        /// The process.
+        pid: i32,
+        /// As in [`Act::Prlimit`].
+        start_time: u64,
+        /// Signal number: SIGSTOP, SIGCONT, SIGTERM or SIGKILL.
+        signal: i32,
+    },
+    /// Open `/dev/iommu` and set `IOMMU_OPTION_RLIMIT_MODE` to count per process.
+    OpenIommu,
+}
+
+/// What an act answered.
+#[derive(Debug)]
+pub enum ActOutcome {
+    /// It is done.
+    Done,
+    /// The driver that is bound afterwards.
+    Driver(Option<String>),
+    /// How a reset went.
+    Reset(ResetOutcome),
+    /// Bytes of the configuration space.
+    Config(Vec<u8>),
+    /// Who has the nodes open.
+    Holders(Vec<ProcessUse>),
+    /// An opened descriptor.
+    Fd(OwnedFd),
+}
+
+/// How a reset went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+pub enum ResetOutcome {
+    /// The write succeeded and the configuration space answers.
+    Verified {
+        /// First of `reset_method`, the one the kernel tries first.
+        method: String,
+    },
+    /// There is nothing to write to, or the kernel has no method (ENOTTY).
+    NotPossible {
+        /// What was missing.
+        note: String,
+    },
+    /// The write failed, or the device doesn't answer.
+    Failed {
+        /// The errno or the reading.
+        note: String,
+    },
+}
+
+/// Who does the privileged acts of a real host.
+pub trait Privileged: Send + Sync + Debug {
+    /// Does one act within the implementation's deadline.
+    ///
+    /// # Errors
+    /// The act's own error, or [`HostError::Helper`] when the helper failed or timed out; then the
+    /// act may still be under way.
+    fn perform(&self, act: &Act) -> Result<ActOutcome, HostError>;
+}

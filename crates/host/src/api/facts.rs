@@ -1,0 +1,210 @@
+//! What discovery finds.
+
+use serde::{Deserialize, Serialize};
+
+use super::{PciAddress, ResetOutcome};
+
+/// Everything found in one pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Groups by the kernel's number.
+    pub groups: Vec<GroupFacts>,
+    /// All PCI functions, those without a group too.
+    pub devices: Vec<DeviceFacts>,
+}
+
+/// One IOMMU group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupFacts {
+    /// The kernel's number now.
+    pub number: u32,
+    /// Stable over boots: `g-` and 12 hex digits of a hash of the sorted member addresses.
+    pub stable_id: String,
+    /// Members, sorted.
+    pub members: Vec<PciAddress>,
+    /// `DMA`, `DMA-FQ`, `identity`, `blocked`, `unmanaged` or empty when unreadable.
+    pub iommu_type: String,
+    /// From `reserved_regions`.
+    pub reserved_regions: Vec<IovaRange>,
+}
+
+/// A range of I/O addresses, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IovaRange {
+    /// First address.
+    pub first: u64,
+    /// Last address, included.
+    pub last: u64,
+    /// `direct`, `direct-relaxable`, `reserved`, `msi`; empty for a permitted range.
+    pub kind: String,
+}
+
+/// What a driver does with the kernel's DMA API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DmaKind {
+    /// No driver.
+    None,
+    /// `driver_managed_dma`: vfio-pci and its variants, pci-stub, pcieport.
+    Managed,
+    /// A known host driver: claims the default domain.
+    Kernel,
+    /// An unknown driver, counted as one that claims the default domain.
+    Assumed,
+}
+
+/// One base address register.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bar {
+    /// 0 to 5.
+    pub index: u32,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// A port range.
+    pub io: bool,
+    /// Above 4 GiB possible.
+    pub memory64: bool,
+    /// Prefetchable memory.
+    pub prefetchable: bool,
+}
+
+/// Why a device is in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupingCode {
+    /// It is isolated.
+    Alone,
+    /// A bridge gives all behind it one requester id.
+    BridgeAlias,
+    /// A port on the way to the root lacks ACS.
+    MissingAcs,
+    /// A function of a device without ACS between its functions.
+    Multifunction,
+    /// Discovery couldn't tell.
+    Unknown,
+}
+
+/// Why a device is in its group, with the port or bridge that causes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grouping {
+    /// The rule.
+    pub code: GroupingCode,
+    /// The bridge, port or sibling that causes it.
+    pub cause: Option<PciAddress>,
+    /// One sentence for people.
+    pub text: String,
+}
+
+/// One PCI function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceFacts {
+    /// Its address.
+    pub address: PciAddress,
+    /// Number of its group; `None` while it has none (virtio-iommu before a probe, no IOMMU).
+    pub group: Option<u32>,
+    /// Vendor id.
+    pub vendor: u16,
+    /// Device id.
+    pub device: u16,
+    /// Subsystem vendor id.
+    pub subsystem_vendor: u16,
+    /// Subsystem device id.
+    pub subsystem_device: u16,
+    /// Base class, sub class, programming interface: 24 bits.
+    pub class: u32,
+    /// Revision.
+    pub revision: u8,
+    /// A serial number where the device shows one (PCIe DSN, nvme), for identity.
+    pub serial: Option<String>,
+    /// From pci.ids; empty when it isn't installed or has no entry.
+    pub vendor_name: String,
+    /// From pci.ids.
+    pub device_name: String,
+    /// From pci.ids.
+    pub class_name: String,
+    /// -1 is unknown.
+    pub numa_node: i32,
+    /// BARs that exist.
+    pub bars: Vec<Bar>,
+    /// From `reset_method`; empty when there is none.
+    pub reset_methods: Vec<String>,
+    /// Bound driver.
+    pub driver: Option<String>,
+    /// What that driver does with kernel DMA.
+    pub dma: DmaKind,
+    /// `driver_override`, `None` when unset.
+    pub driver_override: Option<String>,
+    /// The variant driver that a `vfio_pci:` modalias names, else `vfio-pci`.
+    pub vfio_driver: String,
+    /// Header type 1: a bridge or port, never given away.
+    pub bridge: bool,
+    /// Its physical function, for a virtual one.
+    pub physical_function: Option<PciAddress>,
+    /// Its virtual functions.
+    pub virtual_functions: Vec<PciAddress>,
+    /// `sriov_totalvfs`.
+    pub sriov_total: u16,
+    /// The port or bridge above.
+    pub parent: Option<PciAddress>,
+    /// Why it is in its group.
+    pub grouping: Grouping,
+    /// `/dev/vfio/devices/vfioN` while a VFIO driver is bound and the kernel has cdevs.
+    pub cdev: Option<String>,
+    /// Devices that a bus or slot reset of this one hits too (its reset set), itself left out.
+    pub reset_set: Vec<PciAddress>,
+}
+
+/// What the host does with a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostUse {
+    /// `mount`, `swap`, `md`, `dm`, `lvm`, `route`, `bond`, `bridge`, `boot-display`.
+    pub kind: String,
+    /// The mount point, volume, interface.
+    pub detail: String,
+}
+
+/// A process and what it has open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessUse {
+    /// Its pid.
+    pub pid: i32,
+    /// `/proc/PID/comm`.
+    pub name: String,
+    /// The node.
+    pub what: String,
+}
+
+/// Yes, no, or could not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It works.
+    Yes,
+    /// The expected refusal of a kernel without it.
+    No,
+    /// Anything else.
+    CouldNotTell,
+}
+
+/// One thing that a host can or can't do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feature {
+    /// `iommu`, `iommufd`, `cdev`, `type1`, `map-file`, `interrupt-remapping`, `kernel-hold`.
+    pub name: String,
+    /// Whether it is there.
+    pub answer: Answer,
+    /// How that is known, or what is missing.
+    pub note: String,
+}
+
+impl ResetOutcome {
+    /// The word used in records and output.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Verified { .. } => "verified",
+            Self::NotPossible { .. } => "not_possible",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}

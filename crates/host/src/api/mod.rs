@@ -1,0 +1,87 @@
+//! What a host is, for those who use one.
+
+mod act;
+mod address;
+mod error;
+mod facts;
+mod vfio;
+
+pub use act::{Act, ActOutcome, Privileged, ResetOutcome};
+pub use address::{ParseAddressError, PciAddress};
+pub use error::{HostError, VfioError};
+pub use facts::{
+    Answer, Bar, DeviceFacts, DmaKind, Feature, GroupFacts, Grouping, GroupingCode, HostUse,
+    Inventory, IovaRange, ProcessUse,
+};
+pub use vfio::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold};
+
+use std::fmt::Debug;
+
+/// A machine with IOMMU groups.
+///
+/// Reads (`scan`, `device`, `uses`, `users_of`) have no effect on the machine.
+pub trait Host: Send + Sync + Debug {
+    /// True for the simulated host. Every surface says so.
+    fn simulated(&self) -> bool;
+
+    /// Name of the simulated topology; `None` on a real machine.
+    fn topology(&self) -> Option<String>;
+
+    /// `uname -r`, or what the topology file says.
+    fn kernel_release(&self) -> String;
+
+    /// `/proc/sys/kernel/random/boot_id`; fixed per instance on the simulated host.
+    fn boot_id(&self) -> String;
+
+    /// What this machine can do, found by asking.
+    fn features(&self) -> Vec<Feature>;
+
+    /// True when an empty container can hold a group in the kernel.
+    fn kernel_hold(&self) -> bool;
+
+    /// The back ends that work here, best first.
+    fn backends(&self) -> Vec<BackendKind>;
+
+    /// Reads every device and group.
+    fn scan(&self) -> Result<Inventory, HostError>;
+
+    /// Reads one device again.
+    ///
+    /// # Errors
+    /// [`HostError::NoDevice`] when it is gone.
+    fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError>;
+
+    /// What the host does with a device now: mounts, volumes, routes, bonds, boot display.
+    fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError>;
+
+    /// Processes that have the device's or its group's VFIO nodes open, this process left out.
+    fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError>;
+
+    /// Does one privileged act, in a helper where the act can hang.
+    ///
+    /// # Errors
+    /// The kernel's errno with the file or ioctl that gave it.
+    fn perform(&self, act: &Act) -> Result<ActOutcome, HostError>;
+
+    /// Opens a context: a fresh iommufd, or an empty container.
+    fn open_context(&self, backend: BackendKind) -> Result<Box<dyn Context>, VfioError>;
+
+    /// Takes the kernel's hold on a group: its node opened and set into `context`'s container
+    /// (type1), or into an empty container of its own (`None`), without `VFIO_SET_IOMMU`.
+    ///
+    /// # Errors
+    /// EBUSY when the group node or a cdev of the group is in use; EPERM when a host driver or
+    /// another owner holds the group's DMA.
+    fn hold(&self, group: u32, context: Option<&dyn Context>) -> Result<Box<dyn GroupHold>, VfioError>;
+
+    /// Asks the kernel whether anybody owns the group, without taking it: opens the group node,
+    /// or answers by `GROUP_GET_STATUS`. `Ok(true)` means free.
+    fn probe_free(&self, group: u32) -> Result<bool, VfioError>;
+
+    /// Adopts descriptors of a context that came back (fd store, a holder).
+    fn adopt_context(
+        &self,
+        backend: BackendKind,
+        fd: std::os::fd::OwnedFd,
+    ) -> Result<Box<dyn Context>, VfioError>;
+}

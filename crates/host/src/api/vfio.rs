@@ -1,0 +1,86 @@
+//! VFIO and iommufd as the daemon uses them: holds, contexts, domains, attached devices.
+
+use std::{fmt::Debug, os::fd::OwnedFd};
+
+use berth_dma::AddressSpace;
+
+use super::{IovaRange, PciAddress, VfioError};
+
+/// Which kernel interface carries a context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// `/dev/iommu` and the VFIO cdev.
+    Iommufd,
+    /// `/dev/vfio/vfio` and the VFIO group.
+    Type1,
+}
+
+/// A domain inside a context: the IOAS id; on type1 always 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct DomainHandle(pub u32);
+
+/// The kernel's hold on a group. Dropping it gives the hold back.
+pub trait GroupHold: Send + Debug {
+    /// The group's number.
+    fn group(&self) -> u32;
+}
+
+/// One iommufd, or one container.
+pub trait Context: Send + Sync + Debug {
+    /// Which interface.
+    fn backend(&self) -> BackendKind;
+
+    /// Makes a domain: `IOMMU_IOAS_ALLOC`. On type1 the container's only one, each time.
+    fn new_domain(&self) -> Result<DomainHandle, VfioError>;
+
+    /// Destroys a domain that nothing is attached to.
+    ///
+    /// # Errors
+    /// EBUSY while a device is attached; ENOENT when there is none.
+    fn delete_domain(&self, domain: DomainHandle) -> Result<(), VfioError>;
+
+    /// Opens a device and makes this context its owner: cdev open and `BIND`, or `SET_CONTAINER`
+    /// (when the group isn't in it yet), `SET_IOMMU` and `GET_DEVICE_FD`. The device isn't
+    /// attached yet on iommufd; on type1 it is.
+    fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError>;
+
+    /// A duplicate of the context's descriptor, for the hand-over and for comparing files.
+    fn fd(&self) -> Result<OwnedFd, VfioError>;
+
+    /// The fast path's view of a domain, in this process.
+    fn address_space(&self, domain: DomainHandle) -> Result<AddressSpace, VfioError>;
+
+    /// The ranges that a domain permits now.
+    fn ranges(&self, domain: DomainHandle) -> Result<Vec<IovaRange>, VfioError>;
+
+    /// Removes every mapping of a domain.
+    fn unmap_all(&self, domain: DomainHandle) -> Result<u64, VfioError>;
+}
+
+/// A device that a context owns. Dropping it closes the descriptor: the last close unbinds.
+pub trait AttachedDevice: Send + Debug {
+    /// Its address.
+    fn address(&self) -> PciAddress;
+
+    /// The iommufd's id of the device; 0 on type1.
+    fn device_id(&self) -> u32;
+
+    /// Attaches to a domain: a first attach, or a replace of the whole group's domain.
+    ///
+    /// # Errors
+    /// EINVAL when a sibling is attached to another domain; EOPNOTSUPP for a replace on type1.
+    fn attach(&mut self, domain: DomainHandle) -> Result<(), VfioError>;
+
+    /// Detaches: DMA is blocked when the group's last member leaves. On type1: unmaps all.
+    fn detach(&mut self) -> Result<(), VfioError>;
+
+    /// `VFIO_DEVICE_RESET`.
+    fn reset(&mut self) -> Result<(), VfioError>;
+
+    /// A duplicate of the device's descriptor, for the hand-over.
+    fn fd(&self) -> Result<OwnedFd, VfioError>;
+
+    /// Whether the descriptor's device is still bound: `IOMMU_GET_HW_INFO` answers on the context.
+    fn bound(&self) -> Result<bool, VfioError>;
+}

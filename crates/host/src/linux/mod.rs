@@ -1,0 +1,1 @@
+//! The real machine: sysfs, /proc, VFIO and iommufd.

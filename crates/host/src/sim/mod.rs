@@ -1,0 +1,1 @@
+//! A simulated machine that follows the kernel's rules and errnos.
