@@ -23,3 +23,6 @@ pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/berth_v1.bin"));
 
 pub use pbjson_types;
+
+/// Type URL under which a [`v1::Refusal`] stands among the details of a gRPC status.
+pub const REFUSAL_TYPE_URL: &str = "type.googleapis.com/berth.v1.Refusal";
