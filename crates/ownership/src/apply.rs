@@ -1,0 +1,531 @@
+//! Events change the state. Every event is taken in every state; what it names and is not there
+//! is passed over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::event::{DeviceLeft, Event};
+use crate::ids::{DeviceId, DomainId, Epoch, GroupId, ReservationId};
+use crate::model::{Condition, OperationKind, Ownership, Policy, ReservationState, ResetPolicy};
+use crate::record::{Context, Device, Domain, Group, GroupFacts, Reservation};
+use crate::state::State;
+
+impl State {
+    /// Takes an event. Never fails and never panics.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::GroupObserved { facts } => self.observe(facts),
+            Event::GroupGone { group } => self.drop_group(group),
+            Event::DeviceGone { device } => self.drop_device(device),
+            Event::ContextCreated { context } => {
+                self.contexts.insert(context.id.clone(), Arc::new(context.clone()));
+            }
+            Event::ContextDeleted { context } => {
+                self.contexts.remove(context);
+            }
+            Event::DomainCreated { domain } => self.insert_domain(domain),
+            Event::DomainDeleted { domain } => self.drop_domain(domain),
+            Event::Reserved { reservation } => self.insert_reservation(reservation),
+            Event::Forgotten { reservation } => {
+                self.reservations.remove(reservation);
+            }
+            Event::Released { reservation, devices, detail } => {
+                self.release(reservation, devices, detail);
+            }
+            Event::HoldLost { reservation, why } => self.lose(reservation, why),
+            Event::KernelDmaStarted { device, op } => {
+                self.on_device(device, |device| device.kernel_dma_op = Some(op.clone()));
+            }
+            Event::KernelDmaChanged { device, dma } => self.on_device(device, |device| {
+                device.kernel_dma_op = None;
+                device.facts.private_domain &= dma.uses_kernel_dma();
+                device.facts.dma = dma.clone();
+            }),
+            Event::KernelDmaFailed { device, .. } => {
+                self.on_device(device, |device| device.kernel_dma_op = None);
+            }
+            Event::Marked { device, condition, why } => self.on_device(device, |device| {
+                device.marks.insert(*condition, why.clone());
+            }),
+            Event::Unmarked { device, condition, .. } => self.unmark(device, *condition),
+            Event::EpochRaised { floor } => self.epoch_floor = self.epoch_floor.max(*floor),
+            Event::Started { reservation, .. }
+            | Event::Failed { reservation, .. }
+            | Event::Prepared { reservation, .. }
+            | Event::Attached { reservation, .. }
+            | Event::Detached { reservation }
+            | Event::Replaced { reservation, .. }
+            | Event::Handed { reservation, .. }
+            | Event::HandOverUndone { reservation }
+            | Event::BindSeen { reservation }
+            | Event::HolderGone { reservation, .. }
+            | Event::HolderMoved { reservation, .. }
+            | Event::Renewed { reservation, .. }
+            | Event::Expired { reservation }
+            | Event::DetachedByRestart { reservation, .. } => {
+                self.on_reservation(reservation, event);
+            }
+        }
+    }
+
+    /// Takes many events.
+    pub fn apply_all<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) {
+        for event in events {
+            self.apply(event);
+        }
+    }
+
+    fn on_reservation(&mut self, id: &ReservationId, event: &Event) {
+        let Some(slot) = self.reservations.get_mut(id) else { return };
+        let reservation = Arc::make_mut(slot);
+        if reservation.state == ReservationState::Released {
+            return;
+        }
+        change_reservation(reservation, event);
+        let policy = reservation.policy;
+        let groups: Vec<GroupId> =
+            reservation.targets.iter().map(|target| target.group.clone()).collect();
+        for group in &groups {
+            if policy == Policy::Group {
+                self.set_attached(group, event);
+            }
+            self.refresh(group);
+        }
+    }
+
+    /// Under the group policy the attached domain is the group's: it moves for all of the token.
+    fn set_attached(&mut self, group: &GroupId, event: &Event) {
+        let Some(slot) = self.groups.get_mut(group) else { return };
+        match event {
+            Event::Attached { domain, .. } | Event::Replaced { domain, .. } => {
+                Arc::make_mut(slot).attached = Some(domain.clone());
+            }
+            Event::Handed { reservation, .. } => {
+                let Some(reservation) = self.reservations.get(reservation) else { return };
+                if reservation.delivery.holder_owns_domain() {
+                    Arc::make_mut(slot).attached = Some(reservation.domain.clone());
+                }
+            }
+            Event::Detached { .. } => Arc::make_mut(slot).attached = None,
+            _ => {}
+        }
+    }
+
+    fn insert_reservation(&mut self, reservation: &Reservation) {
+        self.reservations.insert(reservation.id.clone(), Arc::new(reservation.clone()));
+        if let Some(context) = self.contexts.get_mut(&reservation.context) {
+            push_once(&mut Arc::make_mut(context).reservations, &reservation.id);
+        }
+        for target in &reservation.targets {
+            if let Some(group) = self.groups.get_mut(&target.group) {
+                let group = Arc::make_mut(group);
+                group.epoch = group.epoch.max(reservation.epoch);
+                push_once(&mut group.reservations, &reservation.id);
+            }
+            self.refresh(&target.group);
+        }
+    }
+
+    fn insert_domain(&mut self, domain: &Domain) {
+        if let Some(context) = self.contexts.get_mut(&domain.context) {
+            push_once(&mut Arc::make_mut(context).domains, &domain.id);
+        }
+        self.domains.insert(domain.id.clone(), Arc::new(domain.clone()));
+    }
+
+    fn drop_domain(&mut self, id: &DomainId) {
+        let Some(domain) = self.domains.remove(id) else { return };
+        if let Some(context) = self.contexts.get_mut(&domain.context) {
+            let context: &mut Context = Arc::make_mut(context);
+            context.domains.retain(|other| other != id);
+        }
+    }
+
+    /// Ends a reservation's claims and hold; the record stays.
+    fn unhold(&mut self, id: &ReservationId, change: impl FnOnce(&mut Reservation)) {
+        let Some(slot) = self.reservations.get_mut(id) else { return };
+        let reservation = Arc::make_mut(slot);
+        reservation.claims = 0;
+        reservation.resume = None;
+        change(reservation);
+        let groups: Vec<GroupId> =
+            reservation.targets.iter().map(|target| target.group.clone()).collect();
+        for group in &groups {
+            if let Some(slot) = self.groups.get_mut(group) {
+                Arc::make_mut(slot).reservations.retain(|other| other != id);
+            }
+            self.refresh(group);
+        }
+    }
+
+    fn release(&mut self, id: &ReservationId, devices: &[DeviceLeft], detail: &str) {
+        self.unhold(id, |reservation| {
+            reservation.state = ReservationState::Released;
+            reservation.pending = None;
+            reservation.expires = None;
+            reservation.process = None;
+            detail.clone_into(&mut reservation.detail);
+        });
+        let context = self.reservations.get(id).map(|reservation| reservation.context.clone());
+        if let Some(slot) = context.and_then(|context| self.contexts.get_mut(&context)) {
+            Arc::make_mut(slot).reservations.retain(|other| other != id);
+        }
+        for left in devices {
+            self.on_device(&left.device, |device| {
+                device.only_label.clone_from(&left.only_label);
+                if let Some(why) = &left.quarantined {
+                    device.marks.insert(Condition::Quarantined, why.clone());
+                }
+            });
+        }
+    }
+
+    fn lose(&mut self, id: &ReservationId, why: &str) {
+        let Some(reservation) = self.reservations.get(id).map(|slot| Reservation::clone(slot))
+        else {
+            return;
+        };
+        if reservation.state == ReservationState::Released {
+            return;
+        }
+        self.unhold(id, |reservation| {
+            reservation.state = ReservationState::Lost;
+            why.clone_into(&mut reservation.detail);
+            keep_only_release(reservation);
+        });
+        if reservation.ever_claimed && reservation.reset_policy != ResetPolicy::None {
+            for device in reservation.devices() {
+                self.on_device(device, |device| {
+                    device.only_label = Some(reservation.label.clone());
+                });
+            }
+        }
+    }
+
+    fn unmark(&mut self, id: &DeviceId, condition: Condition) {
+        let clear = |device: &mut Device| {
+            device.marks.remove(&condition);
+            if condition == Condition::Quarantined {
+                device.only_label = None;
+            }
+        };
+        self.on_device(id, clear);
+        if let Some(slot) = self.absent.get_mut(id) {
+            clear(Arc::make_mut(slot));
+        }
+    }
+
+    fn on_device(&mut self, id: &DeviceId, change: impl FnOnce(&mut Device)) {
+        let Some(slot) = self.devices.get_mut(id) else { return };
+        let device = Arc::make_mut(slot);
+        change(device);
+        let group = device.group.clone();
+        self.refresh(&group);
+    }
+
+    fn observe(&mut self, facts: &GroupFacts) {
+        let known: Vec<DeviceId> =
+            self.groups.get(&facts.id).map(|group| group.devices.clone()).unwrap_or_default();
+        for id in &known {
+            if !facts.devices.iter().any(|device| device.id == *id) {
+                self.drop_device(id);
+            }
+        }
+        for device in &facts.devices {
+            let elsewhere =
+                self.devices.get(&device.id).is_some_and(|known| known.group != facts.id);
+            if elsewhere {
+                self.drop_device(&device.id);
+            }
+            let mut record = self.devices.get(&device.id).map_or_else(
+                || new_device(&facts.id, device.clone(), self.absent.get(&device.id)),
+                |known| Device::clone(known),
+            );
+            record.facts = device.clone();
+            self.absent.remove(&device.id);
+            self.devices.insert(device.id.clone(), Arc::new(record));
+        }
+        let mut group = self
+            .groups
+            .get(&facts.id)
+            .map_or_else(|| new_group(&facts.id, self.epoch_floor), |known| Group::clone(known));
+        group.devices = facts.devices.iter().map(|device| device.id.clone()).collect();
+        group.foreign_pids.clone_from(&facts.foreign_pids);
+        self.groups.insert(facts.id.clone(), Arc::new(group));
+        self.refresh(&facts.id);
+    }
+
+    fn drop_group(&mut self, id: &GroupId) {
+        let Some(group) = self.groups.get(id).map(|slot| Group::clone(slot)) else { return };
+        for device in &group.devices {
+            self.drop_device(device);
+        }
+        self.epoch_floor = self.epoch_floor.max(group.epoch);
+        self.groups.remove(id);
+    }
+
+    /// Removes a device. Reservations go on with the others of their devices; one that has none
+    /// left is lost.
+    fn drop_device(&mut self, id: &DeviceId) {
+        let Some(device) = self.devices.remove(id) else { return };
+        let mut holders = Vec::new();
+        if let Some(slot) = self.groups.get_mut(&device.group) {
+            let group = Arc::make_mut(slot);
+            group.devices.retain(|other| other != id);
+            holders.clone_from(&group.reservations);
+        }
+        let mut left = Device::clone(&device);
+        for holder in &holders {
+            if let Some(label) = self.drop_from_reservation(holder, &device.group, id) {
+                left.only_label = Some(label);
+            }
+        }
+        if !left.marks.is_empty() || left.only_label.is_some() {
+            left.kernel_dma_op = None;
+            self.absent.insert(id.clone(), Arc::new(left));
+        }
+        self.refresh(&device.group);
+    }
+
+    /// Answers the label that the device is bound to, if it leaves a reservation unclean.
+    fn drop_from_reservation(
+        &mut self,
+        holder: &ReservationId,
+        group: &GroupId,
+        device: &DeviceId,
+    ) -> Option<crate::Label> {
+        let slot = self.reservations.get_mut(holder)?;
+        if !slot.devices().any(|other| other == device) {
+            return None;
+        }
+        let reservation = Arc::make_mut(slot);
+        let claimed = reservation.claims > 0;
+        for target in &mut reservation.targets {
+            target.devices.retain(|other| other != device);
+        }
+        reservation.targets.retain(|target| !target.devices.is_empty());
+        reservation.taken.retain(|other| other != device);
+        reservation.detail = format!("{device} is gone");
+        let unclean = reservation.ever_claimed && reservation.reset_policy != ResetPolicy::None;
+        let label = unclean.then(|| reservation.label.clone());
+        if reservation.targets.is_empty() {
+            reservation.claims = 0;
+            reservation.resume = None;
+            reservation.state = ReservationState::Lost;
+            keep_only_release(reservation);
+        } else if claimed {
+            reservation.claims = reservation.device_count();
+        }
+        let still = reservation.targets.iter().any(|target| target.group == *group);
+        if !still && let Some(slot) = self.groups.get_mut(group) {
+            Arc::make_mut(slot).reservations.retain(|other| other != holder);
+        }
+        label
+    }
+
+    /// Works out a group's ownership, condition and drift from its devices and reservations.
+    pub(crate) fn refresh(&mut self, id: &GroupId) {
+        let Some(group) = self.groups.get(id) else { return };
+        let claimed = self.claimed(group);
+        let facts = self.observed(group);
+        let (condition, note) = self.worst(group);
+        let Some(slot) = self.groups.get_mut(id) else { return };
+        let group = Arc::make_mut(slot);
+        if claimed.is_none() {
+            group.attached = None;
+        }
+        group.drift = claimed.is_some() && facts != Ownership::Free;
+        group.ownership = claimed.unwrap_or(facts);
+        group.condition = condition;
+        group.note = note;
+    }
+
+    fn claimed(&self, group: &Group) -> Option<Ownership> {
+        let mut claims = 0_u32;
+        let mut first: Option<&Reservation> = None;
+        for reservation in self.reservations_of(group).filter(|reservation| reservation.claims > 0)
+        {
+            first = first.or(Some(reservation));
+            let here = reservation.targets.iter().filter(|target| target.group == group.id);
+            let count: usize = here.map(|target| target.devices.len()).sum();
+            claims = claims.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+        let first = first?;
+        Some(match first.policy {
+            Policy::Exclusive => Ownership::Exclusive { claim: first.id.clone() },
+            Policy::Shared => Ownership::Shared {
+                context: first.context.clone(),
+                domain: first.domain.clone(),
+                claims,
+            },
+            Policy::Group => Ownership::Group {
+                token: first.token.clone(),
+                claims,
+                domain: group.attached.clone(),
+            },
+        })
+    }
+
+    /// Who has the group as far as the host says.
+    pub(crate) fn observed(&self, group: &Group) -> Ownership {
+        if !group.foreign_pids.is_empty() {
+            return Ownership::Foreign { pids: group.foreign_pids.clone() };
+        }
+        let users = self.devices_of(group).filter(|device| device.facts.uses_kernel_dma()).count();
+        let n = u32::try_from(users).unwrap_or(u32::MAX);
+        let private = self.devices_of(group).any(|device| device.facts.private_domain);
+        match (n, private) {
+            (0, _) => Ownership::Free,
+            (n, true) => Ownership::Private { n },
+            (n, false) => Ownership::Kernel { n },
+        }
+    }
+
+    fn worst(&self, group: &Group) -> (Condition, String) {
+        let worst = self.devices_of(group).max_by_key(|device| device.condition());
+        let Some(device) = worst else { return (Condition::Ok, String::new()) };
+        let condition = device.condition();
+        let note = device.marks.get(&condition).map(|why| format!("{}: {why}", device.facts.id));
+        (condition, note.unwrap_or_default())
+    }
+}
+
+/// Changes one reservation by one event about it.
+fn change_reservation(reservation: &mut Reservation, event: &Event) {
+    match event {
+        Event::Started { pending, .. } => reservation.pending = Some(pending.clone()),
+        Event::Failed { why, .. } => {
+            reservation.pending = None;
+            why.clone_into(&mut reservation.detail);
+        }
+        Event::Prepared { hold, .. } => {
+            reservation.pending = None;
+            reservation.prepared = true;
+            reservation.hold = *hold;
+            reservation.state = ReservationState::Reserved;
+        }
+        Event::Attached { domain, .. } => {
+            reservation.pending = None;
+            reservation.domain = domain.clone();
+            claim(reservation, ReservationState::Held);
+        }
+        Event::Detached { .. } => {
+            reservation.pending = None;
+            match reservation.policy {
+                Policy::Exclusive | Policy::Shared => unclaim(reservation),
+                Policy::Group => {}
+            }
+        }
+        Event::Replaced { domain, .. } => {
+            reservation.pending = None;
+            reservation.domain = domain.clone();
+        }
+        Event::Handed { process, .. } => {
+            reservation.process = Some(process.clone());
+            if reservation.delivery.holder_owns_domain() && reservation.claims == 0 {
+                claim(reservation, ReservationState::Handed);
+            }
+        }
+        Event::HandOverUndone { .. } | Event::HolderGone { expires: None, .. } => {
+            unclaim(reservation);
+        }
+        Event::HolderGone { expires, .. } => {
+            unclaim(reservation);
+            reservation.expires.clone_from(expires);
+        }
+        Event::BindSeen { .. } => match reservation.state {
+            ReservationState::Handed => reservation.state = ReservationState::Held,
+            _ => reservation.resume = reservation.resume.map(|_| ReservationState::Held),
+        },
+        Event::HolderMoved { process, .. } => {
+            reservation.process = Some(process.clone());
+            reservation.resume = None;
+            reservation.state = ReservationState::Draining;
+            reservation.detail = format!("pid {} still has the devices open", process.pid);
+        }
+        Event::Renewed { ttl_ms, expires, .. } => {
+            reservation.ttl_ms = *ttl_ms;
+            reservation.expires.clone_from(expires);
+            if let Some(resume) = reservation.resume.take() {
+                reservation.state = resume;
+            }
+        }
+        Event::Expired { .. } => {
+            reservation.resume = Some(reservation.state);
+            reservation.state = ReservationState::Expired;
+        }
+        Event::DetachedByRestart { why, expires, .. } => {
+            unclaim(reservation);
+            why.clone_into(&mut reservation.detail);
+            reservation.expires.clone_from(expires);
+            if reservation.state != ReservationState::Preparing {
+                keep_only_release(reservation);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn claim(reservation: &mut Reservation, state: ReservationState) {
+    reservation.claims = reservation.device_count();
+    reservation.ever_claimed = true;
+    reservation.state = state;
+}
+
+fn unclaim(reservation: &mut Reservation) {
+    reservation.claims = 0;
+    reservation.process = None;
+    reservation.resume = None;
+    match reservation.state {
+        ReservationState::Reserved
+        | ReservationState::Handed
+        | ReservationState::Held
+        | ReservationState::Expired
+        | ReservationState::Draining => reservation.state = ReservationState::Reserved,
+        ReservationState::Preparing | ReservationState::Lost | ReservationState::Released => {}
+    }
+}
+
+/// Kernel work that is moot ends; giving back goes on.
+fn keep_only_release(reservation: &mut Reservation) {
+    let release = |pending: &mut crate::record::Pending| pending.kind == OperationKind::Release;
+    reservation.pending = reservation.pending.take().filter(|pending| {
+        let mut pending = pending.clone();
+        release(&mut pending)
+    });
+}
+
+fn push_once<T: Clone + PartialEq>(list: &mut Vec<T>, item: &T) {
+    if !list.contains(item) {
+        list.push(item.clone());
+    }
+}
+
+fn new_group(id: &GroupId, epoch: Epoch) -> Group {
+    Group {
+        id: id.clone(),
+        devices: Vec::new(),
+        ownership: Ownership::Free,
+        condition: Condition::Ok,
+        note: String::new(),
+        epoch,
+        reservations: Vec::new(),
+        foreign_pids: Vec::new(),
+        attached: None,
+        drift: false,
+    }
+}
+
+fn new_device(
+    group: &GroupId,
+    facts: crate::record::DeviceFacts,
+    before: Option<&Arc<Device>>,
+) -> Device {
+    Device {
+        group: group.clone(),
+        facts,
+        marks: before.map_or_else(BTreeMap::new, |before| before.marks.clone()),
+        only_label: before.and_then(|before| before.only_label.clone()),
+        kernel_dma_op: None,
+    }
+}

@@ -1,0 +1,289 @@
+//! The records that a state consists of. They can be read anywhere and made only here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{
+    ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Holder, Label, ReservationId, UnixMs,
+};
+use crate::model::{
+    Backend, Condition, Delivery, DriverDma, Hold, OperationKind, Ownership, Policy,
+    ReservationState, ResetPolicy,
+};
+
+/// One thing that the host does with a device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HostUse {
+    /// mount, swap, md, route, bond, console, …
+    pub kind: String,
+    /// The mount point, the route, the name of the array.
+    pub what: String,
+}
+
+/// What the host says of one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceFacts {
+    /// The device.
+    pub id: DeviceId,
+    /// Whether it is a bridge. A bridge counts as a member and is never reserved by itself.
+    pub bridge: bool,
+    /// What its driver does with DMA.
+    pub dma: DriverDma,
+    /// Whether its driver attached a domain of its own.
+    pub private_domain: bool,
+    /// What the host does with it.
+    pub uses: Vec<HostUse>,
+    /// The processes that use it, for refusals: `qemu (1234)`.
+    pub processes: Vec<String>,
+}
+
+impl DeviceFacts {
+    /// A driverless device that nobody uses.
+    pub fn new(id: impl Into<DeviceId>) -> Self {
+        Self {
+            id: id.into(),
+            bridge: false,
+            dma: DriverDma::None,
+            private_domain: false,
+            uses: Vec::new(),
+            processes: Vec::new(),
+        }
+    }
+
+    /// Whether the driver counts as a claim of the kernel.
+    pub fn uses_kernel_dma(&self) -> bool {
+        self.private_domain || self.dma.uses_kernel_dma()
+    }
+}
+
+/// What the host says of one group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupFacts {
+    /// The group.
+    pub id: GroupId,
+    /// Its members.
+    pub devices: Vec<DeviceFacts>,
+    /// Processes that own it without our knowing.
+    pub foreign_pids: Vec<u32>,
+}
+
+/// A host driver being bound or unbound on purpose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum KernelDmaOp {
+    /// A host driver is being bound.
+    Set {
+        /// The driver, if one was named.
+        driver: Option<String>,
+    },
+    /// The host driver is being unbound.
+    Release,
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Group {
+    /// The group.
+    pub id: GroupId,
+    /// Its members, bridges included.
+    pub devices: Vec<DeviceId>,
+    /// Who holds its DMA.
+    pub ownership: Ownership,
+    /// The worst condition of its members.
+    pub condition: Condition,
+    /// Why, for every condition but `ok`.
+    pub note: String,
+    /// The highest epoch that any reservation of it had.
+    pub epoch: Epoch,
+    /// The reservations that hold it.
+    pub reservations: Vec<ReservationId>,
+    /// Processes that own it without our knowing.
+    pub foreign_pids: Vec<u32>,
+    /// Under the group policy: the domain that the token's owner attached.
+    pub attached: Option<DomainId>,
+    /// Truth and record differ: a host driver or a foreign process is there beside our claims.
+    pub drift: bool,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Device {
+    /// Its group.
+    pub group: GroupId,
+    /// What the host says of it.
+    pub facts: DeviceFacts,
+    /// The condition's notes: every mark that stands, with its reason.
+    pub marks: BTreeMap<Condition, String>,
+    /// Only this label may have it: its last holder's, as it could not be reset.
+    pub only_label: Option<Label>,
+    /// A host driver being bound or unbound on purpose.
+    pub kernel_dma_op: Option<KernelDmaOp>,
+}
+
+impl Device {
+    /// The worst mark that stands.
+    pub fn condition(&self) -> Condition {
+        self.marks.keys().next_back().copied().unwrap_or_default()
+    }
+}
+
+/// One group of a reservation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The group.
+    pub group: GroupId,
+    /// The devices of it that are claimed.
+    pub devices: Vec<DeviceId>,
+}
+
+/// A process that a reservation was handed to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HolderProcess {
+    /// Its pid.
+    pub pid: u32,
+    /// Its start time, in clock ticks since boot, so that a reused pid is told apart.
+    pub start_ticks: u64,
+}
+
+/// Kernel work under way for a reservation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// What is being done.
+    pub kind: OperationKind,
+    /// The domain that is being attached or put in place of the old one.
+    pub domain: Option<DomainId>,
+    /// Whether the holder's consent is not needed.
+    pub force: bool,
+    /// Why: `request`, `lease ended`.
+    pub cause: String,
+    /// Since when.
+    pub since_ms: UnixMs,
+}
+
+/// Flags that the requester gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flags {
+    /// Host drivers are unbound on purpose.
+    pub take_from_host: bool,
+    /// Even where the host is using the device.
+    pub host_uses_it_anyway: bool,
+}
+
+/// A durable promise of one or more groups to a holder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Reservation {
+    /// The reservation.
+    pub id: ReservationId,
+    /// For whom.
+    pub holder: Holder,
+    /// Under which trust label.
+    pub label: Label,
+    /// The identity that asked: `uid:0`, `cert:…`.
+    pub requester: String,
+    /// The identity that may fetch: `uid:1000`.
+    pub for_identity: String,
+    /// How its claims are made.
+    pub policy: Policy,
+    /// How the holder gets the devices.
+    pub delivery: Delivery,
+    /// The kernel interface.
+    pub backend: Backend,
+    /// What is reserved.
+    pub targets: Vec<Target>,
+    /// Its context; none where the holder opens nodes by itself.
+    pub context: ContextId,
+    /// The domain that it presents or attaches.
+    pub domain: DomainId,
+    /// The owner token that it presents: its own id, or that of the reservation it joined.
+    pub token: ReservationId,
+    /// Its fencing number.
+    pub epoch: Epoch,
+    /// How much memory the holder may pin.
+    pub memory_bytes: u64,
+    /// How long it lasts without being renewed.
+    pub ttl_ms: Option<u64>,
+    /// When it ends.
+    pub expires: Option<Expiry>,
+    /// How far it has come.
+    pub state: ReservationState,
+    /// The state that a renewal returns to.
+    pub resume: Option<ReservationState>,
+    /// How many devices are attached or handed over: 0, or all of them.
+    pub claims: u32,
+    /// Whether any device was ever attached or handed over.
+    pub ever_claimed: bool,
+    /// Whether kernel work was done that a release has to undo.
+    pub prepared: bool,
+    /// Flags that the requester gave.
+    pub flags: Flags,
+    /// The devices that had to be taken from host drivers.
+    pub taken: Vec<DeviceId>,
+    /// What must come of the reset.
+    pub reset_policy: ResetPolicy,
+    /// Kernel work under way.
+    pub pending: Option<Pending>,
+    /// Who holds the promise while nothing is attached.
+    pub hold: Hold,
+    /// The process that the devices were handed to, or the one that still has them open.
+    pub process: Option<HolderProcess>,
+    /// What there is to say beside the state.
+    pub detail: String,
+    /// When it was made.
+    pub created_ms: UnixMs,
+}
+
+impl Reservation {
+    /// How many devices are reserved.
+    pub fn device_count(&self) -> u32 {
+        let count: usize = self.targets.iter().map(|target| target.devices.len()).sum();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// The devices that are reserved.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
+        self.targets.iter().flat_map(|target| target.devices.iter())
+    }
+
+    /// Whether it blocks others.
+    pub fn holds(&self) -> bool {
+        self.state.holds()
+    }
+}
+
+/// One iommufd or container: one owner token under one label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Context {
+    /// The context.
+    pub id: ContextId,
+    /// Its trust label.
+    pub label: Label,
+    /// The policy of the claims in it.
+    pub policy: Policy,
+    /// The kernel interface.
+    pub backend: Backend,
+    /// Whether the holder makes its I/O address spaces, unseen by the daemon.
+    pub holder_owned: bool,
+    /// Whether it goes with its last reservation; an operator's stays.
+    pub automatic: bool,
+    /// Its domains.
+    pub domains: Vec<DomainId>,
+    /// The reservations that use it, until they are released.
+    pub reservations: Vec<ReservationId>,
+}
+
+/// One I/O address space in a context.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Domain {
+    /// The domain.
+    pub id: DomainId,
+    /// Its context.
+    pub context: ContextId,
+    /// Its trust label.
+    pub label: Label,
+}
