@@ -1,4 +1,45 @@
-//! berth: the command line.
+//! `berth`: the command line of Berth, a gRPC client of `berthd`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod address;
+mod args;
+mod client;
+mod commands;
+mod error;
+mod quantity;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{args::Cli, error::CliError, render::Output};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.output);
+    match run(cli, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.print();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("start the runtime: {error}")))?;
+    let seconds = cli.global.timeout;
+    runtime.block_on(async {
+        let work = commands::run(cli, output);
+        match seconds {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work)
+                .await
+                .unwrap_or_else(|_| Err(CliError::TimedOut(limit))),
+        }
+    })
+}

@@ -1,0 +1,106 @@
+//! `berth device`, `berth kernel-dma`, `berth cordon`, `berth quarantine`.
+
+use berth_proto::v1::{self, DeviceAddress};
+use tonic::transport::Channel;
+
+use super::{Devices, request_id};
+use crate::{
+    args::{DeviceCommand, KernelDmaCommand, QuarantineCommand},
+    client::retried,
+    error::CliError,
+    render::{self, Output},
+};
+
+pub(super) async fn run(
+    channel: Channel,
+    command: DeviceCommand,
+    output: &Output,
+) -> Result<(), CliError> {
+    let mut client = Devices::new(channel).max_decoding_message_size(usize::MAX);
+    match command {
+        DeviceCommand::List { all } => {
+            let mut list = client.list_devices(v1::ListDevicesRequest {}).await?.into_inner();
+            list.devices.retain(|device| all || !device.is_bridge);
+            output.show(&list, |list| render::device::table(&list.devices))
+        }
+        DeviceCommand::Show { device } => {
+            let request = v1::GetDeviceRequest { device: Some(device) };
+            let device = client.get_device(request).await?.into_inner();
+            output.show(&device, render::device::block)
+        }
+    }
+}
+
+pub(super) async fn kernel_dma(
+    channel: Channel,
+    command: KernelDmaCommand,
+    output: &Output,
+) -> Result<(), CliError> {
+    let client = Devices::new(channel);
+    let answer = match command {
+        KernelDmaCommand::Query { device } => {
+            let request = v1::QueryKernelDmaRequest { device: Some(device) };
+            client.clone().query_kernel_dma(request).await?.into_inner()
+        }
+        KernelDmaCommand::Set { device, driver, request_id: id } => {
+            let request = v1::SetKernelDmaRequest {
+                device: Some(device),
+                driver: driver.unwrap_or_default(),
+                request_id: request_id(id),
+                wait_ms: 0,
+            };
+            retried(|| {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { client.set_kernel_dma(request).await }
+            })
+            .await?
+        }
+        KernelDmaCommand::Release { device, host_uses_it_anyway, request_id: id } => {
+            let request = v1::ReleaseKernelDmaRequest {
+                device: Some(device),
+                host_uses_it_anyway,
+                request_id: request_id(id),
+                wait_ms: 0,
+            };
+            retried(|| {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { client.release_kernel_dma(request).await }
+            })
+            .await?
+        }
+    };
+    output.show(&answer, render::device::kernel_dma)
+}
+
+pub(super) async fn cordon(
+    channel: Channel,
+    device: DeviceAddress,
+    note: String,
+    output: &Output,
+) -> Result<(), CliError> {
+    let request = v1::CordonRequest { device: Some(device), note, request_id: request_id(None) };
+    let device = Devices::new(channel).cordon(request).await?.into_inner();
+    output.show(&device, render::device::block)
+}
+
+pub(super) async fn uncordon(
+    channel: Channel,
+    device: DeviceAddress,
+    output: &Output,
+) -> Result<(), CliError> {
+    let request = v1::UncordonRequest { device: Some(device), request_id: request_id(None) };
+    let device = Devices::new(channel).uncordon(request).await?.into_inner();
+    output.show(&device, render::device::block)
+}
+
+pub(super) async fn quarantine(
+    channel: Channel,
+    command: QuarantineCommand,
+    output: &Output,
+) -> Result<(), CliError> {
+    let QuarantineCommand::Clear { device, reason, request_id: id } = command;
+    let request =
+        v1::ClearQuarantineRequest { device: Some(device), reason, request_id: request_id(id) };
+    let device = Devices::new(channel).clear_quarantine(request).await?.into_inner();
+    output.show(&device, render::device::block)
+}

@@ -1,0 +1,33 @@
+//! `berth capabilities`, `berth snapshot`.
+
+use berth_proto::v1;
+use tonic::transport::Channel;
+
+use super::Host;
+use crate::{
+    error::CliError,
+    render::{self, Output},
+};
+
+/// Name of the simulated topology, when the host is simulated.
+pub(super) async fn simulated(channel: &Channel) -> Option<String> {
+    let request = v1::GetCapabilitiesRequest {};
+    let answer = Host::new(channel.clone()).get_capabilities(request).await.ok()?.into_inner();
+    answer.simulated.then_some(answer.topology)
+}
+
+pub(super) async fn capabilities(channel: Channel, output: &Output) -> Result<(), CliError> {
+    let answer =
+        Host::new(channel).get_capabilities(v1::GetCapabilitiesRequest {}).await?.into_inner();
+    output.show(&answer, render::host::block)
+}
+
+pub(super) async fn snapshot(
+    channel: Channel,
+    with_serials: bool,
+    output: &Output,
+) -> Result<(), CliError> {
+    let mut client = Host::new(channel).max_decoding_message_size(usize::MAX);
+    let answer = client.get_snapshot(v1::GetSnapshotRequest { with_serials }).await?.into_inner();
+    output.show(&answer, |answer| answer.toml.trim_end().to_owned())
+}

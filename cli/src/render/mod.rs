@@ -1,0 +1,182 @@
+//! How answers look: tables and blocks for people, the message itself as JSON.
+
+pub(crate) mod device;
+pub(crate) mod domain;
+pub(crate) mod event;
+pub(crate) mod explain;
+pub(crate) mod group;
+pub(crate) mod host;
+pub(crate) mod reservation;
+
+use std::io::{IsTerminal as _, Write as _};
+
+use berth_proto::v1;
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use serde::Serialize;
+use tonic::Code;
+
+use crate::{args::Format, error::CliError};
+
+/// Where and how to print.
+#[derive(Debug)]
+pub(crate) struct Output {
+    format: Format,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    /// Prints an answer, once.
+    pub(crate) fn show<T: Serialize>(
+        &self,
+        message: &T,
+        people: impl FnOnce(&T) -> String,
+    ) -> Result<(), CliError> {
+        match self.format {
+            Format::Table => write_line(&people(message)),
+            Format::Json => write_line(
+                &serde_json::to_string_pretty(message)
+                    .map_err(|error| CliError::failed(format!("write JSON: {error}")))?,
+            ),
+        }
+    }
+
+    /// Prints one of a stream of answers, a line each.
+    pub(crate) fn line<T: Serialize>(
+        &self,
+        message: &T,
+        people: impl FnOnce(&T) -> String,
+    ) -> Result<(), CliError> {
+        match self.format {
+            Format::Table => write_line(&people(message)),
+            Format::Json => write_line(
+                &serde_json::to_string(message)
+                    .map_err(|error| CliError::failed(format!("write JSON: {error}")))?,
+            ),
+        }
+    }
+
+    /// Says on standard error that the host isn't real.
+    pub(crate) fn note_simulated(&self, topology: Option<String>) {
+        if let Some(name) = topology {
+            self.remark(&format!("simulated host {name}"));
+        }
+    }
+
+    /// A remark for people, on standard error.
+    pub(crate) fn remark(&self, text: &str) {
+        if self.format == Format::Table {
+            eprintln!("berth: {text}");
+        }
+    }
+}
+
+fn write_line(text: &str) -> Result<(), CliError> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => {
+            result.map_err(|error| CliError::failed(format!("write to standard output: {error}")))
+        }
+    }
+}
+
+/// Colour is used on a terminal and never with `NO_COLOR`.
+fn coloured() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// What a cell means, where that deserves a colour.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Meaning {
+    Good,
+    Used,
+    Bad,
+    Plain,
+}
+
+pub(crate) fn cell(text: impl Into<String>, meaning: Meaning) -> Cell {
+    let cell = Cell::new(text.into());
+    match meaning {
+        Meaning::Good if coloured() => cell.fg(Color::Green),
+        Meaning::Used if coloured() => cell.fg(Color::Cyan),
+        Meaning::Bad if coloured() => cell.fg(Color::Red),
+        Meaning::Good | Meaning::Used | Meaning::Bad | Meaning::Plain => cell,
+    }
+}
+
+/// A table as wide as the terminal, or as `COLUMNS` says.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse::<u16>().ok());
+    if let Some(width) = columns {
+        table.set_width(width);
+    }
+    table.set_header(header.iter().map(|text| Cell::new(*text)));
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// Lines of `name  value`, names padded to one width.
+pub(crate) fn block(fields: &[(&str, String)]) -> String {
+    let shown = || fields.iter().filter(|(_, value)| !value.is_empty());
+    let width = shown().map(|(name, _)| name.len()).max().unwrap_or(0);
+    shown()
+        .map(|(name, value)| {
+            let value = value.replace('\n', &format!("\n{}", " ".repeat(width + 2)));
+            format!("{name:width$}  {value}")
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// `HELD` as people read it: `held`.
+pub(crate) fn word(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
+}
+
+/// The owner in one line.
+pub(crate) fn owner_line(owner: &v1::Owner) -> String {
+    let mut parts = vec![word(owner.kind().as_str_name())];
+    for (name, value) in [
+        ("holder", &owner.holder),
+        ("label", &owner.label),
+        ("reservation", &owner.reservation),
+        ("domain", &owner.domain),
+    ] {
+        if !value.is_empty() {
+            parts.push(format!("{name} {value}"));
+        }
+    }
+    if owner.claims > 0 {
+        parts.push(format!("claims {}", owner.claims));
+    }
+    parts.extend(owner.processes.iter().map(process));
+    parts.join(", ")
+}
+
+/// A process in a few words.
+pub(crate) fn process(process: &v1::Process) -> String {
+    if process.what.is_empty() {
+        format!("pid {} {}", process.pid, process.name)
+    } else {
+        format!("pid {} {} ({})", process.pid, process.name, process.what)
+    }
+}
+
+/// A gRPC code as it is written in the specification.
+pub(crate) fn code_name(code: Code) -> String {
+    let name = format!("{code:?}");
+    let mut text = String::new();
+    for (at, letter) in name.chars().enumerate() {
+        if at > 0 && letter.is_ascii_uppercase() {
+            text.push('_');
+        }
+        text.push(letter.to_ascii_uppercase());
+    }
+    text
+}
