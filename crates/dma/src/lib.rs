@@ -1,2 +1,28 @@
 //! DMA address spaces over iommufd, type1 or a simulated IOMMU.
+//!
+//! An [`AddressSpace`] maps memory for devices and mirrors what it mapped, so that every unmap is
+//! of exactly one mapping: the kernel can't split them, and an unmap over several isn't atomic.
+//! Memory comes from a [`DmaBuffer`], from a file ([`AddressSpace::map_file`]), or from a pointer
+//! ([`AddressSpace::map`], whose contract is the caller's).
+//!
+//! The crate knows nothing of who may do DMA: a VMM links it and runs it on the file descriptors
+//! that it was handed. Mapping is one ioctl, and no lock of this crate is held over it.
 
+mod alloc;
+mod backend;
+mod buffer;
+mod error;
+mod limits;
+mod memory;
+mod mirror;
+mod sim;
+mod space;
+
+pub use backend::{BackendKind, Parts};
+pub use berth_uapi::{DmaPerms, Errno, IoasId, IovaChoice, IovaRange};
+pub use buffer::DmaBuffer;
+pub use error::{DmaError, DmaErrorKind};
+pub use memory::page_bytes;
+pub use mirror::{Region, Source};
+pub use sim::{SimArea, SimFlavour, SimIoas, SimLimits};
+pub use space::AddressSpace;
