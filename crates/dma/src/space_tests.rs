@@ -1,1 +1,246 @@
+//! The address space over the simulation: it must agree with what stands below it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proptest::prelude::*;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+use super::*;
+use crate::error::DmaErrorKind;
+use crate::sim::{SimFlavour, SimLimits};
+
+const PAGE: u64 = 4096;
+const RW: DmaPerms = DmaPerms::READ_WRITE;
+
+fn space(flavour: SimFlavour) -> (AddressSpace, SimIoas) {
+    let sim = SimIoas::new(flavour, SimLimits::default());
+    (AddressSpace::simulated(sim.clone()), sim)
+}
+
+fn memfd(pages: u64) -> std::os::fd::OwnedFd {
+    let file = memfd_create("dma", MemfdFlags::CLOEXEC).expect("a memfd");
+    ftruncate(&file, pages * PAGE).expect("a size");
+    file
+}
+
+#[test]
+fn buffers_and_files_go_in_and_out() {
+    for flavour in [SimFlavour::Iommufd, SimFlavour::Type1] {
+        let (space, sim) = space(flavour);
+        let buffer = DmaBuffer::new(8192).expect("memory");
+        let first = space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
+        let file = memfd(4);
+        let fixed = IovaChoice::Fixed(0x10_0000);
+        let second = space.map_file(fixed, &file, PAGE, 2 * PAGE, DmaPerms::READ).expect("free");
+        assert_eq!(second, 0x10_0000);
+        let regions = space.regions();
+        assert_eq!(regions.iter().map(|r| r.iova).collect::<Vec<_>>(), [first, second]);
+        assert_eq!(regions[1].source, Source::File { offset: PAGE });
+        assert_eq!(sim.areas().len(), 2);
+        space.unmap(first, 8192).expect("mapped");
+        space.unmap(second, 2 * PAGE).expect("mapped");
+        assert_eq!((space.regions(), sim.areas()), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn only_exactly_what_was_mapped_is_unmapped() {
+    let (space, sim) = space(SimFlavour::Iommufd);
+    let buffer = DmaBuffer::new(4 * 4096).expect("memory");
+    space.map_buffer(IovaChoice::Fixed(4 * PAGE), &buffer, RW).expect("free");
+    let kind = |first: u64, pages: u64| {
+        let error = space.unmap(first * PAGE, pages * PAGE).expect_err("not exactly that");
+        assert_eq!((error.kind(), error.errno()), (DmaErrorKind::NotMapped, Errno::NOENT));
+        error
+    };
+    assert!(matches!(kind(4, 3), DmaError::Bisects { .. }));
+    assert!(matches!(kind(5, 3), DmaError::Bisects { .. }));
+    assert!(matches!(kind(3, 9), DmaError::Bisects { .. }));
+    assert!(matches!(kind(9, 1), DmaError::NotMapped { .. }));
+    let text = kind(4, 3).to_string();
+    assert!(text.contains("0x4000") && text.contains("exactly what was mapped"), "{text}");
+    assert_eq!(sim.areas().len(), 1);
+}
+
+#[test]
+fn refusals_carry_the_numbers() {
+    let (space, _) = space(SimFlavour::Iommufd);
+    let buffer = DmaBuffer::new(8192).expect("memory");
+    let map = |iova, perms| {
+        space.map_buffer(IovaChoice::Fixed(iova), &buffer, perms).expect_err("refused")
+    };
+    space.map_buffer(IovaChoice::Fixed(2 * PAGE), &buffer, RW).expect("free");
+    let DmaError::Overlap { with: Some(with), .. } = map(3 * PAGE, RW) else { panic!("overlaps") };
+    assert_eq!((with.iova, with.length), (2 * PAGE, 8192));
+    let DmaError::NotPermitted { permitted, .. } = map(0xfee0_0000, RW) else {
+        panic!("the MSI window")
+    };
+    assert_eq!(permitted.len(), 2);
+    assert!(matches!(map(PAGE + 1, RW), DmaError::Misaligned { what: "iova", .. }));
+    assert!(matches!(map(u64::MAX - PAGE + 1, RW), DmaError::Overflow { .. }));
+    let none = DmaPerms { read: false, write: false };
+    assert!(matches!(map(0, none), DmaError::NoAccess { .. }));
+    assert_eq!(space.regions().len(), 1);
+}
+
+#[test]
+fn files_must_be_long_enough() {
+    for flavour in [SimFlavour::Iommufd, SimFlavour::Type1] {
+        let (space, sim) = space(flavour);
+        let file = memfd(2);
+        let map = |offset, length| space.map_file(IovaChoice::Any, &file, offset, length, RW);
+        for (offset, length) in [(PAGE, 2 * PAGE), (4 * PAGE, PAGE), (u64::MAX - 4095, PAGE)] {
+            let error = map(offset, length).expect_err("past the end");
+            assert!(matches!(error, DmaError::OutsideBuffer { .. }), "{error}");
+        }
+        assert!(matches!(map(7, PAGE), Err(DmaError::Misaligned { what: "file offset", .. })));
+        assert!(map(PAGE, PAGE).is_ok());
+        assert_eq!(sim.areas().len(), 1);
+    }
+}
+
+#[test]
+fn what_failed_leaves_nothing_behind() {
+    for flavour in [SimFlavour::Iommufd, SimFlavour::Type1] {
+        let (space, sim) = space(flavour);
+        let buffer = DmaBuffer::new(4096).expect("memory");
+        for place in [IovaChoice::Any, IovaChoice::Fixed(PAGE)] {
+            sim.fail_next(Errno::FAULT);
+            let error = space.map_buffer(place, &buffer, RW).expect_err("scripted");
+            assert_eq!(error.kind(), DmaErrorKind::BadAddress);
+            assert_eq!(space.regions(), []);
+        }
+        let iova = space.map_buffer(IovaChoice::Fixed(PAGE), &buffer, RW).expect("free");
+        sim.fail_next(Errno::BUSY);
+        assert_eq!(space.unmap(iova, PAGE).expect_err("scripted").kind(), DmaErrorKind::Busy);
+        assert_eq!(space.regions().len(), 1);
+        space.unmap(iova, PAGE).expect("still mapped");
+    }
+}
+
+#[test]
+fn the_entry_limit_is_told_from_a_full_address_space() {
+    let limits = SimLimits { entries: 1, ..SimLimits::default() };
+    let space = AddressSpace::simulated(SimIoas::new(SimFlavour::Type1, limits));
+    let buffer = DmaBuffer::new(4096).expect("memory");
+    space.map_buffer(IovaChoice::Any, &buffer, RW).expect("the first");
+    let error = space.map_buffer(IovaChoice::Any, &buffer, RW).expect_err("the second");
+    assert!(matches!(error, DmaError::EntryLimit { mapped: 1, .. }), "{error:?}");
+    let all = [IovaRange { start: 0, last: 2 * PAGE - 1 }].to_vec();
+    let limits = SimLimits { permitted: all, ..SimLimits::default() };
+    let space = AddressSpace::simulated(SimIoas::new(SimFlavour::Type1, limits));
+    space.map_buffer(IovaChoice::Any, &buffer, RW).expect("the only page");
+    let error = space.map_buffer(IovaChoice::Any, &buffer, RW).expect_err("none left");
+    assert!(matches!(error, DmaError::NoSpace { largest: 0, .. }), "{error:?}");
+}
+
+#[test]
+fn a_mapping_another_user_removed_is_forgotten() {
+    let (space, sim) = space(SimFlavour::Iommufd);
+    let buffer = DmaBuffer::new(4096).expect("memory");
+    let iova = space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
+    assert_eq!(sim.unmap_all(), Ok(PAGE));
+    // The kernel gives the same address again.
+    assert_eq!(space.map_buffer(IovaChoice::Any, &buffer, RW), Ok(iova));
+    assert_eq!(space.regions().len(), 1);
+    assert_eq!(sim.unmap_all(), Ok(PAGE));
+    assert!(matches!(space.unmap(iova, PAGE), Err(DmaError::NotMapped { .. })));
+    assert_eq!(space.regions(), []);
+}
+
+#[test]
+fn dropping_unmaps_and_taking_apart_does_not() {
+    let (space, sim) = space(SimFlavour::Iommufd);
+    let buffer = DmaBuffer::new(4096).expect("memory");
+    let foreign = Source::File { offset: 0 };
+    sim.map(IovaChoice::Fixed(0x5000), PAGE, RW, foreign).expect("somebody else's");
+    space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
+    drop(space);
+    assert_eq!(sim.areas().len(), 1);
+    let space = AddressSpace::simulated(sim.clone());
+    space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
+    assert!(matches!(space.into_parts(), Parts::Simulated(_)));
+    assert_eq!(sim.areas().len(), 2);
+    assert_eq!(AddressSpace::simulated(sim.clone()).unmap_all(), Ok(2 * PAGE));
+}
+
+#[test]
+fn memory_stays_while_it_is_mapped() {
+    let (space, _) = space(SimFlavour::Iommufd);
+    let buffer = DmaBuffer::new(4096).expect("memory");
+    let memory = Arc::downgrade(buffer.memory());
+    let iova = space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
+    drop(buffer);
+    assert!(memory.upgrade().is_some(), "a device may still use it");
+    space.unmap(iova, PAGE).expect("mapped");
+    assert!(memory.upgrade().is_none(), "nobody uses it any more");
+}
+
+#[test]
+fn threads_never_lose_a_mapping() {
+    for flavour in [SimFlavour::Iommufd, SimFlavour::Type1] {
+        let (space, sim) = space(flavour);
+        let refused = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let (space, refused) = (&space, &refused);
+                scope.spawn(move || {
+                    let buffer = DmaBuffer::new(4096).expect("memory");
+                    for round in 0..500u64 {
+                        let place = match (thread + round) % 3 {
+                            0 => IovaChoice::Any,
+                            slot => IovaChoice::Fixed(slot * PAGE),
+                        };
+                        match space.map_buffer(place, &buffer, RW) {
+                            Ok(iova) => space.unmap(iova, PAGE).expect("mapped by this thread"),
+                            Err(error) => {
+                                assert_eq!(error.kind(), DmaErrorKind::Overlap, "{error}");
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!((space.regions(), sim.areas()), (vec![], vec![]), "{refused:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_mirror_is_the_kernels_table(
+        acts in proptest::collection::vec((0u8..4, 1u64..16, 1usize..5), 0..40),
+        type1 in any::<bool>(),
+    ) {
+        let flavour = if type1 { SimFlavour::Type1 } else { SimFlavour::Iommufd };
+        let (space, sim) = space(flavour);
+        for (act, page, pages) in acts {
+            let length = as_u64(pages) * PAGE;
+            match act {
+                0 | 1 => {
+                    let place =
+                        if act == 0 { IovaChoice::Any } else { IovaChoice::Fixed(page * PAGE) };
+                    let buffer = DmaBuffer::new(pages * 4096).expect("memory");
+                    let free = (page..page + as_u64(pages))
+                        .all(|page| sim.lookup(page * PAGE).is_none());
+                    let answer = space.map_buffer(place, &buffer, RW);
+                    prop_assert_eq!(answer.is_ok(), act == 0 || free);
+                }
+                2 => {
+                    let exact = space
+                        .regions()
+                        .iter()
+                        .any(|r| (r.iova, r.length) == (page * PAGE, length));
+                    prop_assert_eq!(space.unmap(page * PAGE, length).is_ok(), exact);
+                }
+                _ if page == 1 => {
+                    space.unmap_all().expect("nothing refuses");
+                }
+                _ => {}
+            }
+            let ours: Vec<_> = space.regions().iter().map(|r| (r.iova, r.length)).collect();
+            let theirs: Vec<_> = sim.areas().iter().map(|a| (a.iova, a.length)).collect();
+            prop_assert_eq!(ours, theirs);
+        }
+    }
+}
