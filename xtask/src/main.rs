@@ -1,4 +1,65 @@
-//! Developer commands: run, test, bench, vm, check.
+//! Developer commands: run, test, bench, vm, check, fuzz, mutants, dist.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod bench;
+mod check;
+mod dist;
+mod fuzz;
+mod mutants;
+mod run;
+mod tally;
+mod test;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of this workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start the daemon and its page; simulated where there is no IOMMU.
+    Run(run::Args),
+    /// Run tests: all tiers, or one.
+    Test(test::Args),
+    /// Measure, beside a peer.
+    Bench(bench::Arguments),
+    /// Run scenarios in a guest with a virtual IOMMU, or give a shell in one.
+    Vm(vm::Arguments),
+    /// Format, lints, dependency arrows, sizes, docs.
+    Check,
+    /// Fuzz the parsers.
+    Fuzz(fuzz::Arguments),
+    /// Test the tests.
+    Mutants(mutants::Arguments),
+    /// Build what is released.
+    Dist(dist::Arguments),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
+        Verb::Bench(arguments) => bench::main(&arguments),
+        Verb::Vm(arguments) => vm::main(&arguments),
+        Verb::Check => check::run().and_then(|tally| tally.verdict()),
+        Verb::Fuzz(arguments) => fuzz::main(&arguments),
+        Verb::Mutants(arguments) => mutants::main(&arguments),
+        Verb::Dist(arguments) => dist::main(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

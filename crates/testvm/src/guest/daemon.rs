@@ -1,0 +1,231 @@
+//! `berthd` and `berth` as a scenario uses them.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, OpenOptions},
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{Ctx, wait_for};
+
+/// How to start `berthd`.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Programs put before it, such as `strace -f -o FILE`.
+    pub prefix: Vec<OsString>,
+    /// Arguments after the usual ones.
+    pub arguments: Vec<OsString>,
+    /// Environment on top of the scenario's.
+    pub env: Vec<(String, String)>,
+}
+
+/// A `berthd --host linux` with its state in the scenario's directory. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    notify: UnixDatagram,
+    dir: PathBuf,
+    program: PathBuf,
+    cli: PathBuf,
+    options: Options,
+    patience: Duration,
+}
+
+/// What `berth -o json` answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// What it printed on stdout, if that was JSON; else null.
+    pub json: Value,
+    /// What it printed on stdout.
+    pub stdout: String,
+    /// What it printed on stderr.
+    pub stderr: String,
+}
+
+impl Answer {
+    /// The answer of a call that had to succeed.
+    ///
+    /// # Errors
+    /// It didn't.
+    pub fn ok(self) -> Result<Value> {
+        match self.code {
+            Some(0) => Ok(self.json),
+            code => bail!("berth ended with {code:?}: {}{}", self.stdout, self.stderr),
+        }
+    }
+}
+
+impl Daemon {
+    /// Starts it on a fresh state directory (`berthd/state` in the scenario's own, which later
+    /// starts in the same scenario find again) and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// It ends, or isn't ready in time; the end of its log is part of the error.
+    pub fn start(ctx: &Ctx) -> Result<Self> {
+        Self::start_with(ctx, Options::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_with(ctx: &Ctx, options: Options) -> Result<Self> {
+        let dir = ctx.dir().join("berthd");
+        fs::create_dir_all(dir.join("state"))?;
+        // Holders without rights connect to the sockets in it.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+        let socket = dir.join("notify.sock");
+        let _ = fs::remove_file(&socket);
+        let notify = UnixDatagram::bind(&socket).context("bind the notify socket")?;
+        notify.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let program = ctx.program("berthd");
+        let child = spawn(&program, &dir, &options)?;
+        let (cli, patience) = (ctx.program("berth"), ctx.patience());
+        let mut daemon = Self { child, notify, dir, program, cli, options, patience };
+        daemon.wait_until_ready()?;
+        Ok(daemon)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + self.patience;
+        let mut packet = [0; 1024];
+        while Instant::now() < deadline {
+            if let Ok(length) = self.notify.recv(&mut packet)
+                && packet[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
+            {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("berthd ended at once ({status}); its log:\n{}", self.log());
+            }
+        }
+        bail!("berthd was not ready in {} s; its log:\n{}", self.patience.as_secs(), self.log())
+    }
+
+    /// Its process id (of the prefix program, when there is one).
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The directory with its sockets, state and log.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The gRPC socket.
+    #[must_use]
+    pub fn grpc(&self) -> PathBuf {
+        self.dir.join("berthd.sock")
+    }
+
+    /// The HTTP socket.
+    #[must_use]
+    pub fn http(&self) -> PathBuf {
+        self.dir.join("http.sock")
+    }
+
+    /// The hand-over socket.
+    #[must_use]
+    pub fn handover(&self) -> PathBuf {
+        self.dir.join("handover.sock")
+    }
+
+    /// Everything that it and its predecessors in this scenario wrote to stderr.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("berthd.log")).unwrap_or_default()
+    }
+
+    /// The command `berth -o json ...`, connected to this daemon.
+    #[must_use]
+    pub fn cli_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(&self.cli);
+        command.arg("--endpoint").arg(format!("unix://{}", self.grpc().display()));
+        command.args(["-o", "json"]).args(arguments).env("NO_COLOR", "1");
+        command
+    }
+
+    /// Runs `berth -o json ...` and says in the log what came of it.
+    ///
+    /// # Errors
+    /// It can't be started. A refusal is an [`Answer`], not an error.
+    pub fn cli<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Answer> {
+        let mut command = self.cli_command(arguments);
+        let output = command.output().context("start berth")?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let words: Vec<_> = arguments.iter().map(|a| a.as_ref().to_string_lossy()).collect();
+        println!("$ berth {} -> {:?}\n{stdout}{stderr}", words.join(" "), output.status.code());
+        // A refusal's document may stand on either stream.
+        let json = serde_json::from_str(&stdout)
+            .or_else(|_| serde_json::from_str(&stderr))
+            .unwrap_or(Value::Null);
+        Ok(Answer { code: output.status.code(), json, stdout, stderr })
+    }
+
+    /// Kills it as a crash would, and waits until it is gone.
+    ///
+    /// # Errors
+    /// The kernel doesn't let go of it.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.child.kill()?;
+        Ok(self.child.wait()?)
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// It doesn't end in time.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("odd pid")?;
+        kill_process(pid, Signal::TERM)?;
+        let child = &mut self.child;
+        wait_for("berthd to end after SIGTERM", self.patience, || child.try_wait().ok().flatten())
+    }
+
+    /// Starts it anew on the same state, after [`Daemon::kill`] or [`Daemon::stop`].
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.program, &self.dir, &self.options)?;
+        self.wait_until_ready()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail only when it has ended and was waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        println!("--- berthd's log ---\n{}--- end of berthd's log ---", self.log());
+    }
+}
+
+fn spawn(program: &Path, dir: &Path, options: &Options) -> Result<Child> {
+    let log = OpenOptions::new().create(true).append(true).open(dir.join("berthd.log"))?;
+    let socket = |name: &str| format!("unix:{}", dir.join(name).display());
+    let mut words = options.prefix.iter().map(OsString::as_os_str).chain([program.as_os_str()]);
+    let mut command = Command::new(words.next().context("no program")?);
+    command.args(words).args(["--host", "linux", "--state-dir"]).arg(dir.join("state"));
+    command.args(["--listen-grpc", &socket("berthd.sock")]);
+    command.args(["--listen-http", &socket("http.sock")]);
+    command.args(["--listen-handover", &socket("handover.sock")]);
+    command.args(&options.arguments);
+    command.env("NOTIFY_SOCKET", dir.join("notify.sock")).env("RUST_LOG", "debug");
+    command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
+    command.envs(options.env.iter().map(|(name, value)| (name, value)));
+    command.stdout(log.try_clone()?).stderr(log);
+    command.spawn().with_context(|| format!("start {}", program.display()))
+}

@@ -1,0 +1,12 @@
+//! The host side: kernels, initramfs, QEMU, results.
+
+pub mod apt;
+pub mod cache;
+pub mod initramfs;
+pub mod kernel;
+pub mod machine;
+pub mod packages;
+pub mod qmp;
+pub mod report;
+pub mod run;
+pub mod session;

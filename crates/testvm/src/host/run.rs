@@ -1,0 +1,300 @@
+//! A whole run: programs built and staged, each kernel and machine booted once, results collected.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{
+    initramfs,
+    kernel::{Kernel, Kind},
+    machine::{Accel, Console, RunFiles},
+    packages,
+    report::{Line, Report},
+    session::Session,
+};
+use crate::wire::{GuestConfig, Message, Mode, Profile, Verdict};
+
+/// Programs that the guest gets when they were built: name and package.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("berth-testvm-guest", "berth-testvm"),
+    ("berthd", "berthd"),
+    ("berth-helper", "berth-helper"),
+    ("berth", "berth"),
+];
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The workspace.
+    pub root: PathBuf,
+    /// Cargo's target directory.
+    pub target: PathBuf,
+    /// Part of the scenarios' names; empty for all.
+    pub filter: String,
+    /// The kernels.
+    pub kernels: Vec<Kind>,
+    /// The machines.
+    pub profiles: Vec<Profile>,
+    /// Where the programs are; without it they are built.
+    pub programs: Option<PathBuf>,
+    /// Whether scenarios should also do what takes long.
+    pub long: bool,
+    /// Whether skips of what a kernel should have are failures.
+    pub strict: bool,
+}
+
+/// Everything that is the same for all boots of a run.
+#[derive(Debug)]
+struct Prepared {
+    qemu: PathBuf,
+    init: PathBuf,
+    stage: tempfile::TempDir,
+    accel: Accel,
+}
+
+/// Runs the matching scenarios on every kernel and machine.
+///
+/// # Errors
+/// Something that all boots need is missing. Failures of one machine are lines of the report.
+pub fn scenarios(options: &Options) -> Result<Report> {
+    let prepared = prepare(options)?;
+    let mut report = Report::default();
+    for &kind in &options.kernels {
+        let kernel = kind.provide()?;
+        for &profile in &options.profiles {
+            let mut lines = Vec::new();
+            if let Err(error) = one_boot(options, &prepared, &kernel, profile, &mut lines) {
+                let verdict = Verdict::Fail { reason: format!("{error:#}") };
+                let name = "boot".to_owned();
+                lines.push(Line { kernel: kind, profile, name, verdict, seconds: 0.0 });
+            }
+            report.lines.append(&mut lines);
+        }
+    }
+    if options.strict {
+        report.make_strict();
+    }
+    Ok(report)
+}
+
+/// Gives a shell in the guest, on this terminal. `raw` is called when everything was built and the
+/// guest is about to start; what it gives is dropped when the guest has ended.
+///
+/// # Errors
+/// The guest can't be started.
+pub fn shell<T>(
+    options: &Options,
+    term: &str,
+    rows: u16,
+    columns: u16,
+    raw: impl FnOnce() -> T,
+) -> Result<()> {
+    let prepared = prepare(options)?;
+    let kind = *options.kernels.first().context("no kernel was chosen")?;
+    let profile = *options.profiles.first().context("no profile was chosen")?;
+    let kernel = kind.provide()?;
+    let mode = Mode::Shell { term: term.to_owned(), rows, columns };
+    let (_dir, files) = files_for(options, &prepared, &kernel, profile, mode)?;
+    let _raw = raw();
+    let mut session =
+        Session::boot(&prepared.qemu, &kernel, profile, prepared.accel, Console::Terminal, files)?;
+    session.wait()
+}
+
+fn prepare(options: &Options) -> Result<Prepared> {
+    let accel = Accel::choose()?;
+    let qemu = packages::ensure_qemu()?;
+    let init = build_init(options)?;
+    let vm = options.target.join("vm");
+    let stage = tempfile::Builder::new().prefix("stage-").tempdir_in(&vm)?;
+    let source = match &options.programs {
+        Some(dir) => dir.clone(),
+        None => {
+            build_programs(options)?;
+            options.target.join("debug")
+        }
+    };
+    for (name, _) in PROGRAMS {
+        stage_program(&source.join(name), &stage.path().join(name))?;
+    }
+    if !stage.path().join("berth-testvm-guest").exists() {
+        bail!("there is no berth-testvm-guest in {}", source.display());
+    }
+    // The guest's unprivileged processes reach the programs through the 9p share, as themselves.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(stage.path(), open)?;
+    Ok(Prepared { qemu, init, stage, accel })
+}
+
+/// Keeps a program as it is now, though cargo may write it anew while the guest runs.
+fn stage_program(from: &Path, to: &Path) -> Result<()> {
+    if !from.exists() {
+        return Ok(());
+    }
+    fs::hard_link(from, to)
+        .or_else(|_| fs::copy(from, to).map(drop))
+        .with_context(|| format!("stage {}", from.display()))
+}
+
+fn cargo(options: &Options) -> Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(&options.root);
+    command
+}
+
+fn succeed(mut command: Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed ({status})");
+    }
+    Ok(())
+}
+
+/// The init runs before any file system with libraries is mounted, so it is linked statically; a
+/// target directory of its own keeps that flag from invalidating everything else.
+fn build_init(options: &Options) -> Result<PathBuf> {
+    let target = options.target.join("vm/build");
+    fs::create_dir_all(&target)?;
+    let mut command = cargo(options);
+    command.args(["rustc", "--quiet", "-p", "berth-testvm", "--no-default-features"]);
+    command.args(["--bin", "berth-testvm-init", "--target-dir"]).arg(&target);
+    command.args(["--", "-C", "target-feature=+crt-static"]);
+    succeed(command)?;
+    Ok(target.join("debug/berth-testvm-init"))
+}
+
+fn build_programs(options: &Options) -> Result<()> {
+    let mut command = cargo(options);
+    command.args(["build", "--quiet"]);
+    for (name, package) in PROGRAMS {
+        command.args(["-p", package, "--bin", name]);
+    }
+    succeed(command)
+}
+
+fn files_for(
+    options: &Options,
+    prepared: &Prepared,
+    kernel: &Kernel,
+    profile: Profile,
+    mode: Mode,
+) -> Result<(tempfile::TempDir, RunFiles)> {
+    // Under the system's temporary directory: socket paths must stay short.
+    let dir = tempfile::Builder::new().prefix("berth-vm-").tempdir()?;
+    let files = RunFiles { dir: dir.path().to_owned() };
+    let names = kernel.modules.iter().filter_map(|m| Some(m.file_name()?.to_str()?.to_owned()));
+    let config = GuestConfig {
+        kernel: kernel.kind.to_string(),
+        profile,
+        mode,
+        bin_dir: prepared.stage.path().to_owned(),
+        slow: prepared.accel == Accel::Tcg,
+        long: options.long,
+        modules: names.collect(),
+        env: guest_env(),
+    };
+    fs::write(files.initramfs(), initramfs::pack(&prepared.init, kernel, &config)?)?;
+    Ok((dir, files))
+}
+
+/// Variables named `BERTH_GUEST_X` reach the scenarios as `X`.
+fn guest_env() -> BTreeMap<String, String> {
+    env::vars()
+        .filter_map(|(name, value)| Some((name.strip_prefix("BERTH_GUEST_")?.to_owned(), value)))
+        .collect()
+}
+
+fn one_boot(
+    options: &Options,
+    prepared: &Prepared,
+    kernel: &Kernel,
+    profile: Profile,
+    lines: &mut Vec<Line>,
+) -> Result<()> {
+    let mode = Mode::Scenarios { filter: options.filter.clone() };
+    let (_dir, files) = files_for(options, prepared, kernel, profile, mode)?;
+    let logs = options.target.join("vm").join(format!("{}-{profile}", kernel.kind));
+    fs::create_dir_all(&logs)?;
+    let accel = prepared.accel;
+    let session =
+        Session::boot(&prepared.qemu, kernel, profile, accel, Console::Log, files.clone());
+    let outcome = session.and_then(|mut session| {
+        let mut collector = Collector { kernel: kernel.kind, profile, logs: logs.clone(), lines };
+        collector.collect(&mut session, accel)?;
+        session.powered_off(Duration::from_secs(60))
+    });
+    // The console is of use most of all when the boot failed.
+    let _ = fs::copy(files.console(), logs.join("console.log"));
+    let _ = fs::copy(files.qemu_log(), logs.join("qemu.log"));
+    outcome
+}
+
+struct Collector<'a> {
+    kernel: Kind,
+    profile: Profile,
+    logs: PathBuf,
+    lines: &'a mut Vec<Line>,
+}
+
+impl Collector<'_> {
+    fn collect(&mut self, session: &mut Session, accel: Accel) -> Result<()> {
+        let boot = Duration::from_secs(if accel == Accel::Tcg { 400 } else { 120 });
+        let mut patience = boot;
+        let mut log: Option<fs::File> = None;
+        let mut running: Option<String> = None;
+        loop {
+            let message = session.next(patience).with_context(|| match &running {
+                Some(name) => format!("while {name} ran"),
+                None => "between scenarios".to_owned(),
+            })?;
+            match message {
+                Message::Boot { release, uptime_seconds, capabilities, scenarios } => {
+                    let has: Vec<String> = capabilities.iter().map(ToString::to_string).collect();
+                    println!(
+                        "{}/{} {accel:?}: Linux {release}, first scenario {:.1} s after QEMU's start \
+                         ({uptime_seconds:.1} s of the guest); has {}",
+                        self.kernel,
+                        self.profile,
+                        session.started().elapsed().as_secs_f64(),
+                        has.join(" ")
+                    );
+                    if scenarios == 0 {
+                        bail!("no scenario has that name");
+                    }
+                }
+                Message::Start { name, timeout_seconds } => {
+                    // The guest gives a scenario up by itself; this is for a guest that hangs.
+                    patience = Duration::from_secs(timeout_seconds) + boot;
+                    log = Some(fs::File::create(self.logs.join(format!("{name}.log")))?);
+                    running = Some(name);
+                }
+                Message::Log { line, .. } => {
+                    if let Some(log) = &mut log {
+                        writeln!(log, "{line}")?;
+                    }
+                }
+                Message::Done { name, verdict, seconds } => {
+                    self.done(name, verdict, seconds);
+                    running = None;
+                }
+                Message::End => return Ok(()),
+                Message::Broken { reason } => bail!("the guest's runner failed: {reason}"),
+            }
+        }
+    }
+
+    fn done(&mut self, name: String, verdict: Verdict, seconds: f64) {
+        let line = Line { kernel: self.kernel, profile: self.profile, name, verdict, seconds };
+        let mut one = Report { lines: vec![line] };
+        print!("{}", one.table());
+        self.lines.append(&mut one.lines);
+    }
+}

@@ -1,0 +1,44 @@
+//! What is tested on the real kernel.
+//!
+//! # Adding a scenario
+//!
+//! 1. Write `fn my_thing(ctx: &mut Ctx) -> Result<Outcome>` in the file of its topic, or in a new
+//!    file with `pub(super) const SCENARIOS: &[Scenario]`, which is then named in [`TOPICS`].
+//! 2. Add `Scenario::new("topic_my_thing", &[Capability::Iommufd], my_thing)` to that list. What it
+//!    needs is named there, not asked for inside: then a lack of it is a named skip.
+//! 3. `cargo xtask vm topic_my_thing`.
+//!
+//! A scenario is decided by what the kernel and the device show: bytes that were moved, a link in
+//! sysfs, the errno of an independent [`probe`](crate::guest::probe), a DMA fault line
+//! ([`Kmsg`](crate::guest::kmsg::Kmsg)); never by what `berthd` says of itself. Devices are named by
+//! the constants of [`topology`](crate::topology). Each scenario runs in a process of its own; what
+//! it leaves running is killed, and a device it leaves on another driver than before makes it fail.
+
+mod raw;
+mod topology;
+
+use crate::guest::Scenario;
+
+/// One list per topic, in the order in which they run.
+const TOPICS: &[&[Scenario]] = &[topology::SCENARIOS, raw::SCENARIOS];
+
+/// Every scenario.
+#[must_use]
+pub fn all() -> Vec<&'static Scenario> {
+    TOPICS.iter().copied().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_fit_for_file_names() {
+        let mut seen = HashSet::new();
+        for scenario in super::all() {
+            assert!(seen.insert(scenario.name), "{} is there twice", scenario.name);
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            assert!(scenario.name.chars().all(plain), "{}", scenario.name);
+        }
+    }
+}
