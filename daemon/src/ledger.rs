@@ -1,0 +1,243 @@
+//! The ledger: one task that owns the state.
+//!
+//! Commands come through a bounded queue. The task takes all that wait, decides each in turn,
+//! writes events, rows, intents and request ids of all of them in one transaction, and only then
+//! publishes, answers and hands intents to the executor.
+
+mod clock;
+mod open;
+mod scan;
+
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use berth_host::Inventory;
+use berth_ownership::Command;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+pub use clock::Clock;
+pub use open::{LedgerConfig, Opened, open};
+pub use scan::{Scan, scan};
+
+use crate::{
+    model::{ApiError, Applied, Baseline, Executor, Meta, Outcome, Snapshot, StepNote},
+    store::{EventRecord, Store},
+};
+
+/// What the task is asked.
+#[derive(Debug)]
+enum Message {
+    Submit {
+        commands: Vec<Command>,
+        meta: Meta,
+        reply: oneshot::Sender<Result<Applied, ApiError>>,
+    },
+    Outcome {
+        intent: u64,
+        outcome: Box<Outcome>,
+        meta: Meta,
+        reply: oneshot::Sender<Result<Applied, ApiError>>,
+    },
+    Note {
+        intent: u64,
+        note: StepNote,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
+    Baselines {
+        intent: u64,
+        baselines: Vec<Baseline>,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
+    Observe {
+        scan: Box<Scan>,
+        meta: Meta,
+        reply: oneshot::Sender<Result<Applied, ApiError>>,
+    },
+}
+
+/// A handle to the ledger. Cheap to clone; the task ends when the last one is gone.
+#[derive(Debug, Clone)]
+pub struct LedgerHandle {
+    queue: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+/// What the task and its handles share.
+#[derive(Debug)]
+struct Shared {
+    published: ArcSwap<Snapshot>,
+    events: broadcast::Sender<Arc<EventRecord>>,
+    executor: OnceLock<Arc<dyn Executor>>,
+    store: Store,
+    clock: Clock,
+}
+
+impl LedgerHandle {
+    /// Decides a command, makes its events durable, and answers.
+    ///
+    /// # Errors
+    /// The refusal; `UNAVAILABLE` when the store can't be written or the daemon stops. Nothing
+    /// changed then.
+    pub async fn submit(&self, command: Command, meta: Meta) -> Result<Applied, ApiError> {
+        self.submit_all(vec![command], meta).await
+    }
+
+    /// The same for several commands that stand or fall together.
+    ///
+    /// # Errors
+    /// As [`Self::submit`], of the first command that is refused.
+    pub async fn submit_all(&self, commands: Vec<Command>, meta: Meta) -> Result<Applied, ApiError> {
+        self.ask(|reply| Message::Submit { commands, meta, reply }).await
+    }
+
+    /// Records the outcome of an intent, which is closed by it.
+    ///
+    /// # Errors
+    /// `NO_OPERATION` when the intent isn't open any more; else as [`Self::submit`].
+    pub async fn outcome(
+        &self,
+        intent: u64,
+        outcome: Outcome,
+        meta: Meta,
+    ) -> Result<Applied, ApiError> {
+        let outcome = Box::new(outcome);
+        self.ask(|reply| Message::Outcome { intent, outcome, meta, reply }).await
+    }
+
+    /// Makes a step of an intent durable, before the step is taken.
+    ///
+    /// # Errors
+    /// `NO_OPERATION` when the intent isn't open any more; `UNAVAILABLE` as in [`Self::submit`].
+    pub async fn note(&self, intent: u64, note: StepNote) -> Result<(), ApiError> {
+        self.ask(|reply| Message::Note { intent, note, reply }).await
+    }
+
+    /// Makes the baselines of devices durable, before they are first touched. A baseline that is
+    /// on record stays as it is.
+    ///
+    /// # Errors
+    /// As [`Self::note`].
+    pub async fn record_baselines(
+        &self,
+        intent: u64,
+        baselines: Vec<Baseline>,
+    ) -> Result<(), ApiError> {
+        self.ask(|reply| Message::Baselines { intent, baselines, reply }).await
+    }
+
+    /// Records what a scan found, where it differs from the record, and publishes it.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn observe(&self, scan: Scan, meta: Meta) -> Result<Applied, ApiError> {
+        let scan = Box::new(scan);
+        self.ask(|reply| Message::Observe { scan, meta, reply }).await
+    }
+
+    /// [`Self::outcome`] from a thread outside the runtime.
+    ///
+    /// # Errors
+    /// As [`Self::outcome`].
+    pub fn outcome_blocking(
+        &self,
+        intent: u64,
+        outcome: Outcome,
+        meta: Meta,
+    ) -> Result<Applied, ApiError> {
+        let outcome = Box::new(outcome);
+        self.ask_blocking(|reply| Message::Outcome { intent, outcome, meta, reply })
+    }
+
+    /// [`Self::note`] from a thread outside the runtime.
+    ///
+    /// # Errors
+    /// As [`Self::note`].
+    pub fn note_blocking(&self, intent: u64, note: StepNote) -> Result<(), ApiError> {
+        self.ask_blocking(|reply| Message::Note { intent, note, reply })
+    }
+
+    /// [`Self::record_baselines`] from a thread outside the runtime.
+    ///
+    /// # Errors
+    /// As [`Self::note`].
+    pub fn record_baselines_blocking(
+        &self,
+        intent: u64,
+        baselines: Vec<Baseline>,
+    ) -> Result<(), ApiError> {
+        self.ask_blocking(|reply| Message::Baselines { intent, baselines, reply })
+    }
+
+    /// [`Self::submit`] from a thread outside the runtime.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn submit_blocking(&self, command: Command, meta: Meta) -> Result<Applied, ApiError> {
+        let commands = vec![command];
+        self.ask_blocking(|reply| Message::Submit { commands, meta, reply })
+    }
+
+    /// What is published now. Enters neither the task nor the store.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.published.load_full()
+    }
+
+    /// The inventory that is published now.
+    #[must_use]
+    pub fn inventory(&self) -> Arc<Inventory> {
+        Arc::clone(&self.shared.published.load().inventory)
+    }
+
+    /// Every event from now on. A receiver that lags reads what it missed from the store.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Arc<EventRecord>> {
+        self.shared.events.subscribe()
+    }
+
+    /// The store, for past events.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// The clocks that decisions are made by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Names who does the kernel work, once. Intents of commits before this are not handed over:
+    /// they are in [`Opened::intents`] or in the snapshot.
+    ///
+    /// # Errors
+    /// When there is an executor already.
+    pub fn set_executor(&self, executor: Arc<dyn Executor>) -> Result<(), ApiError> {
+        self.shared
+            .executor
+            .set(executor)
+            .map_err(|_| ApiError::internal("executor", "the executor is set already"))
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Message,
+    ) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(message(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    fn ask_blocking<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Message,
+    ) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.blocking_send(message(reply)).map_err(|_| stopped())?;
+        answer.blocking_recv().map_err(|_| stopped())?
+    }
+}
+
+fn stopped() -> ApiError {
+    ApiError::unavailable("ledger", "the ledger has stopped, so that nothing was recorded")
+}

@@ -1,0 +1,58 @@
+//! Looking at the machine: what the ledger is told about it.
+
+use std::collections::HashMap;
+
+use berth_host::{DmaKind, Host, HostError, Inventory};
+
+use crate::model::{HostUses, Snapshot};
+
+/// What a look at the machine found.
+#[derive(Debug, Clone, Default)]
+pub struct Scan {
+    /// Groups and devices.
+    pub inventory: Inventory,
+    /// What the host does with devices that are on host drivers.
+    pub uses: HostUses,
+    /// Processes that own groups without our knowing, by group number.
+    pub foreign: HashMap<u32, Vec<u32>>,
+}
+
+/// Looks at the machine. Blocks.
+///
+/// Uses are asked for devices on host drivers alone; foreign owners are looked for in groups that
+/// have a device on a VFIO driver and no reservation in `known`.
+///
+/// # Errors
+/// What could not be read.
+pub fn scan(host: &dyn Host, known: &Snapshot) -> Result<Scan, HostError> {
+    let inventory = host.scan()?;
+    let mut found = Scan::default();
+    for device in &inventory.devices {
+        let on_host = matches!(device.dma, DmaKind::Kernel | DmaKind::Assumed);
+        if on_host && !device.bridge {
+            let uses = host.uses(device.address)?;
+            if !uses.is_empty() {
+                found.uses.insert(device.address, uses);
+            }
+        }
+        let Some(group) = device.group else { continue };
+        let on_vfio = device.dma == DmaKind::Managed
+            && !device.bridge
+            && device.driver.as_deref() == Some(device.vfio_driver.as_str());
+        let ours = known
+            .group_by_number(group)
+            .and_then(|facts| known.state.group(&facts.stable_id.as_str().into()))
+            .is_some_and(|group| !group.reservations.is_empty());
+        if on_vfio && !ours {
+            for process in host.users_of(device.address)? {
+                let Ok(pid) = u32::try_from(process.pid) else { continue };
+                let pids = found.foreign.entry(group).or_default();
+                if !pids.contains(&pid) {
+                    pids.push(pid);
+                }
+            }
+        }
+    }
+    found.inventory = inventory;
+    Ok(found)
+}

@@ -1,0 +1,12 @@
+//! berthd as a library: its parts run in process in tests and benches.
+//!
+//! The way of a request: [`service`] authorizes it and makes a command of it, the [`ledger`]
+//! decides it and makes it durable in the [`store`], an executor does the kernel work, and
+//! [`view`] shows what came of it.
+#![forbid(unsafe_code)]
+
+pub mod ledger;
+pub mod model;
+pub mod service;
+pub mod store;
+pub mod view;

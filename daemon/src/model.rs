@@ -1,0 +1,15 @@
+//! The types that the parts of the daemon share: who calls, what was answered, what is published,
+//! what kernel work is asked for.
+
+mod caller;
+mod error;
+mod intent;
+mod snapshot;
+
+pub use caller::{Caller, Role, Transport};
+pub use error::ApiError;
+pub use intent::{
+    AnswerOf, Applied, Baseline, Completion, Executor, GivenBack, Intent, IntentBody, IntentKind,
+    Meta, OpenIntent, Outcome, RequestId, StepNote,
+};
+pub use snapshot::{Extra, HostUses, InventoryIndex, Snapshot};

@@ -1,0 +1,105 @@
+//! Who calls, and what they may.
+
+use std::fmt;
+
+/// What a caller may do; each role may do all that the ones before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Acts on reservations that are for its own identity.
+    Holder,
+    /// Reserves, attaches and releases for anybody.
+    Orchestrator,
+    /// Everything: kernel DMA, cordon, quarantine, force.
+    Operator,
+}
+
+impl Role {
+    /// The role of that name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        match name {
+            "viewer" => Some(Self::Viewer),
+            "holder" => Some(Self::Holder),
+            "orchestrator" => Some(Self::Orchestrator),
+            "operator" => Some(Self::Operator),
+            _ => None,
+        }
+    }
+
+    /// The name, as in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Holder => "holder",
+            Self::Orchestrator => "orchestrator",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a call came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A unix socket: the peer's credentials are known.
+    Unix,
+    /// TCP: nobody is known.
+    Tcp,
+    /// From within the daemon.
+    Internal,
+}
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// `uid:0`; `anonymous` on TCP; `berthd` from within.
+    pub identity: String,
+    /// The peer's uid.
+    pub uid: Option<u32>,
+    /// The peer's pid.
+    pub pid: Option<i32>,
+    /// From the listener, narrowed by its rules for the uid.
+    pub role: Role,
+    /// How the call came in.
+    pub transport: Transport,
+}
+
+impl Caller {
+    /// The peer of a unix socket.
+    #[must_use]
+    pub fn unix(uid: u32, pid: Option<i32>, role: Role) -> Self {
+        Self { identity: format!("uid:{uid}"), uid: Some(uid), pid, role, transport: Transport::Unix }
+    }
+
+    /// Somebody on TCP.
+    #[must_use]
+    pub fn tcp(role: Role) -> Self {
+        Self {
+            identity: "anonymous".to_owned(),
+            uid: None,
+            pid: None,
+            role,
+            transport: Transport::Tcp,
+        }
+    }
+
+    /// The daemon itself.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self {
+            identity: "berthd".to_owned(),
+            uid: None,
+            pid: None,
+            role: Role::Operator,
+            transport: Transport::Internal,
+        }
+    }
+}

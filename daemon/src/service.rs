@@ -1,0 +1,83 @@
+//! What the API's calls do, behind gRPC and REST alike: authorize, validate, decide, wait, show.
+
+mod devices;
+mod domains;
+mod events;
+mod groups;
+mod host;
+mod reservations;
+
+use std::sync::Arc;
+
+use berth_host::Host;
+
+use crate::{
+    ledger::LedgerHandle,
+    model::{ApiError, Snapshot},
+};
+
+/// Defaults of the calls, from the configuration.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// How long a call waits for kernel work when it doesn't say.
+    pub wait_ms: u64,
+    /// The longest wait that a call may ask for.
+    pub max_wait_ms: u64,
+    /// Where the state is, for `capabilities`.
+    pub state_dir: String,
+    /// What must come of a reset, where the request leaves it open: by class code prefix (`02`,
+    /// `0302`), longest first match; then [`Self::reset_default`].
+    pub reset_by_class: Vec<(String, berth_ownership::ResetPolicy)>,
+    /// What must come of a reset for every other class.
+    pub reset_default: berth_ownership::ResetPolicy,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            wait_ms: 30_000,
+            max_wait_ms: 600_000,
+            state_dir: String::new(),
+            reset_by_class: Vec::new(),
+            reset_default: berth_ownership::ResetPolicy::AllowSameLabel,
+        }
+    }
+}
+
+/// The API's calls: one method each.
+#[derive(Debug, Clone)]
+pub struct Service {
+    ledger: LedgerHandle,
+    host: Arc<dyn Host>,
+    config: Arc<ServiceConfig>,
+}
+
+impl Service {
+    /// The service over a ledger and a host.
+    #[must_use]
+    pub fn new(ledger: LedgerHandle, host: Arc<dyn Host>, config: ServiceConfig) -> Self {
+        Self { ledger, host, config: Arc::new(config) }
+    }
+
+    /// What is published now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.ledger.snapshot()
+    }
+
+    /// The ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &LedgerHandle {
+        &self.ledger
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+}
+
+fn starting() -> ApiError {
+    ApiError::unavailable("berthd", "the call is not served yet")
+}

@@ -1,0 +1,1 @@
+//! What is shown: proto messages made from a snapshot.
