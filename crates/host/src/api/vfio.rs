@@ -1,6 +1,6 @@
 //! VFIO and iommufd as the daemon uses them: holds, contexts, domains, attached devices.
 
-use std::{fmt::Debug, os::fd::OwnedFd};
+use std::{any::Any, fmt::Debug, os::fd::OwnedFd};
 
 use berth_dma::AddressSpace;
 
@@ -56,6 +56,9 @@ pub trait Context: Send + Sync + Debug {
 
     /// Removes every mapping of a domain.
     fn unmap_all(&self, domain: DomainHandle) -> Result<u64, VfioError>;
+
+    /// The context itself, for the host that made it.
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// A device that a context owns. Dropping it closes the descriptor: the last close unbinds.
