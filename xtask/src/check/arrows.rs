@@ -1,0 +1,83 @@
+//! Which crate of ours may see which.
+
+use std::{collections::BTreeMap, path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+/// Every crate and what it may depend on, dev-dependencies left out.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("berth-uapi", &[]),
+    ("berth-dma", &["berth-uapi"]),
+    ("berth-ownership", &[]),
+    ("berth-proto", &[]),
+    ("berth-host", &["berth-uapi", "berth-dma"]),
+    ("berth-helper", &["berth-uapi", "berth-host"]),
+    (
+        "berthd",
+        &[
+            "berth-uapi",
+            "berth-dma",
+            "berth-ownership",
+            "berth-proto",
+            "berth-host",
+            "berth-helper",
+        ],
+    ),
+    ("berth", &["berth-proto"]),
+    (
+        "berth-testvm",
+        &["berth-uapi", "berth-dma", "berth-host", "berth-helper", "berth-proto", "berthd"],
+    ),
+    ("xtask", &["berth-testvm"]),
+];
+
+/// Crates that a VMM or a test links, so that none of these may be below them.
+const LEAN: &[&str] = &["berth-uapi", "berth-dma", "berth-ownership"];
+const HEAVY: &[&str] = &["tokio", "tonic", "sqlx", "axum", "async-trait"];
+
+pub(super) fn check(root: &Path) -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--no-deps"])
+        .current_dir(root)
+        .output()
+        .context("start cargo metadata")?;
+    if !output.status.success() {
+        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let crates = dependencies(&metadata).context("cargo metadata has an unknown shape")?;
+    let mut wrong = Vec::new();
+    for (name, seen) in &crates {
+        let Some((_, allowed)) = ALLOWED.iter().find(|(known, _)| known == name) else {
+            wrong.push(format!("{name} is not in the table of xtask/src/check/arrows.rs"));
+            continue;
+        };
+        for dependency in seen {
+            if crates.contains_key(dependency) && !allowed.contains(&dependency.as_str()) {
+                wrong.push(format!("{name} must not depend on {dependency}"));
+            }
+            if LEAN.contains(&name.as_str()) && HEAVY.contains(&dependency.as_str()) {
+                wrong.push(format!("{name} is linked by others and must not bring {dependency}"));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
+}
+
+fn dependencies(metadata: &Value) -> Option<BTreeMap<String, Vec<String>>> {
+    let mut crates = BTreeMap::new();
+    for package in metadata.get("packages")?.as_array()? {
+        let name = package.get("name")?.as_str()?.to_owned();
+        let seen = package
+            .get("dependencies")?
+            .as_array()?
+            .iter()
+            .filter(|dependency| dependency.get("kind").is_some_and(|kind| kind != "dev"))
+            .filter_map(|dependency| Some(dependency.get("name")?.as_str()?.to_owned()))
+            .collect();
+        crates.insert(name, seen);
+    }
+    Some(crates)
+}

@@ -1,0 +1,76 @@
+//! `cargo xtask run`: the daemon with its page, on this machine or on a simulated one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::check::root;
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// `linux`, `sim`, `sim:NAME` or `sim:FILE`; `linux` where this machine has IOMMU groups and
+    /// the caller is root, else `sim:small`.
+    #[arg(long)]
+    host: Option<String>,
+    /// Where the page listens.
+    #[arg(long, default_value = "127.0.0.1:7711")]
+    listen: String,
+}
+
+/// Builds and starts the daemon in the foreground.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let root = root()?;
+    build(&root)?;
+    let host = args.host.clone().unwrap_or_else(|| default_host().to_owned());
+    let state = root.join("target/run");
+    fs::create_dir_all(&state).with_context(|| format!("create {}", state.display()))?;
+    let socket = socket_dir()?;
+    let grpc = socket.join("berthd.sock");
+    println!("host      {host}");
+    println!("page      http://{}/", args.listen);
+    println!("state     {}", state.display());
+    println!("endpoint  export BERTH_ENDPOINT=unix:{}", grpc.display());
+    println!("then      {} group list", root.join("target/debug/berth").display());
+    println!("stop with Ctrl-C");
+    let status = Command::new(root.join("target/debug/berthd"))
+        .args(["--host", &host])
+        .arg("--state-dir")
+        .arg(state.join(if host == "linux" { "linux" } else { "sim" }))
+        .args(["--listen-grpc", &format!("unix:{}", grpc.display())])
+        .args(["--listen-http", &format!("unix:{}", socket.join("http.sock").display())])
+        .args(["--listen-http", &args.listen])
+        .args(["--listen-handover", &format!("unix:{}", socket.join("handover.sock").display())])
+        .status()
+        .context("start berthd")?;
+    if status.success() { Ok(()) } else { bail!("berthd ended with {status}") }
+}
+
+/// The programs that a running host needs.
+pub(crate) fn build(root: &Path) -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let status = Command::new(cargo)
+        .args(["build", "-p", "berthd", "-p", "berth", "-p", "berth-helper"])
+        .current_dir(root)
+        .status()
+        .context("start cargo build")?;
+    if status.success() { Ok(()) } else { bail!("cargo build ended with {status}") }
+}
+
+fn default_host() -> &'static str {
+    let groups = fs::read_dir("/sys/kernel/iommu_groups").map(Iterator::count).unwrap_or(0);
+    if groups > 0 && rustix::process::geteuid().is_root() { "linux" } else { "sim:small" }
+}
+
+/// Sockets stand in the runtime directory: a checkout's path can be too long for a socket's name.
+fn socket_dir() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let uid = rustix::process::geteuid().as_raw();
+    let directory = base.join(format!("berth-run-{uid}"));
+    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    Ok(directory)
+}

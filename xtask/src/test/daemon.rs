@@ -1,0 +1,89 @@
+//! A daemon on a simulated host, for a test.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Ends with the value.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    child: Child,
+    directory: tempfile::TempDir,
+    page: Option<String>,
+}
+
+impl Daemon {
+    /// Starts `berthd --host HOST` with sockets and state of its own, and waits until it answers.
+    pub(super) fn start(root: &Path, host: &str) -> Result<Self> {
+        let directory = tempfile::tempdir().context("make a directory for the daemon")?;
+        let port = free_port()?;
+        let socket = |name: &str| format!("unix:{}", directory.path().join(name).display());
+        let log = std::fs::File::create(directory.path().join("berthd.log"))
+            .context("create the daemon's log")?;
+        let child = Command::new(root.join("target/debug/berthd"))
+            .args(["--host", host, "--state-dir"])
+            .arg(directory.path().join("state"))
+            .args(["--listen-grpc", &socket("berthd.sock")])
+            .args(["--listen-http", &format!("127.0.0.1:{port}")])
+            .args(["--listen-handover", &socket("handover.sock")])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("start berthd")?;
+        let mut daemon = Self { child, directory, page: Some(format!("http://127.0.0.1:{port}/")) };
+        daemon.wait_until_ready(root)?;
+        Ok(daemon)
+    }
+
+    /// For `BERTH_ENDPOINT`.
+    pub(super) fn endpoint(&self) -> String {
+        format!("unix:{}", self.directory.path().join("berthd.sock").display())
+    }
+
+    /// Where the page is.
+    pub(super) fn page(&self) -> &str {
+        self.page.as_deref().unwrap_or_default()
+    }
+
+    fn wait_until_ready(&mut self, root: &Path) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let berth: PathBuf = root.join("target/debug/berth");
+        loop {
+            if let Some(status) = self.child.try_wait().context("wait for berthd")? {
+                bail!("berthd ended with {status}:\n{}", self.log());
+            }
+            let asked = Command::new(&berth)
+                .args(["--endpoint", &self.endpoint(), "capabilities"])
+                .output()
+                .context("run berth capabilities")?;
+            if asked.status.success() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("berthd isn't ready after 60 s:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("berthd.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Nothing is owed to a test's daemon; its directory goes with it.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr().context("read the port")?.port())
+}
