@@ -1,11 +1,8 @@
-//! Developer commands: run, test, bench, vm, check, fuzz, mutants, dist.
+//! Developer commands: run, test, bench, vm, check.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
-mod dist;
-mod fuzz;
-mod mutants;
 mod run;
 mod tally;
 mod test;
@@ -36,12 +33,6 @@ enum Verb {
     Vm(vm::Arguments),
     /// Format, lints, dependency arrows, sizes, docs.
     Check,
-    /// Fuzz the parsers.
-    Fuzz(fuzz::Arguments),
-    /// Test the tests.
-    Mutants(mutants::Arguments),
-    /// Build what is released.
-    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -51,9 +42,6 @@ fn main() -> ExitCode {
         Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Check => check::run().and_then(|tally| tally.verdict()),
-        Verb::Fuzz(arguments) => fuzz::main(&arguments),
-        Verb::Mutants(arguments) => mutants::main(&arguments),
-        Verb::Dist(arguments) => dist::main(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
