@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use crate::event::{DeviceLeft, Event};
 use crate::ids::{DeviceId, DomainId, Epoch, GroupId, ReservationId};
-use crate::model::{Condition, OperationKind, Ownership, Policy, ReservationState, ResetPolicy};
+use crate::model::{
+    Condition, DriverDma, OperationKind, Ownership, Policy, ReservationState, ResetPolicy,
+};
 use crate::record::{Context, Device, Domain, Group, GroupFacts, Reservation};
 use crate::state::State;
 
@@ -83,6 +85,11 @@ impl State {
         }
         change_reservation(reservation, event);
         let policy = reservation.policy;
+        let taken = match event {
+            // The host drivers are off: that is what being prepared means.
+            Event::Prepared { .. } => reservation.taken.clone(),
+            _ => Vec::new(),
+        };
         let groups: Vec<GroupId> =
             reservation.targets.iter().map(|target| target.group.clone()).collect();
         for group in &groups {
@@ -90,6 +97,13 @@ impl State {
                 self.set_attached(group, event);
             }
             self.refresh(group);
+        }
+        for device in &taken {
+            self.on_device(device, |device| {
+                device.facts.dma = DriverDma::None;
+                device.facts.private_domain = false;
+                device.facts.uses.clear();
+            });
         }
     }
 
@@ -166,6 +180,7 @@ impl State {
             reservation.process = None;
             detail.clone_into(&mut reservation.detail);
         });
+        self.pass_on_taken(id);
         let context = self.reservations.get(id).map(|reservation| reservation.context.clone());
         if let Some(slot) = context.and_then(|context| self.contexts.get_mut(&context)) {
             Arc::make_mut(slot).reservations.retain(|other| other != id);
@@ -177,6 +192,24 @@ impl State {
                     device.marks.insert(Condition::Quarantined, why.clone());
                 }
             });
+        }
+    }
+
+    /// While others hold a group no host driver can be bound: the devices that were taken from
+    /// the host go on to one of them, which gives them back.
+    fn pass_on_taken(&mut self, id: &ReservationId) {
+        let taken = self.reservations.get(id).map(|slot| slot.taken.clone()).unwrap_or_default();
+        for device in taken {
+            let heir = self
+                .devices
+                .get(&device)
+                .and_then(|known| self.groups.get(&known.group))
+                .and_then(|group| group.reservations.first().cloned());
+            if let Some(slot) = heir.and_then(|heir| self.reservations.get_mut(&heir)) {
+                let heir = Arc::make_mut(slot);
+                heir.prepared = true;
+                push_once(&mut heir.taken, &device);
+            }
         }
     }
 
@@ -488,11 +521,8 @@ fn unclaim(reservation: &mut Reservation) {
 
 /// Kernel work that is moot ends; giving back goes on.
 fn keep_only_release(reservation: &mut Reservation) {
-    let release = |pending: &mut crate::record::Pending| pending.kind == OperationKind::Release;
-    reservation.pending = reservation.pending.take().filter(|pending| {
-        let mut pending = pending.clone();
-        release(&mut pending)
-    });
+    let pending = reservation.pending.take();
+    reservation.pending = pending.filter(|pending| pending.kind == OperationKind::Release);
 }
 
 fn push_once<T: Clone + PartialEq>(list: &mut Vec<T>, item: &T) {

@@ -8,13 +8,17 @@ mod event;
 mod ids;
 pub mod invariants;
 mod model;
+mod policy;
 mod reason;
 mod record;
 mod refusal;
 mod state;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 pub use command::{Command, DeviceReturn, Order, Reserve, TargetRequest};
+pub use decide::KernelDmaUse;
 pub use event::{DeviceLeft, Event};
 pub use ids::{
     BootId, ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Holder, Label, ReservationId,

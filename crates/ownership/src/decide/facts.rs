@@ -1,0 +1,149 @@
+//! Facts: what the host, the kernel or an operator reports. They are recorded, not refused, but
+//! for what is not there.
+
+use super::Decision;
+use crate::command::Command;
+use crate::event::Event;
+use crate::ids::{DeviceId, Expiry, GroupId, ReservationId, Time};
+use crate::model::{Condition, ReservationState};
+use crate::reason::Reason;
+use crate::record::{Device, GroupFacts, Reservation};
+use crate::refusal::Refusal;
+use crate::state::State;
+use crate::table::{LifeChange, Order};
+
+impl State {
+    /// Devices that vanished from the group, then the group as it is, if it changed.
+    pub(super) fn decide_observe(&self, facts: &GroupFacts) -> Vec<Event> {
+        let Some(group) = self.group(&facts.id) else {
+            return vec![Event::GroupObserved { facts: facts.clone() }];
+        };
+        let mut events: Vec<Event> = group
+            .devices
+            .iter()
+            .filter(|id| !facts.devices.iter().any(|device| device.id == **id))
+            .map(|id| Event::DeviceGone { device: id.clone() })
+            .collect();
+        let known = self.devices_of(group).map(|device| &device.facts);
+        let same = group.foreign_pids == facts.foreign_pids && known.eq(facts.devices.iter());
+        if !same {
+            events.push(Event::GroupObserved { facts: facts.clone() });
+        }
+        events
+    }
+
+    pub(super) fn decide_group_gone(&self, group: &GroupId) -> Vec<Event> {
+        let known = self.groups.contains_key(group);
+        known.then(|| Event::GroupGone { group: group.clone() }).into_iter().collect()
+    }
+
+    pub(super) fn decide_device_gone(&self, device: &DeviceId) -> Vec<Event> {
+        let known = self.devices.contains_key(device);
+        known.then(|| Event::DeviceGone { device: device.clone() }).into_iter().collect()
+    }
+
+    pub(super) fn decide_fact(&self, cmd: &Command, now: &Time) -> Decision {
+        match cmd {
+            Command::BindSeen { reservation } => {
+                self.fact(reservation, Order::BindSeen, |record, _| {
+                    let handed = ReservationState::Handed;
+                    let waits = record.state == handed || record.resume == Some(handed);
+                    waits.then(|| Event::BindSeen { reservation: record.id.clone() })
+                })
+            }
+            Command::HolderGone { reservation } => {
+                self.fact(reservation, Order::HolderGone, |record, change| {
+                    (change == LifeChange::Reserved).then(|| Event::HolderGone {
+                        reservation: record.id.clone(),
+                        expires: lease_without_holder(record, now),
+                    })
+                })
+            }
+            Command::HolderMoved { reservation, process } => {
+                self.fact(reservation, Order::HolderMoved, |record, change| {
+                    let drains = change == LifeChange::Drains && record.claims > 0;
+                    drains.then(|| Event::HolderMoved {
+                        reservation: record.id.clone(),
+                        process: process.clone(),
+                    })
+                })
+            }
+            Command::DetachedByRestart { reservation, why } => {
+                self.fact(reservation, Order::Restarted, |record, _| {
+                    let expires = lease_on_this_boot(record, now);
+                    let moot = record.claims == 0 && expires == record.expires;
+                    let live = record.state != ReservationState::Released
+                        && record.state != ReservationState::Lost;
+                    (live && !moot).then(|| Event::DetachedByRestart {
+                        reservation: record.id.clone(),
+                        why: why.clone(),
+                        expires,
+                    })
+                })
+            }
+            Command::HoldLost { reservation, why } => {
+                self.fact(reservation, Order::HoldLost, |record, change| {
+                    (change == LifeChange::Lost).then(|| Event::HoldLost {
+                        reservation: record.id.clone(),
+                        why: why.clone(),
+                    })
+                })
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn fact(
+        &self,
+        id: &ReservationId,
+        order: Order,
+        event: impl FnOnce(&Reservation, LifeChange) -> Option<Event>,
+    ) -> Decision {
+        let reservation = self.find(id)?;
+        let change = self.life(reservation, order)?;
+        Ok(event(reservation, change).into_iter().collect())
+    }
+
+    pub(super) fn find_device(&self, id: &DeviceId) -> Result<&Device, Box<Refusal>> {
+        self.device(id)
+            .ok_or_else(|| Refusal::new(Reason::NotFound, id, format!("no device is called {id}")))
+    }
+
+    pub(super) fn mark(&self, id: &DeviceId, condition: Condition, why: &str) -> Decision {
+        let device = self.find_device(id)?;
+        if device.marks.get(&condition).is_some_and(|known| known == why) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![Event::Marked { device: id.clone(), condition, why: why.to_owned() }])
+    }
+
+    pub(super) fn unmark_device(&self, id: &DeviceId, condition: Condition, why: &str) -> Decision {
+        let device = match self.devices.get(id).or_else(|| self.absent.get(id)) {
+            Some(device) => device,
+            None => self.find_device(id)?,
+        };
+        let bound = condition == Condition::Quarantined && device.only_label.is_some();
+        if !device.marks.contains_key(&condition) && !bound {
+            return Ok(Vec::new());
+        }
+        Ok(vec![Event::Unmarked { device: id.clone(), condition, why: why.to_owned() }])
+    }
+}
+
+/// A lease that has ended stays ended; another begins anew as the holder goes.
+fn lease_without_holder(reservation: &Reservation, now: &Time) -> Option<Expiry> {
+    if reservation.state == ReservationState::Expired {
+        return reservation.expires.clone();
+    }
+    reservation.ttl_ms.map(|ttl_ms| Expiry::after(now, ttl_ms))
+}
+
+/// Boot time can't be compared across boots: on another boot a lease begins anew.
+fn lease_on_this_boot(reservation: &Reservation, now: &Time) -> Option<Expiry> {
+    match (&reservation.expires, reservation.ttl_ms) {
+        (Some(expires), Some(ttl_ms)) if expires.boot_id != now.boot_id => {
+            Some(Expiry::after(now, ttl_ms))
+        }
+        (expires, _) => expires.clone(),
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the state machine.
+
+pub(crate) mod coverage;
