@@ -1,0 +1,236 @@
+//! Gives every value of the file and the command line its meaning.
+
+use std::path::{Path, PathBuf};
+
+use berth_ownership::ResetPolicy;
+use toml::Spanned;
+
+use super::{
+    Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Serve, Timeouts,
+    error::Source,
+    listen::{self, Places},
+    raw::{RawConfig, RawLimits, RawReset, RawRetention, RawTimeouts},
+    system,
+};
+
+/// The settings that the file and the arguments amount to.
+pub(super) fn resolve(
+    raw: RawConfig,
+    source: &Source<'_>,
+    args: &Args,
+    file: Option<PathBuf>,
+) -> Result<Config, ConfigError> {
+    let host = host(&raw, source, args)?;
+    let personal = host.is_simulated() && !system::is_root();
+    let state_dir = state_dir(&raw, source, args, personal)?;
+    let helper = helper(&raw, source, args)?;
+    let run_dir = if personal { state_dir.clone() } else { PathBuf::from("/run/berth") };
+    Ok(Config {
+        file,
+        host,
+        sysfs_root: args
+            .sysfs_root
+            .clone()
+            .or(raw.sysfs_root)
+            .unwrap_or_else(|| PathBuf::from("/")),
+        state_dir,
+        helper,
+        listen: listen::resolve(raw.listen, source, args, &Places { run_dir })?,
+        timeouts: timeouts(&raw.timeouts, source)?,
+        retention: retention(&raw.retention, source)?,
+        limits: limits(&raw.limits, source)?,
+        reset: reset(raw.reset, source)?,
+    })
+}
+
+const HOST_WAY_OUT: &str = "use linux, sim, sim:NAME (small, gpu-server, sriov-nic, desktop-no-acs) \
+                            or sim:FILE with a / or . in it";
+
+fn host(raw: &RawConfig, source: &Source<'_>, args: &Args) -> Result<HostChoice, ConfigError> {
+    if let Some(text) = &args.host {
+        return HostChoice::parse(text).ok_or_else(|| ConfigError::Argument {
+            argument: format!("--host {text}"),
+            message: "not a host".to_owned(),
+            way_out: HOST_WAY_OUT.to_owned(),
+        });
+    }
+    match &raw.host {
+        None => Ok(HostChoice::Linux),
+        Some(text) => HostChoice::parse(text.get_ref()).ok_or_else(|| {
+            let message = format!("{:?} is not a host", text.get_ref());
+            source.error(Some(text.span()), "host", message, HOST_WAY_OUT)
+        }),
+    }
+}
+
+fn state_dir(
+    raw: &RawConfig,
+    source: &Source<'_>,
+    args: &Args,
+    personal: bool,
+) -> Result<PathBuf, ConfigError> {
+    if let Some(dir) = &args.state_dir {
+        return std::path::absolute(dir).map_err(|error| ConfigError::Argument {
+            argument: format!("--state-dir {}", dir.display()),
+            message: error.to_string().to_lowercase(),
+            way_out: "name a directory".to_owned(),
+        });
+    }
+    match &raw.state_dir {
+        Some(dir) => absolute(dir, "state_dir", source),
+        None if personal => Ok(system::user_state_dir()),
+        None => Ok(PathBuf::from("/var/lib/berth")),
+    }
+}
+
+fn helper(
+    raw: &RawConfig,
+    source: &Source<'_>,
+    args: &Args,
+) -> Result<Option<PathBuf>, ConfigError> {
+    if args.helper.is_some() {
+        return Ok(args.helper.clone());
+    }
+    raw.helper.as_ref().map(|path| absolute(path, "helper", source)).transpose()
+}
+
+/// A path of the file must be absolute: the daemon's directory says nothing to its reader.
+pub(super) fn absolute(
+    path: &Spanned<PathBuf>,
+    key: &str,
+    source: &Source<'_>,
+) -> Result<PathBuf, ConfigError> {
+    let value: &Path = path.get_ref();
+    if value.is_absolute() {
+        return Ok(value.to_owned());
+    }
+    let message = format!("{} is not an absolute path", value.display());
+    Err(source.error(Some(path.span()), key, message, "begin the path with /"))
+}
+
+/// A number within its limits, or its default.
+struct Range<'a, 'b> {
+    source: &'a Source<'b>,
+    section: &'static str,
+}
+
+impl Range<'_, '_> {
+    fn get(
+        &self,
+        value: Option<&Spanned<u64>>,
+        key: &str,
+        default: u64,
+        allowed: std::ops::RangeInclusive<u64>,
+    ) -> Result<u64, ConfigError> {
+        let Some(value) = value else { return Ok(default) };
+        if allowed.contains(value.get_ref()) {
+            return Ok(*value.get_ref());
+        }
+        Err(self.source.error(
+            Some(value.span()),
+            &format!("{}.{key}", self.section),
+            format!("{} is out of range", value.get_ref()),
+            format!("use {} to {}", allowed.start(), allowed.end()),
+        ))
+    }
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn timeouts(raw: &RawTimeouts, source: &Source<'_>) -> Result<Timeouts, ConfigError> {
+    let range = Range { source, section: "timeouts" };
+    let default = Timeouts::default();
+    Ok(Timeouts {
+        wait_ms: range.get(raw.wait_ms.as_ref(), "wait_ms", default.wait_ms, 1..=HOUR_MS)?,
+        act_ms: range.get(raw.act_ms.as_ref(), "act_ms", default.act_ms, 100..=HOUR_MS)?,
+        header_ms: range.get(
+            raw.header_ms.as_ref(),
+            "header_ms",
+            default.header_ms,
+            100..=HOUR_MS,
+        )?,
+        drain_ms: range.get(raw.drain_ms.as_ref(), "drain_ms", default.drain_ms, 0..=HOUR_MS)?,
+        rescan_ms: range.get(
+            raw.rescan_ms.as_ref(),
+            "rescan_ms",
+            default.rescan_ms,
+            1_000..=24 * HOUR_MS,
+        )?,
+    })
+}
+
+fn retention(raw: &RawRetention, source: &Source<'_>) -> Result<Retention, ConfigError> {
+    let range = Range { source, section: "retention" };
+    let default = Retention::default();
+    Ok(Retention {
+        events: range.get(raw.events.as_ref(), "events", default.events, 1_000..=1_000_000_000)?,
+        request_ids_ms: range.get(
+            raw.request_ids_ms.as_ref(),
+            "request_ids_ms",
+            default.request_ids_ms,
+            60_000..=30 * 24 * HOUR_MS,
+        )?,
+    })
+}
+
+fn limits(raw: &RawLimits, source: &Source<'_>) -> Result<Limits, ConfigError> {
+    let range = Range { source, section: "limits" };
+    let default = Limits::default();
+    let size = |value: Option<&Spanned<u64>>, key, default: usize, allowed| {
+        let default = u64::try_from(default).unwrap_or(u64::MAX);
+        let number = range.get(value, key, default, allowed)?;
+        Ok::<usize, ConfigError>(usize::try_from(number).unwrap_or(usize::MAX))
+    };
+    let streams =
+        range.get(raw.streams.as_ref(), "streams", u64::from(default.streams), 1..=65_535)?;
+    Ok(Limits {
+        connections: size(
+            raw.connections.as_ref(),
+            "connections",
+            default.connections,
+            1..=1_000_000,
+        )?,
+        streams: u32::try_from(streams).unwrap_or(default.streams),
+        body_bytes: size(
+            raw.body_bytes.as_ref(),
+            "body_bytes",
+            default.body_bytes,
+            1_024..=(64 << 20),
+        )?,
+        watchers: size(raw.watchers.as_ref(), "watchers", default.watchers, 1..=1_000_000)?,
+    })
+}
+
+fn reset(raw: Vec<RawReset>, source: &Source<'_>) -> Result<Vec<ResetRule>, ConfigError> {
+    raw.into_iter()
+        .map(|rule| {
+            let policy = match rule.policy.get_ref().as_str() {
+                "require" => ResetPolicy::Require,
+                "allow-same-label" => ResetPolicy::AllowSameLabel,
+                "none" => ResetPolicy::None,
+                other => {
+                    return Err(source.error(
+                        Some(rule.policy.span()),
+                        "reset.policy",
+                        format!("{other:?} is not a reset policy"),
+                        "use require, allow-same-label or none",
+                    ));
+                }
+            };
+            if rule.class.get_ref().is_empty() {
+                return Err(source.error(
+                    Some(rule.class.span()),
+                    "reset.class",
+                    "the class is empty",
+                    "use a class name or code, e.g. gpu, nvme, 0108, or * for all",
+                ));
+            }
+            Ok(ResetRule { class: rule.class.into_inner(), policy })
+        })
+        .collect()
+}
+
+/// The word of the kind of a listener.
+pub(super) fn serve(word: &str) -> Option<Serve> {
+    [Serve::Grpc, Serve::Http, Serve::Handover].into_iter().find(|serve| serve.word() == word)
+}

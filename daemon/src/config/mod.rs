@@ -1,0 +1,257 @@
+//! The daemon's settings: `berthd.toml`, overridden by the command line.
+//!
+//! A file is read in two steps. [`raw`] takes its shape from TOML and refuses unknown keys;
+//! [`check`] gives every value its meaning. Both name the line, the key and a way out.
+
+mod args;
+mod check;
+mod error;
+mod listen;
+mod raw;
+mod system;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+pub use args::{Args, HostChoice, SimTopology};
+pub use error::ConfigError;
+
+use crate::model::Role;
+
+/// Where the configuration is looked for when `--config` is not given.
+pub const DEFAULT_FILE: &str = "/etc/berth/berthd.toml";
+
+/// Everything that berthd is told at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file that was read; `None` when there was none.
+    pub file: Option<PathBuf>,
+    /// The machine, real or simulated.
+    pub host: HostChoice,
+    /// Where `sys` and `proc` are looked for.
+    pub sysfs_root: PathBuf,
+    /// Where the database lives.
+    pub state_dir: PathBuf,
+    /// The helper's binary; `None` looks beside berthd's own.
+    pub helper: Option<PathBuf>,
+    /// Where berthd listens.
+    pub listen: Vec<Listener>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// What is kept, and for how long.
+    pub retention: Retention,
+    /// How much is let in.
+    pub limits: Limits,
+    /// What must hold about a reset, by class. The first that fits counts.
+    pub reset: Vec<ResetRule>,
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Serve {
+    /// gRPC: HTTP/2 only.
+    Grpc,
+    /// REST, events, metrics and the page.
+    Http,
+    /// The hand-over of descriptors (`SOCK_SEQPACKET`).
+    Handover,
+}
+
+impl Serve {
+    /// The word that the file uses.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+            Self::Handover => "handover",
+        }
+    }
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A unix socket.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// The group that it is given to, already looked up.
+        gid: Option<u32>,
+    },
+    /// TCP, without TLS: HTTP for reading, on names that are allowed.
+    Tcp {
+        /// Address and port.
+        address: SocketAddr,
+        /// Names besides the loopback ones that `Host` may say.
+        hosts: Vec<String>,
+    },
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Self::Tcp { address, .. } => write!(f, "{address}"),
+        }
+    }
+}
+
+/// One listener: a door with a ceiling of rights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// What it speaks.
+    pub serve: Serve,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// The most that a caller through it can be; `None` lets nobody in.
+    pub access: Access,
+}
+
+/// Who gets which role through a listener. The listener's role is the ceiling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The ceiling.
+    pub role: Role,
+    /// Narrower roles of some identities; `None` shuts one out.
+    pub rules: Vec<UidRule>,
+    /// The role of identities without a rule; `None` shuts them out.
+    pub others: Option<Role>,
+}
+
+/// The role of one uid at one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UidRule {
+    /// Whose.
+    pub uid: u32,
+    /// Never above the listener's; `None` shuts it out.
+    pub role: Option<Role>,
+}
+
+impl Access {
+    /// Everybody who gets through the listener has `role`.
+    #[must_use]
+    pub fn all(role: Role) -> Self {
+        Self { role, rules: Vec::new(), others: Some(role) }
+    }
+
+    /// The role of a caller. It depends on the listener and its rules alone: uid 0 gets no more
+    /// than anybody else. A peer without a uid (TCP) counts among the others.
+    #[must_use]
+    pub fn role_of(&self, uid: Option<u32>) -> Option<Role> {
+        let rule = uid.and_then(|uid| self.rules.iter().find(|rule| rule.uid == uid));
+        let granted = match rule {
+            Some(rule) => rule.role,
+            None => self.others,
+        };
+        granted.map(|role| role.min(self.role))
+    }
+}
+
+/// How long things may take.
+///
+/// # Units
+/// Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// What an order waits for kernel work when it doesn't say.
+    pub wait_ms: u64,
+    /// What one privileged act may take before its device counts as wedged.
+    pub act_ms: u64,
+    /// What a client may take to send its request's head.
+    pub header_ms: u64,
+    /// What running requests get when the daemon is told to stop.
+    pub drain_ms: u64,
+    /// How often the host is read again without being told to.
+    pub rescan_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            wait_ms: 30_000,
+            act_ms: 10_000,
+            header_ms: 10_000,
+            drain_ms: 10_000,
+            rescan_ms: 30_000,
+        }
+    }
+}
+
+/// What is kept, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// How many events are kept.
+    pub events: u64,
+    /// How long answers are kept for repeated request ids.
+    ///
+    /// # Units
+    /// Milliseconds.
+    pub request_ids_ms: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { events: 1_000_000, request_ids_ms: 86_400_000 }
+    }
+}
+
+/// How much is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections that one listener serves at a time.
+    pub connections: usize,
+    /// Requests under way on one connection.
+    pub streams: u32,
+    /// The largest request.
+    pub body_bytes: usize,
+    /// Clients that follow events at a time.
+    pub watchers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 1024, streams: 256, body_bytes: 1 << 20, watchers: 256 }
+    }
+}
+
+/// What must hold about the reset of the devices of one class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResetRule {
+    /// A class name or code, as a reservation's selector takes it: `gpu`, `nvme`, `0108`.
+    pub class: String,
+    /// The policy.
+    pub policy: berth_ownership::ResetPolicy,
+}
+
+impl Config {
+    /// Reads the file that `args` name, or the default one where there is any, and lets `args`
+    /// override it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line, key and a way out.
+    pub fn load(args: &Args) -> Result<Self, ConfigError> {
+        let (file, text) = match &args.config {
+            Some(path) => (Some(path.clone()), system::read(path)?),
+            None if Path::new(DEFAULT_FILE).exists() => {
+                let path = PathBuf::from(DEFAULT_FILE);
+                let text = system::read(&path)?;
+                (Some(path), text)
+            }
+            None => (None, String::new()),
+        };
+        let named = file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let source = error::Source { file: &named, text: &text };
+        let raw = raw::parse(&source)?;
+        check::resolve(raw, &source, args, file.clone())
+    }
+
+    /// The listeners that speak `serve`.
+    pub fn listeners(&self, serve: Serve) -> impl Iterator<Item = &Listener> {
+        self.listen.iter().filter(move |listener| listener.serve == serve)
+    }
+}

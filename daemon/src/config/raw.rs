@@ -1,0 +1,108 @@
+//! The shape of `berthd.toml`. Unknown keys are refused; meanings are given in `check`.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::error::{ConfigError, Source};
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) sysfs_root: Option<PathBuf>,
+    pub(super) state_dir: Option<Spanned<PathBuf>>,
+    pub(super) helper: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<RawListener>>,
+    #[serde(default)]
+    pub(super) timeouts: RawTimeouts,
+    #[serde(default)]
+    pub(super) retention: RawRetention,
+    #[serde(default)]
+    pub(super) limits: RawLimits,
+    #[serde(default)]
+    pub(super) reset: Vec<RawReset>,
+}
+
+/// One `[[listen]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListener {
+    pub(super) serve: Spanned<String>,
+    pub(super) path: Option<Spanned<PathBuf>>,
+    pub(super) address: Option<Spanned<String>>,
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+    pub(super) role: Option<Spanned<String>>,
+    pub(super) others: Option<Spanned<String>>,
+    pub(super) hosts: Option<Spanned<Vec<String>>>,
+    #[serde(default)]
+    pub(super) rule: Vec<RawRule>,
+}
+
+/// One `[[listen.rule]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRule {
+    pub(super) uid: Spanned<u32>,
+    pub(super) role: Spanned<String>,
+}
+
+/// `[timeouts]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTimeouts {
+    pub(super) wait_ms: Option<Spanned<u64>>,
+    pub(super) act_ms: Option<Spanned<u64>>,
+    pub(super) header_ms: Option<Spanned<u64>>,
+    pub(super) drain_ms: Option<Spanned<u64>>,
+    pub(super) rescan_ms: Option<Spanned<u64>>,
+}
+
+/// `[retention]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRetention {
+    pub(super) events: Option<Spanned<u64>>,
+    pub(super) request_ids_ms: Option<Spanned<u64>>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) connections: Option<Spanned<u64>>,
+    pub(super) streams: Option<Spanned<u64>>,
+    pub(super) body_bytes: Option<Spanned<u64>>,
+    pub(super) watchers: Option<Spanned<u64>>,
+}
+
+/// One `[[reset]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawReset {
+    pub(super) class: Spanned<String>,
+    pub(super) policy: Spanned<String>,
+}
+
+/// Reads the text. The error names the line and the key.
+pub(super) fn parse(source: &Source<'_>) -> Result<RawConfig, ConfigError> {
+    toml::from_str(source.text).map_err(|error| {
+        let span = error.span();
+        let key = source.key_at(span.as_ref());
+        let message = error.message().trim().replace('\n', " ");
+        let way_out = if message.contains("unknown field") {
+            "correct the key's spelling or remove it"
+        } else if message.contains("missing field") {
+            "add the key"
+        } else if message.contains("invalid type") {
+            "give it a value of the type that is expected"
+        } else {
+            "correct the line"
+        };
+        source.error(span, &key, message, way_out)
+    })
+}

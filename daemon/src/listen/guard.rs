@@ -1,0 +1,139 @@
+//! What TCP without TLS lets through: reading, and only under names that are ours.
+//!
+//! A browser on this machine can be led to any address by a page from elsewhere. It can't be made
+//! to lie about `Host` and `Origin`: a name that was rebound to a loopback address is refused.
+
+use std::net::IpAddr;
+
+use axum::response::Response;
+use berth_ownership::{Reason, Refusal};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+
+use crate::{model::ApiError, rest};
+
+/// The checks of one TCP listener.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// Names besides the loopback ones.
+    hosts: Vec<String>,
+}
+
+const CHANGES: &str = "send changes to the unix socket: curl --unix-socket /run/berth/http.sock";
+
+impl Guard {
+    pub(super) fn new(hosts: Vec<String>) -> Self {
+        Self { hosts }
+    }
+
+    /// The answer to a request that isn't let through.
+    pub(super) fn refuse<B>(&self, request: &Request<B>) -> Option<Response> {
+        let path = request.uri().path();
+        let host = match request.uri().authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => single(request.headers(), header::HOST),
+        };
+        let Some(host) = host.filter(|host| self.knows(host)) else {
+            let message = "the request's Host is not a name of this listener";
+            let way_out = "use 127.0.0.1 or localhost, or add the name to the listener's hosts";
+            return Some(forbidden("Host", message, way_out, path));
+        };
+        if request.headers().contains_key(header::ORIGIN) {
+            let origin = single(request.headers(), header::ORIGIN);
+            if origin.and_then(|origin| origin.strip_prefix("http://")) != Some(host) {
+                let message = "the request comes from a page of another origin";
+                let way_out = "use the page at / of this listener";
+                return Some(forbidden("Origin", message, way_out, path));
+            }
+        }
+        if request.method() == Method::GET || request.method() == Method::HEAD {
+            return None;
+        }
+        let message = format!("TCP without TLS serves GET only, not {}", request.method());
+        let refusal = Refusal::new(Reason::PermissionDenied, "method", message)
+            .with_resolve(vec![CHANGES.to_owned()]);
+        let mut response = rest::problem_with_status(&ApiError::Refused(refusal), 405, path);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        Some(response)
+    }
+
+    /// True for loopback names and addresses, and for the names that were added.
+    fn knows(&self, host: &str) -> bool {
+        let name = without_port(host);
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        name.eq_ignore_ascii_case("localhost")
+            || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+}
+
+/// The one value of a header that must not be repeated.
+fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    if values.next().is_some() { None } else { value.to_str().ok() }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+fn forbidden(object: &str, message: &str, way_out: &str, path: &str) -> Response {
+    let refusal = Refusal::new(Reason::PermissionDenied, object, message)
+        .with_resolve(vec![way_out.to_owned()]);
+    rest::problem_response(&ApiError::Refused(refusal), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    fn status(method: Method, host: &str, origin: Option<&str>) -> Option<StatusCode> {
+        let mut request = Request::builder().method(method).uri("/").header(header::HOST, host);
+        if let Some(origin) = origin {
+            request = request.header(header::ORIGIN, origin);
+        }
+        let request = request.body(()).expect("a request");
+        let guard = Guard::new(vec!["berth.example".to_owned()]);
+        guard.refuse(&request).map(|response| response.status())
+    }
+
+    #[test]
+    fn names_of_the_listener_are_let_through() {
+        for host in ["127.0.0.1:7711", "localhost:7711", "LOCALHOST", "[::1]:7711", "[::1]"] {
+            assert_eq!(status(Method::GET, host, None), None, "{host}");
+        }
+        assert_eq!(status(Method::HEAD, "berth.example:80", None), None);
+    }
+
+    #[test]
+    fn rebound_names_are_refused() {
+        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil:7711", ""] {
+            let refused = status(Method::GET, host, None);
+            assert_eq!(refused, Some(StatusCode::FORBIDDEN), "{host}");
+        }
+    }
+
+    #[test]
+    fn other_origins_are_refused() {
+        let host = "127.0.0.1:7711";
+        assert_eq!(status(Method::GET, host, Some("http://127.0.0.1:7711")), None);
+        for origin in ["http://evil.example", "null", "https://127.0.0.1:7711", "http://127.0.0.1"]
+        {
+            let refused = status(Method::GET, host, Some(origin));
+            assert_eq!(refused, Some(StatusCode::FORBIDDEN), "{origin}");
+        }
+    }
+
+    #[test]
+    fn changes_are_refused() {
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+            let refused = status(method.clone(), "127.0.0.1:7711", None);
+            assert_eq!(refused, Some(StatusCode::METHOD_NOT_ALLOWED), "{method}");
+        }
+    }
+}

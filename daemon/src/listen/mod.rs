@@ -1,0 +1,176 @@
+//! Listeners: unix sockets with known peers, TCP for reading.
+//!
+//! A listener decides who a caller is and what they may be, once per connection. Everything
+//! behind it sees an [`Admission`] in the request's extensions.
+
+mod connection;
+mod guard;
+mod unix;
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::Router;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::unix::{BindError, SocketFile, bind as bind_unix};
+use self::{
+    connection::{Door, Protocol},
+    guard::Guard,
+};
+use crate::{
+    config::{Access, Endpoint, Limits, Listener, Serve, Timeouts},
+    model::{ApiError, Caller},
+};
+
+/// Who a connection is, or why it is nobody.
+#[derive(Debug, Clone)]
+pub struct Admission(Arc<Result<Caller, ApiError>>);
+
+impl Admission {
+    /// The peer of a unix socket, by the listener's rules.
+    #[must_use]
+    pub fn unix(access: &Access, uid: u32, pid: Option<i32>) -> Self {
+        Self(Arc::new(match access.role_of(Some(uid)) {
+            Some(role) => Ok(Caller::unix(uid, pid, role)),
+            None => Err(ApiError::permission(
+                format!("uid:{uid}"),
+                format!("uid {uid} may not use this listener"),
+            )),
+        }))
+    }
+
+    /// Somebody on TCP.
+    #[must_use]
+    pub fn tcp(access: &Access) -> Self {
+        Self(Arc::new(match access.role_of(None) {
+            Some(role) => Ok(Caller::tcp(role)),
+            None => Err(ApiError::permission("anonymous", "nobody may use this listener")),
+        }))
+    }
+
+    /// The caller.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED` when the listener's rules shut the peer out.
+    pub fn caller(&self) -> Result<&Caller, ApiError> {
+        self.0.as_ref().as_ref().map_err(Clone::clone)
+    }
+}
+
+/// What all listeners share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// How much is let in.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Cancelled when the daemon stops.
+    pub stopping: CancellationToken,
+    /// Connections under way.
+    pub connections: TaskTracker,
+}
+
+/// A listener that is bound and not yet served.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    serve: Serve,
+    access: Access,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Unix(tokio::net::UnixListener, SocketFile),
+    Tcp(TcpListener, Vec<String>),
+}
+
+impl Bound {
+    /// Binds a listener of gRPC or HTTP.
+    ///
+    /// # Errors
+    /// What is in the way, and the way out.
+    pub async fn bind(listener: &Listener) -> Result<Self, BindError> {
+        let socket = match &listener.endpoint {
+            Endpoint::Unix { path, mode, gid } => {
+                let (socket, file) = unix::bind(path, *mode, *gid, unix::Kind::Stream)?;
+                Socket::Unix(unix::into_tokio(socket, path)?, file)
+            }
+            Endpoint::Tcp { address, hosts } => {
+                let socket = TcpListener::bind(address)
+                    .await
+                    .map_err(|error| BindError::tcp(*address, &error))?;
+                Socket::Tcp(socket, hosts.clone())
+            }
+        };
+        Ok(Self { socket, serve: listener.serve, access: listener.access.clone() })
+    }
+
+    /// Where it really listens: the port is known now.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<std::net::SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(listener, _) => listener.local_addr().ok(),
+            Socket::Unix(..) => None,
+        }
+    }
+
+    /// Serves until the daemon stops. The socket's file goes with it.
+    pub async fn serve(self, router: Router, shared: Shared) {
+        let protocol = match self.serve {
+            Serve::Grpc => Protocol::Http2,
+            Serve::Http | Serve::Handover => Protocol::Http1,
+        };
+        let permits = Arc::new(Semaphore::new(shared.limits.connections));
+        let mut door = Door { protocol, router, guard: None, shared: shared.clone() };
+        match self.socket {
+            Socket::Unix(listener, _file) => {
+                while let Some((permit, (stream, _))) =
+                    accept(&shared, &permits, || listener.accept()).await
+                {
+                    // Without credentials nobody is known, and nothing is served.
+                    let Ok(peer) = stream.peer_cred() else { continue };
+                    let admission = Admission::unix(&self.access, peer.uid(), peer.pid());
+                    shared.connections.spawn(door.clone().serve(stream, admission, permit));
+                }
+            }
+            Socket::Tcp(listener, hosts) => {
+                door.guard = Some(Arc::new(Guard::new(hosts)));
+                while let Some((permit, (stream, _))) =
+                    accept(&shared, &permits, || listener.accept()).await
+                {
+                    // Small answers should leave at once; one that can't is served all the same.
+                    let _ = stream.set_nodelay(true);
+                    let admission = Admission::tcp(&self.access);
+                    shared.connections.spawn(door.clone().serve(stream, admission, permit));
+                }
+            }
+        }
+    }
+}
+
+/// The next connection, once there is room for one. `None` when the daemon stops.
+async fn accept<T, F: Future<Output = io::Result<T>>>(
+    shared: &Shared,
+    permits: &Arc<Semaphore>,
+    mut accept: impl FnMut() -> F,
+) -> Option<(tokio::sync::OwnedSemaphorePermit, T)> {
+    let next = async {
+        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+        loop {
+            match accept().await {
+                Ok(connection) => return Some((permit, connection)),
+                Err(error) => {
+                    // Out of descriptors, or the peer is gone already: neither ends the listener.
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => None,
+        next = next => next,
+    }
+}

@@ -1,0 +1,242 @@
+//! REST: the protocol in proto3 JSON, events, metrics, health and the page.
+//!
+//! [`routes`] is the one table of calls. [`bind`] makes a JSON request of path, query and body,
+//! which the request's type then reads: what it doesn't know is refused by name.
+
+mod bind;
+mod descriptors;
+mod events;
+mod metrics;
+pub mod openapi;
+mod page;
+mod problem;
+mod routes;
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::RawPathParams,
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, MethodRouter, get, on},
+};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::{Map, Value};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use self::metrics::{Metrics, Surface};
+pub(crate) use self::problem::{response as problem_response, with_status as problem_with_status};
+use self::{
+    descriptors::{Descriptors, MessageInfo},
+    routes::{ROUTES, Reply, Route},
+};
+use crate::{
+    listen::Admission,
+    model::{ApiError, Caller},
+    service::Service,
+};
+
+/// What every request needs.
+#[derive(Debug)]
+pub struct Front {
+    /// Answers the calls.
+    pub service: Arc<Service>,
+    /// Counts requests.
+    pub metrics: Arc<Metrics>,
+    /// True once the daemon has caught up with the kernel.
+    pub ready: watch::Receiver<bool>,
+    /// Cancelled when the daemon stops: streams end.
+    pub stopping: CancellationToken,
+    /// One permit for each client that follows events.
+    pub watchers: Arc<Semaphore>,
+    /// The largest body.
+    pub body_bytes: usize,
+}
+
+/// The calls of one method of one path, each with its request's type.
+struct Endpoint {
+    calls: Vec<(&'static Route, Arc<MessageInfo>)>,
+    front: Arc<Front>,
+}
+
+/// The whole HTTP surface.
+///
+/// # Errors
+/// The table of routes doesn't fit the protocol.
+pub fn router(front: &Arc<Front>) -> Result<Router, String> {
+    let descriptors = Descriptors::load().map_err(|error| error.to_string())?;
+    let document = Bytes::from(openapi::document(&descriptors)?.to_string());
+    let mut router = api(front, descriptors)?;
+    let (health, counters, counted) = (Arc::clone(front), Arc::clone(front), Arc::clone(front));
+    router = router
+        .route(openapi::PATH, get(move || async move { json(StatusCode::OK, document) }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(move || async move { ready(&health) }))
+        .route("/metrics", get(move || async move { metrics::page(&counters).await }))
+        .merge(page::router());
+    Ok(router
+        .fallback(|request: Request<Body>| async move { no_such_path(request.uri().path()) })
+        .method_not_allowed_fallback(|request: Request<Body>| async move {
+            not_allowed(request.method(), request.uri().path())
+        })
+        .layer(axum::middleware::map_response(move |response: Response| {
+            counted.metrics.count_http(response.status());
+            async move { response }
+        })))
+}
+
+/// The calls of the table.
+fn api(front: &Arc<Front>, descriptors: Descriptors) -> Result<Router, String> {
+    let request_of = |route: &Route| {
+        let method = descriptors.method(route.rpc.0, route.rpc.1);
+        method
+            .map(|method| method.request.clone())
+            .ok_or_else(|| format!("no call {:?}", route.rpc))
+    };
+    let requests: Vec<String> = ROUTES.iter().map(request_of).collect::<Result<_, _>>()?;
+    let messages: HashMap<String, Arc<MessageInfo>> =
+        descriptors.messages.into_iter().map(|(name, info)| (name, Arc::new(info))).collect();
+    let mut router = Router::new();
+    let mut calls = Vec::new();
+    for (at, (route, request)) in ROUTES.iter().zip(&requests).enumerate() {
+        let message = messages.get(request).ok_or_else(|| format!("no message {request}"))?;
+        calls.push((route, Arc::clone(message)));
+        let goes_on = ROUTES
+            .get(at + 1)
+            .is_some_and(|next| next.path == route.path && next.method == route.method);
+        if !goes_on {
+            let calls = std::mem::take(&mut calls);
+            let endpoint = Arc::new(Endpoint { calls, front: Arc::clone(front) });
+            router = router.route(route.path, method_router(&route.method, endpoint)?);
+        }
+    }
+    Ok(router)
+}
+
+fn method_router(method: &Method, endpoint: Arc<Endpoint>) -> Result<MethodRouter, String> {
+    let filter = MethodFilter::try_from(method.clone()).map_err(|error| error.to_string())?;
+    Ok(on(filter, move |params: RawPathParams, request: Request<Body>| {
+        let endpoint = Arc::clone(&endpoint);
+        async move {
+            let path = request.uri().path().to_owned();
+            match answer(&endpoint, &params, request).await {
+                Ok(response) => response,
+                Err(error) if error.refusal().object == TOO_LARGE => {
+                    problem::with_status(&error, 413, &path)
+                }
+                Err(error) => problem::response(&error, &path),
+            }
+        }
+    }))
+}
+
+const TOO_LARGE: &str = "body size";
+
+async fn answer(
+    endpoint: &Endpoint,
+    params: &RawPathParams,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let caller = caller(&parts.extensions)?;
+    let Some((first, _)) = endpoint.calls.first() else {
+        return Err(ApiError::internal(parts.uri.path(), "a path without a call"));
+    };
+    if first.answer == Reply::DocumentOrEvents && !events::wants_document(&parts.headers) {
+        return events::stream(&endpoint.front, caller, &parts.uri, &parts.headers).await;
+    }
+    let mut fields = Map::new();
+    if first.body || first.method == Method::DELETE {
+        fields = bind::object(&collect(body, endpoint.front.body_bytes).await?)?;
+    }
+    let (route, message) = bind::choose(&endpoint.calls, &mut fields)?;
+    if let Some(param) = route.param {
+        let text = params.iter().find(|(name, _)| *name == param.name).map_or("", |(_, text)| text);
+        bind::put_param(&mut fields, param, text)?;
+    }
+    if route.body && parts.uri.query().is_some() {
+        let way_out = "put the parameters into the body";
+        return Err(ApiError::invalid_argument("query", "the call has no query", way_out));
+    }
+    bind::put_query(&mut fields, &parts.uri, message)?;
+    let dry_run = fields.get("dryRun").or_else(|| fields.get("dry_run"));
+    let dry_run = dry_run == Some(&Value::Bool(true));
+    let service = Arc::clone(&endpoint.front.service);
+    let bytes = (route.call)(service, caller, Value::Object(fields)).await?;
+    let status = if dry_run { 200 } else { route.status };
+    let location = (status == 201).then(|| location(route.path, &bytes)).flatten();
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let mut response = json(status, Bytes::from(bytes));
+    if let Some(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Where a new object is found.
+fn location(path: &str, answer: &[u8]) -> Option<HeaderValue> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        id: String,
+    }
+    let named: Named = serde_json::from_slice(answer).ok()?;
+    HeaderValue::from_str(&format!("{path}/{}", named.id)).ok()
+}
+
+/// The caller that the listener admitted.
+fn caller(extensions: &http::Extensions) -> Result<Caller, ApiError> {
+    match extensions.get::<Admission>() {
+        Some(admission) => admission.caller().cloned(),
+        None => Err(ApiError::internal("caller", "a request without a listener")),
+    }
+}
+
+async fn collect(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            let message = format!("the body is larger than {limit} bytes");
+            Err(ApiError::invalid_argument(TOO_LARGE, message, "send a smaller request"))
+        }
+        Err(error) => {
+            let message = format!("the body broke off: {error}");
+            Err(ApiError::invalid_argument("body", message, "send the whole body"))
+        }
+    }
+}
+
+fn json(status: StatusCode, bytes: Bytes) -> Response {
+    let mut response = Body::from(bytes).into_response();
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn ready(front: &Front) -> Response {
+    if *front.ready.borrow() && !front.stopping.is_cancelled() {
+        return "ready\n".into_response();
+    }
+    let error = ApiError::unavailable("berthd", "the daemon is starting or stopping");
+    problem::response(&error, "/readyz")
+}
+
+fn no_such_path(path: &str) -> Response {
+    let message = format!("there is no {path}");
+    let error = ApiError::Refused(
+        berth_ownership::Refusal::new(berth_ownership::Reason::NotFound, path, message)
+            .with_resolve(vec![format!("see {} for the paths that there are", openapi::PATH)]),
+    );
+    problem::response(&error, path)
+}
+
+fn not_allowed(method: &Method, path: &str) -> Response {
+    let message = format!("{path} does not take {method}");
+    let way_out = format!("see the Allow header, or {}", openapi::PATH);
+    problem::with_status(&ApiError::invalid_argument("method", message, way_out), 405, path)
+}

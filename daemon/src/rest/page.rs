@@ -1,0 +1,56 @@
+//! The page: static files, embedded.
+
+use axum::{
+    Router,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{HeaderValue, header};
+
+/// Path, media type, content.
+type File = (&'static str, &'static str, &'static str);
+
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
+
+macro_rules! web {
+    ($name:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../web/", $name))
+    };
+}
+
+const FILES: &[File] = &[
+    ("/", HTML, web!("index.html")),
+    ("/web/main.js", SCRIPT, web!("main.js")),
+    ("/web/api.js", SCRIPT, web!("api.js")),
+    ("/web/render.js", SCRIPT, web!("render.js")),
+    ("/web/style.css", STYLE, web!("style.css")),
+    ("/web/icon.svg", IMAGE, web!("icon.svg")),
+];
+
+/// Nothing from elsewhere, no inline script or style, in nobody's frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                      connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
+
+/// The page's files.
+pub(super) fn router() -> Router {
+    let mut router = Router::new();
+    for file in FILES {
+        router = router.route(file.0, get(move || async move { respond(file) }));
+    }
+    router
+}
+
+fn respond((_, kind, content): &'static File) -> Response {
+    let mut response = content.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
