@@ -90,6 +90,10 @@ impl VfioError {
 
 impl From<IoctlError> for VfioError {
     fn from(error: IoctlError) -> Self {
-        Self { op: error.op.to_owned(), object: error.object.clone(), errno: error.errno.raw_os_error() }
+        Self {
+            op: error.op.to_owned(),
+            object: error.object.clone(),
+            errno: error.errno.raw_os_error(),
+        }
     }
 }

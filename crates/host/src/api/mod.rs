@@ -72,7 +72,11 @@ pub trait Host: Send + Sync + Debug {
     /// # Errors
     /// EBUSY when the group node or a cdev of the group is in use; EPERM when a host driver or
     /// another owner holds the group's DMA.
-    fn hold(&self, group: u32, context: Option<&dyn Context>) -> Result<Box<dyn GroupHold>, VfioError>;
+    fn hold(
+        &self,
+        group: u32,
+        context: Option<&dyn Context>,
+    ) -> Result<Box<dyn GroupHold>, VfioError>;
 
     /// Asks the kernel whether anybody owns the group, without taking it: opens the group node,
     /// or answers by `GROUP_GET_STATUS`. `Ok(true)` means free.

@@ -1,1 +1,224 @@
 //! The real machine: sysfs, /proc, VFIO and iommufd.
+//!
+//! Discovery reads a tree that need not be the running machine's: a copy, or a fake one for
+//! tests. Everything that needs privilege goes through [`Privileged`]; VFIO itself is used
+//! directly, and only on the running machine.
+
+pub mod acts;
+mod config_space;
+mod drivers;
+mod features;
+mod grouping;
+mod groups;
+mod names;
+mod pci;
+mod procs;
+mod resource;
+mod scan;
+pub mod testing;
+mod tree;
+mod uses;
+mod variants;
+mod vfio;
+
+pub use acts::Direct;
+pub use groups::stable_id;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustix::io::Errno;
+
+use crate::{
+    Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Host, HostError,
+    HostUse, Inventory, PciAddress, Privileged, ProcessUse, VfioError,
+};
+use features::Abilities;
+use procs::is_node;
+use scan::Scanner;
+use tree::Root;
+use variants::Variants;
+use vfio::{IommufdContext, OwnHold, Type1Context};
+
+/// How a real host is made.
+#[derive(Debug, Clone)]
+pub struct LinuxConfig {
+    /// The tree to discover: `/`, or another one with `sys`, `proc` and `lib/modules` in it.
+    pub root: PathBuf,
+    /// Who does the privileged acts.
+    pub privileged: Arc<dyn Privileged>,
+}
+
+/// The machine that this runs on, or a tree that looks like one.
+#[derive(Debug)]
+pub struct LinuxHost {
+    root: Root,
+    privileged: Arc<dyn Privileged>,
+    kernel_release: String,
+    boot_id: String,
+    scanner: Scanner,
+    abilities: Mutex<Option<Abilities>>,
+}
+
+impl LinuxHost {
+    /// A host on a tree.
+    #[must_use]
+    pub fn new(config: LinuxConfig) -> Self {
+        let root = Root::new(config.root);
+        let line = |below: &str| {
+            std::fs::read_to_string(root.join(below)).map(|text| text.trim().to_owned())
+        };
+        let kernel_release =
+            line("proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".to_owned());
+        let boot_id = line("proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let variants = Variants::read(&root.join("lib/modules").join(&kernel_release));
+        Self {
+            scanner: Scanner::new(root.clone(), variants),
+            root,
+            privileged: config.privileged,
+            kernel_release,
+            boot_id,
+            abilities: Mutex::default(),
+        }
+    }
+
+    /// What the machine can do; asked again while an answer is missing.
+    fn abilities(&self) -> Abilities {
+        let mut known = self.abilities.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some(abilities) if abilities.complete() => abilities.clone(),
+            _ => known.insert(Abilities::ask(&self.root)).clone(),
+        }
+    }
+
+    /// VFIO is only there on the running machine.
+    fn live(&self, op: &str) -> Result<(), VfioError> {
+        if self.root.is_live() {
+            return Ok(());
+        }
+        let object = self.root.path().display().to_string();
+        Err(VfioError::new(op, object, Errno::OPNOTSUPP))
+    }
+
+    fn open_iommufd(&self) -> Result<IommufdContext, VfioError> {
+        let failed = |error: HostError| VfioError {
+            op: match &error {
+                HostError::File { op, .. } => (*op).to_owned(),
+                other => format!("open ({other})"),
+            },
+            object: "/dev/iommu".to_owned(),
+            errno: error.errno().unwrap_or(Errno::IO.raw_os_error()),
+        };
+        match self.privileged.perform(&Act::OpenIommu).map_err(failed)? {
+            ActOutcome::Fd(fd) => Ok(IommufdContext::new(self.root.clone(), fd)),
+            _ => Err(VfioError::new("open", "/dev/iommu", Errno::PROTO)),
+        }
+    }
+}
+
+impl Host for LinuxHost {
+    fn simulated(&self) -> bool {
+        false
+    }
+
+    fn topology(&self) -> Option<String> {
+        None
+    }
+
+    fn kernel_release(&self) -> String {
+        self.kernel_release.clone()
+    }
+
+    fn boot_id(&self) -> String {
+        self.boot_id.clone()
+    }
+
+    fn features(&self) -> Vec<Feature> {
+        self.abilities().all()
+    }
+
+    fn kernel_hold(&self) -> bool {
+        self.abilities().has("kernel-hold")
+    }
+
+    fn backends(&self) -> Vec<BackendKind> {
+        self.abilities().backends()
+    }
+
+    fn scan(&self) -> Result<Inventory, HostError> {
+        self.scanner.scan()
+    }
+
+    fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError> {
+        self.scanner.device(address)
+    }
+
+    fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
+        uses::find(&self.root, address)
+    }
+
+    fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
+        let facts = self.device(address)?;
+        let group = facts.group.map(|number| format!("/dev/vfio/{number}"));
+        let nodes: Vec<String> =
+            group.into_iter().chain(facts.cdev).filter(|node| is_node(node)).collect();
+        if nodes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let me = rustix::process::getpid().as_raw_nonzero().get();
+        match self.privileged.perform(&Act::WhoHolds { nodes })? {
+            ActOutcome::Holders(mut found) => {
+                found.retain(|process| process.pid != me);
+                Ok(found)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
+        self.privileged.perform(act)
+    }
+
+    fn open_context(&self, backend: BackendKind) -> Result<Box<dyn Context>, VfioError> {
+        self.live("open context")?;
+        Ok(match backend {
+            BackendKind::Iommufd => Box::new(self.open_iommufd()?),
+            BackendKind::Type1 => Box::new(Type1Context::open(self.root.clone())?),
+        })
+    }
+
+    fn hold(
+        &self,
+        group: u32,
+        context: Option<&dyn Context>,
+    ) -> Result<Box<dyn GroupHold>, VfioError> {
+        self.live("hold")?;
+        let Some(context) = context else { return Ok(Box::new(OwnHold::take(group)?)) };
+        match context.as_any().downcast_ref::<Type1Context>() {
+            Some(container) => container.hold(group),
+            None => Err(VfioError::new("hold", format!("group {group}"), Errno::INVAL)),
+        }
+    }
+
+    fn probe_free(&self, group: u32) -> Result<bool, VfioError> {
+        self.live("probe")?;
+        vfio::probe_free(&self.root, group)
+    }
+
+    fn adopt_context(
+        &self,
+        backend: BackendKind,
+        fd: std::os::fd::OwnedFd,
+    ) -> Result<Box<dyn Context>, VfioError> {
+        self.live("adopt context")?;
+        Ok(match backend {
+            BackendKind::Iommufd => Box::new(IommufdContext::new(self.root.clone(), fd)),
+            BackendKind::Type1 => Box::new(Type1Context::adopt(self.root.clone(), fd)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! The privileged acts, done in the calling process.
+//!
+//! Callers that must not hang use a helper process. Paths are built from parsed addresses and
+//! checked driver names only, never from text that somebody sent.
+
+mod drivers;
+mod processes;
+mod reset;
+mod sysfs;
+
+use std::path::Path;
+
+use berth_uapi::{IoctlError, Iommufd, RlimitMode};
+
+use super::{procs, tree::Root};
+use crate::{Act, ActOutcome, HostError, Privileged};
+
+/// Does one act below `root`, which is `/` on a running machine.
+///
+/// # Errors
+/// The kernel's errno with the file or call that gave it; what was written before stays.
+pub fn perform(root: &Path, act: &Act) -> Result<ActOutcome, HostError> {
+    let root = Root::new(root);
+    match act {
+        Act::Bind { device, driver } => {
+            drivers::bind(&root, *device, driver).map(|driver| ActOutcome::Driver(Some(driver)))
+        }
+        Act::Unbind { device } => {
+            drivers::unbind(&root, *device).map(|()| ActOutcome::Driver(None))
+        }
+        Act::Override { device, driver } => {
+            drivers::set_override(&root, *device, driver.as_deref()).map(|()| ActOutcome::Done)
+        }
+        Act::Restore { device, driver, driver_override } => {
+            drivers::restore(&root, *device, driver.as_deref(), driver_override.as_deref())
+                .map(ActOutcome::Driver)
+        }
+        Act::Sriov { device, count } => {
+            sysfs::sriov(&root, *device, *count).map(|()| ActOutcome::Done)
+        }
+        Act::Reset { device } => reset::reset(&root, *device).map(ActOutcome::Reset),
+        Act::ReadConfig { device } => sysfs::config(&root, *device).map(ActOutcome::Config),
+        Act::WhoHolds { nodes } => {
+            let sought = procs::sought(&root, nodes)?;
+            let me = rustix::process::getpid().as_raw_nonzero().get();
+            procs::find(&root, &sought, me).map(ActOutcome::Holders)
+        }
+        Act::Prlimit { pid, start_time, memlock_bytes } => {
+            processes::raise_memlock(&root, *pid, *start_time, *memlock_bytes)
+                .map(|()| ActOutcome::Done)
+        }
+        Act::Kill { pid, start_time, signal } => {
+            processes::kill(&root, *pid, *start_time, *signal).map(|()| ActOutcome::Done)
+        }
+        Act::OpenIommu => open_iommu().map(ActOutcome::Fd),
+    }
+}
+
+fn open_iommu() -> Result<std::os::fd::OwnedFd, HostError> {
+    let iommufd = Iommufd::open().map_err(ioctl_error)?;
+    iommufd.set_rlimit_mode(RlimitMode::Process).map_err(ioctl_error)?;
+    Ok(iommufd.into_fd())
+}
+
+fn ioctl_error(error: IoctlError) -> HostError {
+    HostError::File {
+        op: error.op,
+        path: "/dev/iommu".to_owned(),
+        errno: error.errno.raw_os_error(),
+    }
+}
+
+/// Does acts in the calling process: for tests, tools that run as root, and the helper itself.
+#[derive(Debug, Clone)]
+pub struct Direct {
+    root: std::path::PathBuf,
+}
+
+impl Direct {
+    /// Acts on the tree at `root`.
+    pub fn new(root: impl Into<std::path::PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+}
+
+impl Privileged for Direct {
+    fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
+        perform(&self.root, act)
+    }
+}
+
+#[cfg(test)]
+#[path = "acts/tests.rs"]
+mod tests;

@@ -1,0 +1,44 @@
+//! What the host does with a device: mounts, volumes, routes, bonds, the boot display.
+
+mod blocks;
+mod mounts;
+mod nets;
+mod routes;
+
+use std::path::PathBuf;
+
+use super::tree::{self, Root};
+use crate::{DmaKind, HostError, HostUse, PciAddress};
+
+/// Finds all uses of a device.
+pub(super) fn find(root: &Root, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
+    let dir = root.device(address);
+    let opened = tree::open_dir(&dir).map_err(|_| HostError::NoDevice(address))?;
+    let mut uses = Vec::new();
+    let mut link = vec![0; tree::PAGE_BYTES];
+    let driver = tree::link_name_at(&opened, "driver", &mut link);
+    let managed = super::drivers::dma_kind(driver) == DmaKind::Managed;
+    if !managed && tree::text_at(&opened, "boot_vga").as_deref() == Some("1") {
+        uses.push(found("boot-display", "the console's display"));
+    }
+    if driver.is_some() && !managed {
+        uses.extend(blocks::find(root, address));
+        uses.extend(nets::find(root, address));
+    }
+    Ok(uses)
+}
+
+fn found(kind: &str, detail: impl Into<String>) -> HostUse {
+    HostUse { kind: kind.to_owned(), detail: detail.into() }
+}
+
+/// A file's text; empty when it can't be read.
+fn text(path: PathBuf) -> String {
+    std::fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "uses/tests.rs"]
+mod tests;
