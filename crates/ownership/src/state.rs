@@ -148,6 +148,11 @@ impl State {
         self.devices.get(id).map(AsRef::as_ref)
     }
 
+    /// Devices that are gone, but that something stands against, by address.
+    pub fn absent(&self) -> impl Iterator<Item = &Device> {
+        self.absent.values().map(AsRef::as_ref)
+    }
+
     /// The devices of a group.
     pub fn devices_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Device> {
         group.devices.iter().filter_map(|id| self.device(id))
