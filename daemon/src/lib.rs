@@ -5,8 +5,17 @@
 //! [`view`] shows what came of it.
 #![forbid(unsafe_code)]
 
+pub mod acts;
+pub mod config;
+pub mod grpc;
+pub mod handover;
 pub mod ledger;
+pub mod listen;
 pub mod model;
+pub mod notify;
+pub mod reconcile;
+pub mod rest;
+pub mod run;
 pub mod service;
 pub mod store;
 pub mod view;

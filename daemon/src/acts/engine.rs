@@ -1,0 +1,286 @@
+//! The engine: takes committed intents, does their kernel work on threads, records outcomes.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use berth_host::{Host, PciAddress};
+use berth_ownership::{Command, DeviceId, Reason, Refusal, ReservationId};
+
+use super::{
+    attach,
+    job::{GroupJob, Job, address, device_keys},
+    kernel_dma, prepare,
+    records::Records,
+    release,
+    runtime::Runtime,
+    scheduler::{Key, Scheduler},
+    tools::{NO_INTENT, Tools},
+    watchdog::Watchdog,
+};
+use crate::model::{Executor, Intent, IntentBody, Outcome, Snapshot};
+
+/// How the engine is set up.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// How long a piece of kernel work may take before its devices are called wedged.
+    pub deadline: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30) }
+    }
+}
+
+/// Does the kernel work of the daemon. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) tools: Tools,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) watchdog: Arc<Watchdog>,
+    pub(crate) holders: super::holder::Holders,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("scheduler", &self.inner.scheduler).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine that has nothing open. Must be called within a tokio runtime, whose tasks then
+    /// watch the holders' processes.
+    pub fn new(host: Arc<dyn Host>, records: Arc<dyn Records>, config: &EngineConfig) -> Self {
+        let scheduler = Scheduler::default();
+        let watchdog =
+            Watchdog::start(config.deadline, scheduler.clone(), Arc::clone(&host), &records);
+        let tools = Tools { host, records, runtime: Runtime::default() };
+        let holders = super::holder::Holders::new(tokio::runtime::Handle::current());
+        Self { inner: Arc::new(Inner { tools, scheduler, watchdog, holders }) }
+    }
+
+    pub(crate) fn tools(&self) -> &Tools {
+        &self.inner.tools
+    }
+
+    /// Takes no more work and waits for what runs. True when all of it ended in time.
+    pub fn close(&self, patience: Duration) -> bool {
+        self.inner.scheduler.close(patience)
+    }
+
+    /// What an intent waits for: the work before it that touches the same devices or context.
+    #[must_use]
+    pub fn waits_for(&self, intent: u64) -> Option<String> {
+        let ticket = self.inner.watchdog.ticket(intent)?;
+        self.inner.scheduler.waits_for(ticket)
+    }
+
+    /// Queues work on a reservation's devices that no intent asked for.
+    pub(crate) fn beside(
+        &self,
+        name: String,
+        snapshot: &Snapshot,
+        reservation: &ReservationId,
+        work: impl FnOnce(&Engine) + Send + 'static,
+    ) {
+        let keys = Job::of(snapshot, reservation)
+            .map_or_else(|_| Vec::new(), |job| job.keys(snapshot));
+        let engine = self.clone();
+        self.inner.scheduler.submit(name, keys, move || work(&engine));
+    }
+
+    /// What is published now.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.tools().records.snapshot()
+    }
+
+    /// Runs work beside everything else: for start-up, when nothing else touches the devices.
+    pub(crate) fn unkeyed(&self, name: &str, work: impl FnOnce(&Engine) + Send + 'static) {
+        let engine = self.clone();
+        self.inner.scheduler.submit(name, Vec::new(), move || work(&engine));
+    }
+
+    /// Whether an intent waits or runs.
+    pub(crate) fn at_work(&self, intent: u64) -> bool {
+        self.inner.watchdog.knows(intent)
+    }
+
+    /// Closes what no record has any more.
+    pub fn tidy(&self) {
+        self.tools().sweep();
+    }
+
+    /// After a reboot: brings the drivers of a reservation in order again.
+    pub(crate) fn viable_again(&self, job: &Job) -> Result<(), Box<Refusal>> {
+        let mut changed = Vec::new();
+        let viable = prepare::make_viable(self.tools(), NO_INTENT, job, &mut changed);
+        if let Err(error) = self.tools().records.changed(&changed) {
+            tracing::warn!(%error, "changed drivers could not be recorded");
+        }
+        viable
+    }
+
+    /// Whether a group is owned by a context that lives on in a holder's process.
+    pub(crate) fn lives_elsewhere(&self, group: &GroupJob) -> bool {
+        let snapshot = self.snapshot();
+        let claimed = group.others.iter().any(|id| {
+            snapshot.state.reservation(id).is_some_and(|other| other.claims > 0)
+        });
+        claimed && !self.tools().users(group.members.iter().copied()).is_empty()
+    }
+
+    fn work(&self, intent: &Intent) {
+        let outcome = self.outcome(intent);
+        if let Some(failure) = &outcome.failure {
+            tracing::warn!(
+                intent = intent.id,
+                kind = intent.kind.name(),
+                object = failure.object,
+                reason = failure.reason.name(),
+                why = failure.message,
+                "kernel work failed"
+            );
+            if failure.reason == Reason::Wedged
+                && let Ok(device) = failure.object.parse::<PciAddress>()
+            {
+                self.inner.watchdog.helper_stuck(device, &failure.message);
+            }
+        }
+        if let Err(error) = self.tools().records.outcome(intent.id, outcome) {
+            tracing::error!(intent = intent.id, %error, "an outcome could not be recorded");
+        }
+        self.tools().sweep();
+    }
+
+    fn outcome(&self, intent: &Intent) -> Outcome {
+        let snapshot = self.tools().records.snapshot();
+        catch_unwind(AssertUnwindSafe(|| self.act(intent, &snapshot))).unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("panic");
+            let refusal = Refusal::new(
+                Reason::Internal,
+                subject(intent),
+                format!("{} of {} broke off: {text}", intent.kind.name(), subject(intent)),
+            );
+            failure(intent, refusal)
+        })
+    }
+
+    fn act(&self, intent: &Intent, snapshot: &Snapshot) -> Outcome {
+        let tools = self.tools();
+        let id = intent.id;
+        let job = match (&intent.reservation, intent.body.device()) {
+            (Some(reservation), _) => match Job::of(snapshot, reservation) {
+                Ok(job) => Some(job),
+                Err(refusal) => return failure(intent, refusal),
+            },
+            (None, _) => None,
+        };
+        match (&intent.body, job) {
+            (IntentBody::Prepare, Some(job)) => prepare::run(tools, id, &job),
+            (IntentBody::Attach { domain }, Some(job)) => {
+                attach::attach(tools, id, &job, domain.clone())
+            }
+            (IntentBody::Detach, Some(job)) => attach::detach(tools, id, &job),
+            (IntentBody::Replace { domain }, Some(job)) => {
+                attach::replace(tools, id, &job, domain)
+            }
+            (IntentBody::Release { force, .. }, Some(job)) => release::run(tools, id, &job, *force),
+            (IntentBody::KernelDmaSet { device, driver }, _) => match address(device) {
+                Some(at) => kernel_dma::set(tools, id, at, driver.clone()),
+                None => failure(intent, not_an_address(device)),
+            },
+            (IntentBody::KernelDmaRelease { device }, _) => match address(device) {
+                Some(at) => kernel_dma::release(tools, id, at),
+                None => failure(intent, not_an_address(device)),
+            },
+            (_, None) => failure(
+                intent,
+                Refusal::new(
+                    Reason::Internal,
+                    format!("intent {id}"),
+                    "an intent for a reservation names none",
+                ),
+            ),
+        }
+    }
+}
+
+impl Executor for Engine {
+    fn submit(&self, intent: Intent, snapshot: Arc<Snapshot>) {
+        let (keys, devices) = touches(&intent, &snapshot);
+        let name = format!("{} of {}", intent.kind.name(), subject(&intent));
+        let engine = self.clone();
+        let id = intent.id;
+        let started = name.clone();
+        self.inner.watchdog.expect(id);
+        let ticket = self.inner.scheduler.submit(name, keys, move || {
+            engine.inner.watchdog.begin(id, started, devices);
+            engine.work(&intent);
+            engine.inner.watchdog.end(id);
+        });
+        self.inner.watchdog.submitted(id, ticket);
+    }
+}
+
+fn touches(intent: &Intent, snapshot: &Snapshot) -> (Vec<Key>, Vec<DeviceId>) {
+    if let Some(device) = intent.body.device() {
+        let group = address(device)
+            .and_then(|at| snapshot.group_of(at))
+            .map(|group| group.devices.iter().filter_map(address).collect::<Vec<_>>())
+            .unwrap_or_default();
+        let members = group.into_iter().chain(address(device));
+        return (device_keys(snapshot, members), vec![device.clone()]);
+    }
+    let Some(reservation) = &intent.reservation else { return Default::default() };
+    match Job::of(snapshot, reservation) {
+        Ok(job) => {
+            let devices = job.devices().map(super::job::device_id).collect();
+            (job.keys(snapshot), devices)
+        }
+        Err(_) => Default::default(),
+    }
+}
+
+fn subject(intent: &Intent) -> String {
+    match (&intent.reservation, intent.body.device()) {
+        (Some(reservation), _) => reservation.to_string(),
+        (None, Some(device)) => device.to_string(),
+        (None, None) => format!("intent {}", intent.id),
+    }
+}
+
+fn not_an_address(device: &DeviceId) -> Box<Refusal> {
+    Refusal::new(Reason::InvalidArgument, device, format!("{device} is not a PCI address"))
+}
+
+/// The outcome that says that an intent came to nothing.
+pub(crate) fn failure(intent: &Intent, refusal: Box<Refusal>) -> Outcome {
+    let why = refusal.message.clone();
+    let reservation =
+        intent.reservation.clone().unwrap_or_else(|| ReservationId::new("r-none"));
+    let command = match &intent.body {
+        IntentBody::Prepare => {
+            Command::PrepareFailed { reservation, why, returned: Vec::new() }
+        }
+        IntentBody::Attach { .. } => Command::AttachFailed { reservation, why },
+        IntentBody::Detach => Command::DetachFailed { reservation, why },
+        IntentBody::Replace { .. } => Command::ReplaceFailed { reservation, why },
+        IntentBody::Release { .. } => Command::ReleaseFailed { reservation, why },
+        IntentBody::KernelDmaSet { device, .. } | IntentBody::KernelDmaRelease { device } => {
+            Command::KernelDmaFailed { device: device.clone(), why }
+        }
+    };
+    Outcome::failed(command, refusal)
+}

@@ -1,0 +1,375 @@
+//! Holders: which process has a reservation's descriptors, and what follows when it dies.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Mutex,
+};
+
+use berth_host::{BackendKind, PciAddress};
+use berth_ownership::{
+    Command, Delivery, HolderProcess, Order, Reason, Refusal, Reservation, ReservationId,
+    ReservationState,
+};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::{io::Interest, runtime::Handle};
+
+use super::{
+    attach,
+    engine::Engine,
+    job::Job,
+    memory,
+    ready::ready,
+    revoke::start_time,
+    runtime::LiveContext,
+    tools::NO_INTENT,
+};
+use crate::model::{ApiError, Snapshot};
+
+/// The processes that are watched.
+#[derive(Debug)]
+pub(crate) struct Holders {
+    handle: Handle,
+    watched: Mutex<HashSet<(ReservationId, HolderProcess)>>,
+}
+
+impl Holders {
+    pub(crate) fn new(handle: Handle) -> Self {
+        Self { handle, watched: Mutex::default() }
+    }
+}
+
+/// One descriptor to hand over.
+#[derive(Debug)]
+pub(crate) enum Handed {
+    /// A device.
+    Device {
+        address: PciAddress,
+        device_id: u32,
+        ioas: u32,
+        fd: OwnedFd,
+    },
+    /// The iommufd or container.
+    Context { backend: BackendKind, ioas: u32, fd: OwnedFd },
+}
+
+/// Finds a process by pid: its pidfd, and its start time to tell it from a later one.
+///
+/// # Errors
+/// ESRCH when it is gone.
+pub(crate) fn process_of(pid: i32) -> Result<(HolderProcess, OwnedFd), Errno> {
+    let raw = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+    let start_ticks = start_time(pid).ok_or(Errno::SRCH)?;
+    let pid = u32::try_from(pid).map_err(|_| Errno::SRCH)?;
+    Ok((HolderProcess { pid, start_ticks }, pidfd))
+}
+
+/// Whether a recorded process still runs.
+pub(crate) fn lives(process: &HolderProcess) -> bool {
+    i32::try_from(process.pid).is_ok_and(|pid| start_time(pid) == Some(process.start_ticks))
+}
+
+impl Engine {
+    /// The reservation, if this identity may fetch from it.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`, `NOT_FOR_YOU`.
+    pub(crate) fn reservation_for(
+        &self,
+        id: &ReservationId,
+        uid: u32,
+    ) -> Result<std::sync::Arc<Snapshot>, ApiError> {
+        let snapshot = self.tools().records.snapshot();
+        let Some(record) = snapshot.state.reservation(id) else {
+            return Err(ApiError::not_found(id, format!("there is no reservation {id}")));
+        };
+        if record.for_identity == format!("uid:{uid}") {
+            return Ok(snapshot);
+        }
+        Err(ApiError::Refused(Refusal::new(
+            Reason::NotForYou,
+            id,
+            format!("reservation {id} is for {}, and you are uid:{uid}", record.for_identity),
+        )))
+    }
+
+    /// Duplicates of a reservation's descriptors, recorded as handed to `process` beforehand.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// `NOT_ATTACHED`, `RESERVATION_BUSY`, `STALE_EPOCH`.
+    pub(crate) fn hand_over(
+        &self,
+        snapshot: &Snapshot,
+        order: Order,
+        process: &HolderProcess,
+        pidfd: OwnedFd,
+    ) -> Result<Vec<Handed>, ApiError> {
+        let id = order.reservation.clone();
+        let Some(record) = snapshot.state.reservation(&id) else {
+            return Err(ApiError::not_found(&id, format!("there is no reservation {id}")));
+        };
+        deliverable(record)?;
+        let handed = match record.delivery {
+            Delivery::Bound => self.duplicates(snapshot, record)?,
+            Delivery::Held | Delivery::Unbound | Delivery::Node => Vec::new(),
+        };
+        // Watched first: a holder that dies right after the record must be noticed.
+        let command = Command::HandOver { order, process: process.clone() };
+        self.tools().records.command(command, "fetch")?;
+        self.watch(&id, process.clone(), pidfd);
+        Ok(handed)
+    }
+
+    /// Maps a client's memory; it ends with the client's process. Blocks.
+    ///
+    /// # Errors
+    /// `NOT_ATTACHED`, `INVALID_ARGUMENT`, `MEMLOCK_LIMIT`.
+    pub(crate) fn register(
+        &self,
+        id: &ReservationId,
+        (process, pidfd): (&HolderProcess, OwnedFd),
+        memory: BorrowedFd<'_>,
+        wanted: memory::Wanted,
+    ) -> Result<u64, ApiError> {
+        let iova = memory::register(self.tools(), id, process, memory, wanted)?;
+        self.watch(id, process.clone(), pidfd);
+        Ok(iova)
+    }
+
+    /// Removes one registration. Blocks.
+    ///
+    /// # Errors
+    /// `NOT_ATTACHED`, `NOT_FOUND`.
+    pub(crate) fn unregister(
+        &self,
+        id: &ReservationId,
+        iova: u64,
+        length_bytes: u64,
+    ) -> Result<u64, ApiError> {
+        Ok(memory::unregister(self.tools(), id, iova, length_bytes)?)
+    }
+
+    fn duplicates(
+        &self,
+        snapshot: &Snapshot,
+        record: &Reservation,
+    ) -> Result<Vec<Handed>, ApiError> {
+        let job = Job::of(snapshot, &record.id)?;
+        let failed = |error: berth_host::VfioError| {
+            ApiError::Refused(
+                Refusal::new(Reason::KernelRefused, &record.id, error.to_string())
+                    .with_errno(error.errno),
+            )
+        };
+        let context = self.tools().runtime.context(&job.context);
+        let Some(context) = context else { return Err(not_with_us(record)) };
+        let mut handed = Vec::new();
+        for address in job.devices() {
+            let tables = self.tools().runtime.tables();
+            let Some(live) = tables.devices.get(&address) else { return Err(not_with_us(record)) };
+            let ioas = ioas_of(&context, live.domain.as_ref());
+            let device_id = live.device.device_id();
+            let fd = live.device.fd().map_err(failed)?;
+            handed.push(Handed::Device { address, device_id, ioas, fd });
+        }
+        if alone_in_context(snapshot, record) {
+            let ioas = ioas_of(&context, Some(&record.domain));
+            let fd = context.context.fd().map_err(failed)?;
+            handed.push(Handed::Context { backend: context.backend, ioas, fd });
+        }
+        Ok(handed)
+    }
+
+    /// Watches a process; its death is looked into once.
+    pub(crate) fn watch(&self, id: &ReservationId, process: HolderProcess, pidfd: OwnedFd) {
+        let holders = &self.inner.holders;
+        let key = (id.clone(), process);
+        if !super::runtime::lock(&holders.watched).insert(key.clone()) {
+            return;
+        }
+        let engine = std::sync::Arc::downgrade(&self.inner);
+        holders.handle.spawn(async move {
+            let waited = match ready(pidfd, Interest::READABLE) {
+                Ok(pidfd) => pidfd.readable().await.map(drop),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = waited {
+                tracing::error!(pid = key.1.pid, %error, "a holder can't be watched");
+                return;
+            }
+            let Some(inner) = engine.upgrade() else { return };
+            Engine { inner }.died(key.0, key.1);
+        });
+    }
+
+    fn died(&self, id: ReservationId, process: HolderProcess) {
+        let watched = &self.inner.holders.watched;
+        super::runtime::lock(watched).remove(&(id.clone(), process.clone()));
+        tracing::info!(reservation = %id, pid = process.pid, "holder process ended");
+        let snapshot = self.tools().records.snapshot();
+        let name = format!("end of process {} of {id}", process.pid);
+        let reservation = id.clone();
+        self.beside(name, &snapshot, &reservation, move |engine| engine.ended(&id, &process));
+    }
+
+    /// A holder's process is dead: its registrations go, and its claims, unless somebody else
+    /// has a device open.
+    pub(crate) fn ended(&self, id: &ReservationId, process: &HolderProcess) {
+        let tools = self.tools();
+        memory::end_registrations_of(tools, id, process);
+        let snapshot = tools.records.snapshot();
+        let Some(record) = snapshot.state.reservation(id) else { return };
+        if record.process.as_ref() != Some(process) || record.claims == 0 {
+            return;
+        }
+        if record.pending.is_some() {
+            // The work that is queued runs first, as it touches the same devices.
+            let (again, process) = (id.clone(), process.clone());
+            self.beside(format!("end of a process of {id}"), &snapshot, id, move |engine| {
+                engine.ended(&again, &process);
+            });
+            return;
+        }
+        let Ok(job) = Job::of(&snapshot, id) else { return };
+        match self.mover(&job) {
+            Some((next, pidfd)) => {
+                tracing::warn!(reservation = %id, pid = next.pid, "a device is still open");
+                let moved =
+                    Command::HolderMoved { reservation: id.clone(), process: next.clone() };
+                self.told(moved);
+                self.watch(id, next, pidfd);
+            }
+            None => self.claims_end(&job),
+        }
+    }
+
+    /// A living process other than ours that has a device of the job open.
+    fn mover(&self, job: &Job) -> Option<(HolderProcess, OwnedFd)> {
+        self.tools().users(job.devices()).iter().find_map(|user| process_of(user.pid).ok())
+    }
+
+    /// Nobody has the devices any more: back to a hold.
+    fn claims_end(&self, job: &Job) {
+        let tools = self.tools();
+        memory::end_registrations(tools, &job.reservation);
+        attach::close(tools, job);
+        self.forget_context(job);
+        attach::hold_again(tools, NO_INTENT, job);
+        self.told(Command::HolderGone { reservation: job.reservation.clone() });
+        tools.sweep();
+    }
+
+    /// The dead holder may have left mappings, and duplicates with others: the context goes with
+    /// it where nobody else is in it.
+    fn forget_context(&self, job: &Job) {
+        let gone = {
+            let mut tables = self.tools().runtime.tables();
+            let used = tables.devices.values().any(|live| live.context == job.context);
+            if used {
+                None
+            } else {
+                let groups: Vec<u32> = tables
+                    .holds
+                    .iter()
+                    .filter(|(_, hold)| hold.context.as_ref() == Some(&job.context))
+                    .map(|(group, _)| *group)
+                    .collect();
+                let holds: Vec<_> =
+                    groups.iter().filter_map(|group| tables.holds.remove(group)).collect();
+                Some((holds, tables.contexts.remove(&job.context)))
+            }
+        };
+        drop(gone);
+    }
+
+    fn told(&self, command: Command) {
+        if let Err(error) = self.tools().records.command(command, "holder") {
+            tracing::warn!(%error, "the ledger did not take what became of a holder");
+        }
+    }
+
+    /// Whether an iommufd is the very file that owns the reservation's groups.
+    ///
+    /// # Errors
+    /// `NOT_ATTACHED` while no context is open; the kernel's word when the files can't be compared.
+    pub(crate) fn same_context(
+        &self,
+        snapshot: &Snapshot,
+        id: &ReservationId,
+        shown: impl AsFd,
+    ) -> Result<bool, ApiError> {
+        let job = Job::of(snapshot, id)?;
+        let Some(context) = self.tools().runtime.context(&job.context) else {
+            return Err(ApiError::new(
+                Reason::NotAttached,
+                id,
+                format!("{id} has no open context whose file could be compared"),
+            ));
+        };
+        let own = context.context.fd().map_err(|error| {
+            ApiError::new(Reason::KernelRefused, id, error.to_string())
+        })?;
+        berth_uapi::same_file(&own, &shown)
+            .map_err(|error| ApiError::new(Reason::KernelRefused, id, format!("kcmp: {error}")))
+    }
+}
+
+fn deliverable(record: &Reservation) -> Result<(), ApiError> {
+    if let Some(pending) = &record.pending {
+        return Err(ApiError::new(
+            Reason::ReservationBusy,
+            &record.id,
+            format!("{} of {} is under way", pending.kind, record.id),
+        ));
+    }
+    if record.state == ReservationState::Held {
+        return Ok(());
+    }
+    Err(ApiError::Refused(
+        Refusal::new(
+            Reason::NotAttached,
+            &record.id,
+            format!("{} is {}, so there is nothing to hand over", record.id, record.state),
+        )
+        .with_resolve(vec![format!("berth attach {}", record.id)]),
+    ))
+}
+
+/// The claims stand, but the descriptors are with the holder alone: the daemon restarted.
+fn not_with_us(record: &Reservation) -> ApiError {
+    ApiError::Refused(
+        Refusal::new(
+            Reason::DaemonRestarted,
+            &record.id,
+            format!(
+                "berthd restarted after {} was handed over, so its descriptors are with the \
+                 holder alone",
+                record.id
+            ),
+        )
+        .with_resolve(vec![format!("berth detach {0}, then berth attach {0}", record.id)]),
+    )
+}
+
+/// The context's descriptor could attach all devices in it elsewhere, so it goes out only where
+/// one identity holds all of them.
+fn alone_in_context(snapshot: &Snapshot, record: &Reservation) -> bool {
+    snapshot.state.context(&record.context).is_some_and(|context| {
+        context.reservations.iter().all(|id| {
+            *id == record.id
+                || snapshot
+                    .state
+                    .reservation(id)
+                    .is_none_or(|other| other.for_identity == record.for_identity)
+        })
+    })
+}
+
+fn ioas_of(context: &LiveContext, domain: Option<&berth_ownership::DomainId>) -> u32 {
+    domain.and_then(|id| context.domain(id)).map_or(0, |live| live.handle.0)
+}

@@ -1,0 +1,225 @@
+//! Memory of clients in domains that the daemon drives.
+
+use std::os::fd::BorrowedFd;
+
+use berth_dma::{DmaError, DmaErrorKind, DmaPerms, IovaChoice};
+use berth_ownership::{Delivery, HolderProcess, Reason, Refusal, ReservationId, ReservationState};
+use rustix::fs::SealFlags;
+
+use super::{
+    job::Job,
+    runtime::{LiveDomain, Registration, lock},
+    tools::Tools,
+};
+
+/// What a client wants mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Where; `None` leaves it to the daemon.
+    pub iova: Option<u64>,
+    /// Where in the file.
+    pub offset: u64,
+    /// How much.
+    pub length_bytes: u64,
+    /// The device may read.
+    pub read: bool,
+    /// The device may write.
+    pub write: bool,
+}
+
+/// Maps part of a sealed memfd into the reservation's domain.
+///
+/// # Errors
+/// `NOT_ATTACHED`; `INVALID_ARGUMENT` for a memfd that could shrink under the device, a range over
+/// the reservation's memory or one that the domain doesn't permit; `MEMLOCK_LIMIT`.
+pub(crate) fn register(
+    tools: &Tools,
+    reservation: &ReservationId,
+    process: &HolderProcess,
+    memory: BorrowedFd<'_>,
+    wanted: Wanted,
+) -> Result<u64, Box<Refusal>> {
+    check_seal(reservation, memory)?;
+    let domain = attached_domain(tools, reservation)?;
+    check_budget(tools, reservation, &domain, wanted)?;
+    let iova = wanted.iova.map_or(IovaChoice::Any, IovaChoice::Fixed);
+    let perms = DmaPerms { read: wanted.read, write: wanted.write };
+    let mapped = domain
+        .space
+        .map_file(iova, memory, wanted.offset, wanted.length_bytes, perms)
+        .map_err(|error| refused(reservation, &error))?;
+    lock(&domain.registrations).push(Registration {
+        reservation: reservation.clone(),
+        process: process.clone(),
+        iova: mapped,
+        length_bytes: wanted.length_bytes,
+    });
+    // The reservation may have been given back meanwhile; then nobody would unmap it.
+    if attached_domain(tools, reservation).is_err() {
+        end_in(&domain, |known| known.reservation == *reservation);
+        return Err(not_attached(reservation));
+    }
+    Ok(mapped)
+}
+
+/// Removes one registration.
+///
+/// # Errors
+/// `NOT_FOUND` where there is none of exactly this range.
+pub(crate) fn unregister(
+    tools: &Tools,
+    reservation: &ReservationId,
+    iova: u64,
+    length_bytes: u64,
+) -> Result<u64, Box<Refusal>> {
+    let domain = attached_domain(tools, reservation)?;
+    let wanted = |known: &Registration| {
+        known.reservation == *reservation && (known.iova, known.length_bytes) == (iova, length_bytes)
+    };
+    let mut registrations = lock(&domain.registrations);
+    let Some(at) = registrations.iter().position(wanted) else {
+        return Err(Refusal::new(
+            Reason::NotFound,
+            reservation,
+            format!("{reservation} has no registration of {length_bytes:#x} bytes at {iova:#x}"),
+        ));
+    };
+    domain.space.unmap(iova, length_bytes).map_err(|error| refused(reservation, &error))?;
+    registrations.swap_remove(at);
+    Ok(length_bytes)
+}
+
+/// Ends all registrations of a reservation.
+pub(crate) fn end_registrations(tools: &Tools, reservation: &ReservationId) {
+    end_where(tools, reservation, |known| known.reservation == *reservation);
+}
+
+/// Ends what one process registered.
+pub(crate) fn end_registrations_of(
+    tools: &Tools,
+    reservation: &ReservationId,
+    process: &HolderProcess,
+) {
+    end_where(tools, reservation, |known| {
+        known.reservation == *reservation && known.process == *process
+    });
+}
+
+fn end_where(
+    tools: &Tools,
+    reservation: &ReservationId,
+    ends: impl Fn(&Registration) -> bool,
+) {
+    let snapshot = tools.records.snapshot();
+    let Some(record) = snapshot.state.reservation(reservation) else { return };
+    let Some(context) = tools.runtime.context(&record.context) else { return };
+    for domain in context.domains() {
+        end_in(&domain, &ends);
+    }
+}
+
+fn end_in(domain: &LiveDomain, ends: impl Fn(&Registration) -> bool) {
+    let mut registrations = lock(&domain.registrations);
+    registrations.retain(|known| {
+        if !ends(known) {
+            return true;
+        }
+        match domain.space.unmap(known.iova, known.length_bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == DmaErrorKind::NotMapped => {}
+            Err(error) => {
+                tracing::warn!(reservation = %known.reservation, %error, "ending a registration");
+            }
+        }
+        false
+    });
+}
+
+/// The domain that the reservation's devices are attached to.
+fn attached_domain(
+    tools: &Tools,
+    reservation: &ReservationId,
+) -> Result<std::sync::Arc<LiveDomain>, Box<Refusal>> {
+    let snapshot = tools.records.snapshot();
+    let job = Job::of(&snapshot, reservation)?;
+    let record = snapshot.state.reservation(reservation);
+    let live = record.is_some_and(|record| {
+        record.state == ReservationState::Held && record.pending.is_none()
+    });
+    let registers = matches!(job.delivery, Delivery::Held | Delivery::Bound);
+    let domain = {
+        let tables = tools.runtime.tables();
+        job.devices().find_map(|address| tables.devices.get(&address)?.domain.clone())
+    };
+    domain
+        .filter(|_| live && registers)
+        .and_then(|id| tools.runtime.context(&job.context)?.domain(&id))
+        .ok_or_else(|| not_attached(reservation))
+}
+
+fn not_attached(reservation: &ReservationId) -> Box<Refusal> {
+    Refusal::new(
+        Reason::NotAttached,
+        reservation,
+        format!("{reservation} has no device in a domain, so there is nothing to map into"),
+    )
+    .with_resolve(vec![format!("berth attach {reservation}")])
+}
+
+/// A file that can shrink would take the pages from under the device.
+fn check_seal(reservation: &ReservationId, memory: BorrowedFd<'_>) -> Result<(), Box<Refusal>> {
+    let sealed =
+        rustix::fs::fcntl_get_seals(memory).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+    if sealed {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::InvalidArgument,
+        reservation,
+        "memory is registered as a memfd that can't shrink",
+    )
+    .with_resolve(vec![
+        "memfd_create with MFD_ALLOW_SEALING, then fcntl F_ADD_SEALS F_SEAL_SHRINK".to_owned(),
+    ]))
+}
+
+/// `memory_bytes` bounds what a reservation may have pinned in the daemon's name.
+fn check_budget(
+    tools: &Tools,
+    reservation: &ReservationId,
+    domain: &LiveDomain,
+    wanted: Wanted,
+) -> Result<(), Box<Refusal>> {
+    let snapshot = tools.records.snapshot();
+    let limit =
+        snapshot.state.reservation(reservation).map_or(0, |record| record.memory_bytes);
+    let used: u64 = lock(&domain.registrations)
+        .iter()
+        .filter(|known| known.reservation == *reservation)
+        .map(|known| known.length_bytes)
+        .sum();
+    if limit == 0 || used.saturating_add(wanted.length_bytes) <= limit {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::MemlockLimit,
+        reservation,
+        format!(
+            "{reservation} was reserved with {limit} bytes of memory, has {used} registered and \
+             asks for {} more",
+            wanted.length_bytes
+        ),
+    )
+    .with_resolve(vec![format!("reserve with --memory of at least {} bytes", used.saturating_add(wanted.length_bytes))]))
+}
+
+fn refused(reservation: &ReservationId, error: &DmaError) -> Box<Refusal> {
+    let reason = match error.kind() {
+        DmaErrorKind::Memlock | DmaErrorKind::NoMemory => Reason::MemlockLimit,
+        DmaErrorKind::NotMapped => Reason::NotFound,
+        DmaErrorKind::Kernel | DmaErrorKind::Busy => Reason::KernelRefused,
+        _ => Reason::InvalidArgument,
+    };
+    Refusal::new(reason, reservation, error.to_string())
+        .with_errno(error.errno().raw_os_error())
+}

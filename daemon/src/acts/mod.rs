@@ -1,0 +1,35 @@
+//! Kernel work: intents that the ledger has committed become ioctls and writes to sysfs.
+//!
+//! ```text
+//! intent -> scheduler (waits for earlier work on the same reset set or context)
+//!        -> prepare | attach | detach | replace | release | kernel DMA
+//!             each irreversible step is noted first; a failure undoes what was done
+//!        -> outcome -> ledger
+//! ```
+//!
+//! What is open (holds, contexts, devices) lives in one table; its lock is never held over work
+//! that can hang. After a crash the kernel closes all of it, and `reconcile` starts again from the
+//! record.
+
+pub(crate) mod attach;
+mod drivers;
+pub(crate) mod engine;
+mod explain_errno;
+pub(crate) mod holder;
+pub(crate) mod job;
+mod kernel_dma;
+mod ledger_records;
+pub(crate) mod memory;
+mod prepare;
+pub(crate) mod ready;
+mod records;
+mod release;
+pub(crate) mod revoke;
+mod runtime;
+mod scheduler;
+pub(crate) mod tools;
+mod watchdog;
+
+pub use engine::{Engine, EngineConfig};
+pub use ledger_records::LedgerRecords;
+pub use records::Records;

@@ -1,0 +1,45 @@
+//! What kernel work needs of the ledger, without its async clothes.
+
+use std::{fmt::Debug, sync::Arc};
+
+use berth_host::PciAddress;
+use berth_ownership::Command;
+
+use crate::model::{ApiError, Baseline, Outcome, Snapshot, StepNote};
+
+/// The ledger, as threads that do kernel work see it. Every call but `snapshot` blocks until what
+/// it says is on disk.
+pub trait Records: Send + Sync + Debug {
+    /// What was published last.
+    fn snapshot(&self) -> Arc<Snapshot>;
+
+    /// Records a step of an intent, before it is taken.
+    ///
+    /// # Errors
+    /// The ledger's: then the step must not be taken.
+    fn note(&self, intent: u64, step: StepNote) -> Result<(), ApiError>;
+
+    /// Records what a device had, before it is first touched.
+    ///
+    /// # Errors
+    /// The ledger's: then the device must not be touched.
+    fn remember(&self, intent: u64, baseline: Baseline) -> Result<(), ApiError>;
+
+    /// Records how an intent ended.
+    ///
+    /// # Errors
+    /// The ledger's: then the intent stays open, and start-up looks at it.
+    fn outcome(&self, intent: u64, outcome: Outcome) -> Result<(), ApiError>;
+
+    /// Gives a command of the daemon's own.
+    ///
+    /// # Errors
+    /// The refusal.
+    fn command(&self, command: Command, cause: &str) -> Result<(), ApiError>;
+
+    /// Devices changed their driver: look at them again.
+    ///
+    /// # Errors
+    /// The ledger's.
+    fn changed(&self, devices: &[PciAddress]) -> Result<(), ApiError>;
+}

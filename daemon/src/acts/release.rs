@@ -1,0 +1,255 @@
+//! Release: DMA is cut, devices are reset and put back, and only then is the group let go.
+//!
+//! The order keeps rivals out: the reset happens while the device is still bound to our context or
+//! held, the VFIO driver goes while the hold stands, and the hold goes last before the host
+//! driver's bind, which it would refuse.
+
+use berth_host::{Act, ActOutcome, PciAddress, ResetOutcome};
+use berth_ownership::{Command, DeviceReturn, Policy, Refusal};
+
+use super::{
+    attach, drivers,
+    job::{GroupJob, Job, device_id},
+    memory, revoke,
+    tools::Tools,
+};
+use crate::model::{GivenBack, Outcome};
+
+/// Gives a reservation back.
+pub(crate) fn run(tools: &Tools, intent: u64, job: &Job, force: bool) -> Outcome {
+    let reservation = job.reservation.clone();
+    match attempt(tools, intent, job, force) {
+        Ok(back) => Outcome {
+            given_back: back.iter().map(|device| device.shown.clone()).collect(),
+            restored: back.iter().filter(|d| d.forget).map(|d| d.shown.device.clone()).collect(),
+            ..Outcome::done(Command::ReleaseDone {
+                reservation,
+                returned: back
+                    .iter()
+                    .filter(|device| device.claimed)
+                    .map(Back::record)
+                    .collect(),
+            })
+        },
+        Err(refusal) => {
+            let why = refusal.message.clone();
+            Outcome::failed(Command::ReleaseFailed { reservation, why }, refusal)
+        }
+    }
+}
+
+/// One device, given back.
+struct Back {
+    shown: GivenBack,
+    /// The reservation claimed it; the others were only touched on the way.
+    claimed: bool,
+    /// Its baseline is there again, so the record of it can go.
+    forget: bool,
+    /// Its host driver comes back when the group's last reservation goes.
+    later: bool,
+}
+
+impl Back {
+    fn record(&self) -> DeviceReturn {
+        DeviceReturn {
+            device: self.shown.device.clone(),
+            reset: self.shown.reset,
+            baseline_restored: self.shown.baseline_restored || self.later,
+            note: self.shown.note.clone(),
+        }
+    }
+}
+
+fn attempt(
+    tools: &Tools,
+    intent: u64,
+    job: &Job,
+    force: bool,
+) -> Result<Vec<Back>, Box<Refusal>> {
+    if force {
+        revoke::run(tools, intent, job)?;
+    }
+    attach::not_in_use(tools, job)?;
+    tools.note(intent, "cut", &job.reservation)?;
+    memory::end_registrations(tools, &job.reservation);
+    cut(tools, job);
+    let mut resets = Vec::new();
+    for address in job.devices() {
+        resets.push((address, reset(tools, intent, job, address)?));
+    }
+    tools.note(intent, "close", &job.reservation)?;
+    attach::close(tools, job);
+    for group in &job.groups {
+        prove(tools, job, group)?;
+    }
+    Ok(job.groups.iter().flat_map(|group| let_go(tools, intent, job, group, &resets)).collect())
+}
+
+/// Blocks the devices' DMA before anything else. With shared, the siblings' goes on: there the
+/// last close ends it.
+fn cut(tools: &Tools, job: &Job) {
+    if job.policy == Policy::Shared {
+        return;
+    }
+    for group in job.groups.iter().filter(|group| group.others.is_empty()) {
+        for &address in &group.devices {
+            let Some(mut live) = tools.runtime.take_device(address) else { continue };
+            match live.device.detach() {
+                Ok(()) => live.domain = None,
+                Err(error) => tracing::warn!(device = %address, %error, "detach before release"),
+            }
+            tools.runtime.put_device(address, live);
+        }
+    }
+}
+
+fn reset(
+    tools: &Tools,
+    intent: u64,
+    job: &Job,
+    address: PciAddress,
+) -> Result<ResetOutcome, Box<Refusal>> {
+    if !job.ever_claimed {
+        return Ok(ResetOutcome::NotPossible { note: String::new() });
+    }
+    tools.note(intent, "reset", address)?;
+    let outcome = match tools.perform(&Act::Reset { device: address }, address) {
+        Ok(ActOutcome::Reset(outcome)) => outcome,
+        Ok(other) => ResetOutcome::Failed { note: format!("the helper answered {other:?}") },
+        Err(refusal) => ResetOutcome::Failed { note: refusal.message },
+    };
+    tracing::info!(device = %address, outcome = outcome.as_str(), "reset");
+    Ok(outcome)
+}
+
+/// The kernel's own word that nobody has the group any more: the hold can be taken.
+fn prove(tools: &Tools, job: &Job, group: &GroupJob) -> Result<(), Box<Refusal>> {
+    let taken = tools.settle_hold(job, group);
+    taken.map(|_| ()).map_err(|error| tools.explain(group, &error))
+}
+
+fn let_go(
+    tools: &Tools,
+    intent: u64,
+    job: &Job,
+    group: &GroupJob,
+    resets: &[(PciAddress, ResetOutcome)],
+) -> Vec<Back> {
+    let last = group.others.is_empty();
+    let touched = drivers::touched(tools, group);
+    let restored = if last {
+        let left = drivers::leave_vfio(tools, intent, &touched);
+        drop(tools.runtime.take_hold(group.number));
+        drivers::restore(tools, intent, &touched, left)
+    } else {
+        let own: Vec<PciAddress> = touched
+            .iter()
+            .filter(|address| group.devices.contains(address))
+            .filter(|address| !waits_for_group(tools, **address))
+            .copied()
+            .collect();
+        drivers::restore(tools, intent, &own, drivers::Restored::default())
+    };
+    if let Err(error) = tools.records.changed(&touched) {
+        tracing::warn!(%error, "restored drivers could not be recorded");
+    }
+    let mut all = group.devices.clone();
+    all.extend(restored.done.iter().filter(|address| !group.devices.contains(address)));
+    all.into_iter()
+        .map(|address| back(tools, job, group, address, resets, &restored, last))
+        .collect()
+}
+
+/// A host driver can't come back while others hold the group: the kernel refuses its bind.
+fn waits_for_group(tools: &Tools, address: PciAddress) -> bool {
+    let snapshot = tools.records.snapshot();
+    let Some(baseline) = snapshot.baseline(&device_id(address)) else { return false };
+    let vfio = tools
+        .host
+        .device(address)
+        .is_ok_and(|facts| baseline.driver.as_deref() == Some(facts.vfio_driver.as_str()));
+    baseline.driver.is_some() && !vfio && baseline.driver.as_deref() != Some("vfio-pci")
+}
+
+fn back(
+    tools: &Tools,
+    job: &Job,
+    group: &GroupJob,
+    address: PciAddress,
+    resets: &[(PciAddress, ResetOutcome)],
+    restored: &drivers::Restored,
+    last: bool,
+) -> Back {
+    let claimed = group.devices.contains(&address);
+    let untouched = tools.records.snapshot().baseline(&device_id(address)).is_none();
+    let forget = restored.done.contains(&address);
+    let later = !last && !forget && restored.failure(address).is_none();
+    let outcome = resets.iter().find(|(at, _)| *at == address).map(|(_, outcome)| outcome);
+    let used = claimed && job.ever_claimed;
+    let mut notes = Vec::new();
+    let (reset, reset_method) = match outcome.filter(|_| used) {
+        None => (berth_ownership::ResetOutcome::NotNeeded, String::new()),
+        Some(ResetOutcome::Verified { method }) => {
+            (berth_ownership::ResetOutcome::Verified, method.clone())
+        }
+        Some(ResetOutcome::NotPossible { note }) => {
+            notes.push(note.clone());
+            (clean_enough(tools, address, &mut notes), String::new())
+        }
+        Some(ResetOutcome::Failed { note }) => {
+            notes.push(note.clone());
+            (berth_ownership::ResetOutcome::Failed, String::new())
+        }
+    };
+    notes.extend(restored.failure(address).map(|refusal| refusal.message.clone()));
+    if later && !untouched {
+        notes.push("its host driver comes back with the group's last reservation".to_owned());
+    }
+    let driver = tools.host.device(address).ok().and_then(|facts| facts.driver);
+    let shown = GivenBack {
+        device: device_id(address),
+        reset,
+        reset_method,
+        baseline_restored: forget || untouched,
+        driver: driver.unwrap_or_default(),
+        note: notes.join("; "),
+    };
+    Back { shown, claimed, forget, later }
+}
+
+/// A device without a reset is given back when it is silent: it answers, and its bus master is
+/// off.
+fn clean_enough(
+    tools: &Tools,
+    address: PciAddress,
+    notes: &mut Vec<String>,
+) -> berth_ownership::ResetOutcome {
+    let config = match tools.perform(&Act::ReadConfig { device: address }, address) {
+        Ok(ActOutcome::Config(config)) => config,
+        Ok(other) => {
+            notes.push(format!("reading its configuration space gave {other:?}"));
+            return berth_ownership::ResetOutcome::Failed;
+        }
+        Err(refusal) => {
+            notes.push(refusal.message);
+            return berth_ownership::ResetOutcome::Failed;
+        }
+    };
+    let [v0, v1, _, _, command, ..] = config.as_slice() else {
+        notes.push("its configuration space is too short".to_owned());
+        return berth_ownership::ResetOutcome::Failed;
+    };
+    if (*v0, *v1) == (0xff, 0xff) {
+        notes.push("its configuration space does not answer".to_owned());
+        return berth_ownership::ResetOutcome::Failed;
+    }
+    let host_driver = tools.host.device(address).is_ok_and(|facts| {
+        facts.driver.is_some() && !drivers::on_vfio(&facts)
+    });
+    if command & 4 != 0 && !host_driver {
+        notes.push("its bus master is still on".to_owned());
+        return berth_ownership::ResetOutcome::Failed;
+    }
+    notes.push("bus master is off and its configuration space answers".to_owned());
+    berth_ownership::ResetOutcome::NotPossible
+}

@@ -1,0 +1,128 @@
+//! What the daemon has open now. Every descriptor here belongs to a live record.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use berth_dma::AddressSpace;
+use berth_host::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, PciAddress};
+use berth_ownership::{ContextId, DomainId, HolderProcess, ReservationId};
+
+/// The kernel's hold on one group.
+#[derive(Debug)]
+pub(crate) struct LiveHold {
+    /// The context whose container the group is in; `None` for an empty container of its own.
+    pub(crate) context: Option<ContextId>,
+    /// Dropping it gives the hold back.
+    pub(crate) hold: Box<dyn GroupHold>,
+}
+
+/// A device that is open.
+#[derive(Debug)]
+pub(crate) struct LiveDevice {
+    /// Whose it is.
+    pub(crate) reservation: ReservationId,
+    /// What it is bound to.
+    pub(crate) context: ContextId,
+    /// What it is attached to.
+    pub(crate) domain: Option<DomainId>,
+    /// Dropping it closes it.
+    pub(crate) device: Box<dyn AttachedDevice>,
+}
+
+/// Memory of a client that a domain maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Registration {
+    /// Whose it is.
+    pub(crate) reservation: ReservationId,
+    /// The process that registered it; it ends with that.
+    pub(crate) process: HolderProcess,
+    /// Where it is mapped.
+    pub(crate) iova: u64,
+    /// How much.
+    pub(crate) length_bytes: u64,
+}
+
+/// A domain of an open context.
+#[derive(Debug)]
+pub(crate) struct LiveDomain {
+    /// The kernel's name for it.
+    pub(crate) handle: DomainHandle,
+    /// The fast path's view, in this process.
+    pub(crate) space: AddressSpace,
+    /// What is mapped, and for whom.
+    pub(crate) registrations: Mutex<Vec<Registration>>,
+}
+
+/// An open iommufd or container.
+#[derive(Debug)]
+pub(crate) struct LiveContext {
+    /// Which interface.
+    pub(crate) backend: BackendKind,
+    /// Its domains.
+    pub(crate) domains: Mutex<HashMap<DomainId, Arc<LiveDomain>>>,
+    /// Dropping it closes it.
+    pub(crate) context: Box<dyn Context>,
+}
+
+impl LiveContext {
+    /// The domain, where it was made already.
+    pub(crate) fn domain(&self, id: &DomainId) -> Option<Arc<LiveDomain>> {
+        lock(&self.domains).get(id).cloned()
+    }
+
+    /// All that were made.
+    pub(crate) fn domains(&self) -> Vec<Arc<LiveDomain>> {
+        lock(&self.domains).values().cloned().collect()
+    }
+}
+
+/// The tables. Dropped in this order: devices before the holds and contexts they live in.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    /// By address.
+    pub(crate) devices: HashMap<PciAddress, LiveDevice>,
+    /// By the group's number.
+    pub(crate) holds: HashMap<u32, LiveHold>,
+    /// By id.
+    pub(crate) contexts: HashMap<ContextId, Arc<LiveContext>>,
+}
+
+/// The tables behind a lock that is never held over work in the kernel that can hang.
+#[derive(Debug, Default)]
+pub(crate) struct Runtime {
+    tables: Mutex<Tables>,
+}
+
+impl Runtime {
+    /// The tables.
+    pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
+        lock(&self.tables)
+    }
+
+    /// An open context.
+    pub(crate) fn context(&self, id: &ContextId) -> Option<Arc<LiveContext>> {
+        self.tables().contexts.get(id).cloned()
+    }
+
+    /// Takes a device out, to work on it without the lock.
+    pub(crate) fn take_device(&self, address: PciAddress) -> Option<LiveDevice> {
+        self.tables().devices.remove(&address)
+    }
+
+    /// Puts a device in.
+    pub(crate) fn put_device(&self, address: PciAddress, device: LiveDevice) {
+        self.tables().devices.insert(address, device);
+    }
+
+    /// Takes a hold out. Dropping what comes back may take its time, so it isn't done here.
+    pub(crate) fn take_hold(&self, group: u32) -> Option<LiveHold> {
+        self.tables().holds.remove(&group)
+    }
+}
+
+/// Locks, also after a panic elsewhere: the tables are changed by single inserts and removes.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

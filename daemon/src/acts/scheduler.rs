@@ -1,0 +1,278 @@
+//! Which kernel work runs beside which.
+//!
+//! `BIND`, `ATTACH`, reset and the last close of a device hold a lock of the whole reset set in the
+//! kernel, and any of them may not come back. So each piece of work names what it touches; it waits
+//! for earlier work that touches the same, and for nothing else.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use berth_host::PciAddress;
+use berth_ownership::ContextId;
+
+/// Threads of work that has not been given up. More work waits.
+const MAX_THREADS: usize = 64;
+
+/// One thing that work touches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// A device: a member of the group, or of the reset set.
+    Device(PciAddress),
+    /// A context: its domains are made and attached one after another.
+    Context(ContextId),
+}
+
+/// Takes threads as work comes, gives them up when there is none.
+#[derive(Clone, Default)]
+pub(crate) struct Scheduler {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    queue: Mutex<Queue>,
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Task>,
+    running: Vec<Running>,
+    next: u64,
+    closed: bool,
+}
+
+struct Task {
+    id: u64,
+    name: String,
+    keys: Vec<Key>,
+    work: Box<dyn FnOnce() + Send>,
+}
+
+struct Running {
+    id: u64,
+    name: String,
+    keys: Vec<Key>,
+    given_up: bool,
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queue = self.inner.lock();
+        let running: Vec<&str> = queue.running.iter().map(|work| work.name.as_str()).collect();
+        f.debug_struct("Scheduler")
+            .field("running", &running)
+            .field("waiting", &queue.waiting.len())
+            .finish()
+    }
+}
+
+/// One submitted piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+impl Scheduler {
+    /// Queues work. It starts as soon as nothing earlier touches any of `keys`.
+    pub(crate) fn submit(
+        &self,
+        name: impl Into<String>,
+        keys: Vec<Key>,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Ticket {
+        let mut queue = self.inner.lock();
+        let id = queue.next;
+        queue.next += 1;
+        if !queue.closed {
+            queue.waiting.push_back(Task { id, name: name.into(), keys, work: Box::new(work) });
+            start_what_can(&self.inner, &mut queue);
+        }
+        Ticket(id)
+    }
+
+    /// What a piece of work waits for; `None` when it runs, or is done.
+    pub(crate) fn waits_for(&self, ticket: Ticket) -> Option<String> {
+        let queue = self.inner.lock();
+        let at = queue.waiting.iter().position(|task| task.id == ticket.0)?;
+        let keys: HashSet<&Key> = queue.waiting[at].keys.iter().collect();
+        let touches = |other: &[Key]| other.iter().any(|key| keys.contains(key));
+        let running = queue.running.iter().find(|work| touches(&work.keys)).map(|work| &work.name);
+        let before = || {
+            queue.waiting.iter().take(at).find(|task| touches(&task.keys)).map(|task| &task.name)
+        };
+        running.or_else(before).cloned()
+    }
+
+    /// Whether the work has begun and not ended.
+    pub(crate) fn runs(&self, ticket: Ticket) -> bool {
+        self.inner.lock().running.iter().any(|work| work.id == ticket.0)
+    }
+
+    /// The work doesn't come back: its thread no longer counts. What touches the same still waits.
+    pub(crate) fn give_up(&self, ticket: Ticket) {
+        let mut queue = self.inner.lock();
+        for work in &mut queue.running {
+            if work.id == ticket.0 {
+                work.given_up = true;
+            }
+        }
+        start_what_can(&self.inner, &mut queue);
+    }
+
+    /// Takes no more work and waits for what runs, at most this long. True when all of it ended.
+    pub(crate) fn close(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut queue = self.inner.lock();
+        queue.closed = true;
+        queue.waiting.clear();
+        while !queue.running.iter().all(|work| work.given_up) {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
+            let waited = self.inner.idle.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        queue.running.is_empty()
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn start_what_can(inner: &Arc<Inner>, queue: &mut Queue) {
+    let mut taken: HashSet<Key> =
+        queue.running.iter().flat_map(|work| work.keys.iter().cloned()).collect();
+    let mut threads = queue.running.iter().filter(|work| !work.given_up).count();
+    let mut at = 0;
+    while at < queue.waiting.len() && threads < MAX_THREADS {
+        let free = queue.waiting[at].keys.iter().all(|key| !taken.contains(key));
+        taken.extend(queue.waiting[at].keys.iter().cloned());
+        if !free {
+            at += 1;
+            continue;
+        }
+        let Some(task) = queue.waiting.remove(at) else { break };
+        let running = Running {
+            id: task.id,
+            name: task.name.clone(),
+            keys: task.keys.clone(),
+            given_up: false,
+        };
+        let inner = Arc::clone(inner);
+        let spawned =
+            std::thread::Builder::new().name("acts".to_owned()).spawn(move || run(&inner, task));
+        match spawned {
+            Ok(_) => {
+                queue.running.push(running);
+                threads += 1;
+            }
+            // The closure is gone with the thread; its intent stays open and start-up finishes it.
+            Err(error) => tracing::error!(work = running.name, %error, "no thread for kernel work"),
+        }
+    }
+}
+
+fn run(inner: &Arc<Inner>, task: Task) {
+    let Task { id, name, work, .. } = task;
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!(work = name, "kernel work panicked");
+    }
+    let mut queue = inner.lock();
+    queue.running.retain(|work| work.id != id);
+    start_what_can(inner, &mut queue);
+    drop(queue);
+    inner.idle.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn key(function: u8) -> Key {
+        Key::Device(PciAddress::new(0, 1, 0, function).unwrap())
+    }
+
+    #[test]
+    fn work_waits_for_its_own_devices_only_and_is_told_for_what() {
+        let scheduler = Scheduler::default();
+        let (go, gate) = mpsc::channel::<()>();
+        let (done, results) = mpsc::channel();
+        let first = done.clone();
+        scheduler.submit("first", vec![key(0), key(1)], move || {
+            let _ = gate.recv();
+            first.send("first").unwrap();
+        });
+        let second = done.clone();
+        let waiting =
+            scheduler.submit("second", vec![key(1)], move || second.send("second").unwrap());
+        let third = done.clone();
+        scheduler.submit("third", vec![key(2)], move || third.send("third").unwrap());
+        assert_eq!(results.recv_timeout(PATIENCE).unwrap(), "third");
+        assert_eq!(scheduler.waits_for(waiting).as_deref(), Some("first"));
+        go.send(()).unwrap();
+        assert_eq!(results.recv_timeout(PATIENCE).unwrap(), "first");
+        assert_eq!(results.recv_timeout(PATIENCE).unwrap(), "second");
+        assert!(scheduler.close(PATIENCE));
+    }
+
+    #[test]
+    fn order_is_kept_among_those_that_wait() {
+        let scheduler = Scheduler::default();
+        let (go, gate) = mpsc::channel::<()>();
+        let (done, results) = mpsc::channel();
+        scheduler.submit("a", vec![key(0)], move || {
+            let _ = gate.recv();
+        });
+        for (name, keys) in [("b", vec![key(0), key(1)]), ("c", vec![key(1)]), ("d", vec![key(1)])]
+        {
+            let done = done.clone();
+            scheduler.submit(name, keys, move || done.send(name).unwrap());
+        }
+        go.send(()).unwrap();
+        let order: Vec<&str> =
+            (0..3).map(|_| results.recv_timeout(PATIENCE).unwrap()).collect();
+        assert_eq!(order, ["b", "c", "d"]);
+    }
+
+    #[test]
+    fn a_panic_frees_what_it_touched() {
+        let scheduler = Scheduler::default();
+        let (done, results) = mpsc::channel();
+        scheduler.submit("bad", vec![key(0)], || panic!("planted"));
+        scheduler.submit("good", vec![key(0)], move || done.send(()).unwrap());
+        results.recv_timeout(PATIENCE).unwrap();
+        assert!(scheduler.close(PATIENCE));
+    }
+
+    #[test]
+    fn stuck_work_does_not_keep_others_from_threads() {
+        let scheduler = Scheduler::default();
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let mut stuck = Vec::new();
+        for bus in 0..MAX_THREADS {
+            let gate = Arc::clone(&gate);
+            let key = Key::Device(PciAddress::new(1, u8::try_from(bus).unwrap(), 0, 0).unwrap());
+            stuck.push(scheduler.submit("stuck", vec![key], move || {
+                let _ = gate.lock().unwrap().recv();
+            }));
+        }
+        let (done, results) = mpsc::channel();
+        scheduler.submit("other", vec![key(0)], move || done.send(()).unwrap());
+        assert!(results.recv_timeout(Duration::from_millis(100)).is_err());
+        assert!(scheduler.runs(stuck[0]));
+        scheduler.give_up(stuck[0]);
+        results.recv_timeout(PATIENCE).unwrap();
+        drop(go);
+        assert!(scheduler.close(PATIENCE));
+    }
+}

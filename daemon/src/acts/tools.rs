@@ -1,0 +1,189 @@
+//! What every piece of kernel work is done with: the host, the records, the open descriptors.
+
+use std::{sync::Arc, time::Duration};
+
+use berth_host::{
+    Act, ActOutcome, BackendKind, Context, Host, PciAddress, ProcessUse, VfioError,
+};
+use berth_ownership::{ContextId, DomainId, Hold, Refusal};
+use rustix::io::Errno;
+
+use super::{
+    explain_errno,
+    job::{GroupJob, Job},
+    records::Records,
+    runtime::{LiveContext, LiveDomain, LiveHold, Runtime, lock},
+};
+use crate::model::StepNote;
+
+/// Tries while the kernel says that something is just being closed or reset.
+const TRIES: u32 = 5;
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(40);
+
+/// Work that follows from what happened on the host, as the end of a holder.
+pub(crate) const NO_INTENT: u64 = 0;
+
+/// The host, the records, the open descriptors.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) runtime: Runtime,
+}
+
+impl Tools {
+    /// Records a step before it is taken; [`NO_INTENT`] is work that no intent asked for.
+    pub(crate) fn note(
+        &self,
+        intent: u64,
+        step: &str,
+        detail: impl ToString,
+    ) -> Result<(), Box<Refusal>> {
+        if intent == NO_INTENT {
+            return Ok(());
+        }
+        let note = StepNote { step: step.to_owned(), detail: detail.to_string() };
+        self.records.note(intent, note).map_err(|error| error.into_refusal())
+    }
+
+    /// Does a privileged act.
+    pub(crate) fn perform(
+        &self,
+        act: &Act,
+        device: PciAddress,
+    ) -> Result<ActOutcome, Box<Refusal>> {
+        self.host.perform(act).map_err(|error| explain_errno::host(&error, device))
+    }
+
+    /// Explains a refusal of VFIO or iommufd.
+    pub(crate) fn explain(&self, group: &GroupJob, error: &VfioError) -> Box<Refusal> {
+        explain_errno::vfio(&*self.host, group, error)
+    }
+
+    /// The open context, opened where it isn't yet.
+    pub(crate) fn context(
+        &self,
+        id: &ContextId,
+        backend: BackendKind,
+    ) -> Result<Arc<LiveContext>, VfioError> {
+        if let Some(context) = self.runtime.context(id) {
+            return Ok(context);
+        }
+        let context: Box<dyn Context> = self.host.open_context(backend)?;
+        let live = Arc::new(LiveContext { backend, domains: Default::default(), context });
+        self.runtime.tables().contexts.insert(id.clone(), Arc::clone(&live));
+        Ok(live)
+    }
+
+    /// The domain in the kernel, made where it isn't yet. On type1 a device must be open.
+    pub(crate) fn domain(
+        &self,
+        context: &LiveContext,
+        id: &DomainId,
+    ) -> Result<Arc<LiveDomain>, VfioError> {
+        if let Some(domain) = context.domain(id) {
+            return Ok(domain);
+        }
+        let handle = context.context.new_domain()?;
+        let space = context.context.address_space(handle)?;
+        let live =
+            Arc::new(LiveDomain { handle, space, registrations: Default::default() });
+        lock(&context.domains).insert(id.clone(), Arc::clone(&live));
+        Ok(live)
+    }
+
+    /// Takes the hold on a group where the kernel can have one and nothing of ours is there yet.
+    pub(crate) fn settle_hold(&self, job: &Job, group: &GroupJob) -> Result<Hold, VfioError> {
+        {
+            let tables = self.runtime.tables();
+            let open = group.members.iter().any(|member| tables.devices.contains_key(member));
+            if tables.holds.contains_key(&group.number) || open {
+                return Ok(Hold::Kernel);
+            }
+        }
+        let context = match job.backend {
+            BackendKind::Type1 => Some(self.context(&job.context, job.backend)?),
+            BackendKind::Iommufd if self.host.kernel_hold() => None,
+            BackendKind::Iommufd => return Ok(Hold::Ledger),
+        };
+        let hold = patiently(|| {
+            self.host.hold(group.number, context.as_ref().map(|live| &*live.context))
+        })?;
+        let live = LiveHold { context: context.map(|_| job.context.clone()), hold };
+        self.runtime.tables().holds.insert(group.number, live);
+        Ok(Hold::Kernel)
+    }
+
+    /// Processes other than this one that have a device of the reservation open.
+    pub(crate) fn users(&self, devices: impl IntoIterator<Item = PciAddress>) -> Vec<ProcessUse> {
+        let mut users: Vec<ProcessUse> = Vec::new();
+        for address in devices {
+            for user in self.host.users_of(address).unwrap_or_default() {
+                if !users.iter().any(|known| known.pid == user.pid) {
+                    users.push(user);
+                }
+            }
+        }
+        users
+    }
+
+    /// Closes contexts and domains that no record has any more.
+    pub(crate) fn sweep(&self) {
+        let snapshot = self.records.snapshot();
+        let state = &snapshot.state;
+        let mut gone = Vec::new();
+        let mut domains = Vec::new();
+        {
+            let mut tables = self.runtime.tables();
+            let used = |id: &ContextId, tables: &super::runtime::Tables| {
+                tables.devices.values().any(|device| device.context == *id)
+                    || tables.holds.values().any(|hold| hold.context.as_ref() == Some(id))
+            };
+            let ids: Vec<ContextId> = tables
+                .contexts
+                .keys()
+                .filter(|id| state.context(id).is_none() && !used(id, &tables))
+                .cloned()
+                .collect();
+            gone.extend(ids.iter().filter_map(|id| tables.contexts.remove(id)));
+            for context in tables.contexts.values() {
+                let mut known = lock(&context.domains);
+                let ids: Vec<DomainId> =
+                    known.keys().filter(|id| state.domain(id).is_none()).cloned().collect();
+                for id in ids {
+                    domains.extend(known.remove(&id).map(|live| (Arc::clone(context), live)));
+                }
+            }
+        }
+        for (context, domain) in domains {
+            let handle = domain.handle;
+            drop(domain);
+            if let Err(error) = context.context.delete_domain(handle) {
+                tracing::warn!(%error, "a domain without a record can't be deleted");
+            }
+        }
+        drop(gone);
+    }
+}
+
+/// Tries again for a moment while the kernel is still closing or resetting something: the last
+/// close of a descriptor ends after the process that had it.
+pub(crate) fn patiently<T>(
+    mut attempt: impl FnMut() -> Result<T, VfioError>,
+) -> Result<T, VfioError> {
+    let mut tries = 1;
+    loop {
+        match attempt() {
+            Err(error)
+                if tries < TRIES
+                    && [Errno::BUSY, Errno::AGAIN].iter().any(|e| e.raw_os_error() == error.errno) =>
+            {
+                tries += 1;
+                std::thread::sleep(PAUSE);
+            }
+            answer => return answer,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Work that does not come back: its devices are called wedged, and no longer when it does.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Condvar, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use berth_host::{Host, PciAddress};
+use berth_ownership::{Command, DeviceId};
+
+use super::{
+    job::device_id,
+    records::Records,
+    runtime::lock,
+    scheduler::{Scheduler, Ticket},
+};
+
+/// How often a helper that did not come back is looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Watches the engine's work.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    deadline: Duration,
+    records: Arc<dyn Records>,
+    host: Arc<dyn Host>,
+    scheduler: Scheduler,
+    watched: Mutex<Watched>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    /// Submitted and not yet ended; the ticket follows as soon as it is known.
+    tickets: HashMap<u64, Option<Ticket>>,
+    running: HashMap<u64, Run>,
+    /// Devices that a helper is stuck with, and the driver they had then.
+    stuck: HashMap<PciAddress, Option<String>>,
+}
+
+#[derive(Debug)]
+struct Run {
+    name: String,
+    since: Instant,
+    devices: Vec<DeviceId>,
+    wedged: bool,
+}
+
+impl Watchdog {
+    pub(crate) fn start(
+        deadline: Duration,
+        scheduler: Scheduler,
+        host: Arc<dyn Host>,
+        records: &Arc<dyn Records>,
+    ) -> Arc<Self> {
+        let dog = Arc::new(Self {
+            deadline,
+            records: Arc::clone(records),
+            host,
+            scheduler,
+            watched: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let weak = Arc::downgrade(&dog);
+        let spawned = std::thread::Builder::new()
+            .name("acts-watchdog".to_owned())
+            .spawn(move || watch(&weak));
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for the watchdog: stuck work will not be named");
+        }
+        dog
+    }
+
+    /// Work is about to be submitted.
+    pub(crate) fn expect(&self, intent: u64) {
+        lock(&self.watched).tickets.insert(intent, None);
+    }
+
+    /// It is; it may have ended already.
+    pub(crate) fn submitted(&self, intent: u64, ticket: Ticket) {
+        if let Some(known) = lock(&self.watched).tickets.get_mut(&intent) {
+            *known = Some(ticket);
+        }
+    }
+
+    /// Whether work waits or runs.
+    pub(crate) fn knows(&self, intent: u64) -> bool {
+        lock(&self.watched).tickets.contains_key(&intent)
+    }
+
+    pub(crate) fn ticket(&self, intent: u64) -> Option<Ticket> {
+        lock(&self.watched).tickets.get(&intent).copied().flatten()
+    }
+
+    pub(crate) fn begin(&self, intent: u64, name: String, devices: Vec<DeviceId>) {
+        let run = Run { name, since: Instant::now(), devices, wedged: false };
+        lock(&self.watched).running.insert(intent, run);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn end(&self, intent: u64) {
+        let ended = {
+            let mut watched = lock(&self.watched);
+            watched.tickets.remove(&intent);
+            watched.running.remove(&intent)
+        };
+        let Some(run) = ended.filter(|run| run.wedged) else { return };
+        tracing::warn!(work = run.name, after = ?run.since.elapsed(), "stuck work came back");
+        for device in run.devices {
+            self.tell(Command::Unwedge { device });
+        }
+    }
+
+    /// A helper did not come back; its act may still be under way.
+    pub(crate) fn helper_stuck(&self, device: PciAddress, why: &str) {
+        let driver = self.host.device(device).ok().and_then(|facts| facts.driver);
+        lock(&self.watched).stuck.insert(device, driver);
+        self.tell(Command::Wedge { device: device_id(device), why: why.to_owned() });
+        self.changed.notify_all();
+    }
+
+    fn tell(&self, command: Command) {
+        if let Err(error) = self.records.command(command, "watchdog") {
+            tracing::warn!(%error, "the ledger did not take what the watchdog saw");
+        }
+    }
+
+    fn look(&self) {
+        let mut late = Vec::new();
+        {
+            let mut watched = lock(&self.watched);
+            let Watched { tickets, running, .. } = &mut *watched;
+            for (intent, run) in running {
+                if !run.wedged && run.since.elapsed() >= self.deadline {
+                    run.wedged = true;
+                    let name = run.name.clone();
+                    late.push((tickets.get(intent).copied().flatten(), name, run.devices.clone()));
+                }
+            }
+        }
+        for (ticket, name, devices) in late {
+            if let Some(ticket) = ticket {
+                self.scheduler.give_up(ticket);
+            }
+            let why = format!("{name} has not come back after {} s", self.deadline.as_secs());
+            tracing::error!(why, "wedged");
+            for device in devices {
+                self.tell(Command::Wedge { device, why: why.clone() });
+            }
+        }
+        let stuck: Vec<_> =
+            lock(&self.watched).stuck.iter().map(|(at, had)| (*at, had.clone())).collect();
+        for (address, had) in stuck {
+            let moved = self.host.device(address).is_ok_and(|facts| facts.driver != had);
+            if moved {
+                lock(&self.watched).stuck.remove(&address);
+                if let Err(error) = self.records.changed(&[address]) {
+                    tracing::warn!(device = %address, %error, "a changed driver is unrecorded");
+                }
+                self.tell(Command::Unwedge { device: device_id(address) });
+            }
+        }
+    }
+
+    /// How long to sleep; `None` while there is nothing to watch.
+    fn nap(&self, watched: &Watched) -> Option<Duration> {
+        let next = watched
+            .running
+            .values()
+            .filter(|run| !run.wedged)
+            .map(|run| self.deadline.saturating_sub(run.since.elapsed()))
+            .min();
+        let looks = (!watched.stuck.is_empty()).then_some(LOOK);
+        [next, looks].into_iter().flatten().min()
+    }
+}
+
+fn watch(weak: &Weak<Watchdog>) {
+    // The watchdog ends with its engine, so it looks now and then whether that is still there.
+    while let Some(dog) = weak.upgrade() {
+        let watched = lock(&dog.watched);
+        let nap = dog.nap(&watched).unwrap_or(Duration::from_secs(5));
+        let nap = nap.clamp(Duration::from_millis(5), Duration::from_secs(5));
+        let (watched, _) =
+            dog.changed.wait_timeout(watched, nap).unwrap_or_else(PoisonError::into_inner);
+        drop(watched);
+        dog.look();
+    }
+}

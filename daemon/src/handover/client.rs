@@ -1,0 +1,199 @@
+//! A client of the hand-over socket: blocking, no runtime. For programs that hold devices.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect,
+        socket_with, sockopt,
+    },
+};
+
+use super::{
+    packet::{Received, receive, send},
+    wire::{FdInfo, FdKind, Iova, Reply, Request},
+};
+
+/// Why a request came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The socket.
+    #[error("{op} the hand-over socket: {errno}")]
+    Socket {
+        /// `connect`, `send to`, `receive from`.
+        op: &'static str,
+        /// The errno.
+        errno: Errno,
+    },
+    /// The daemon closed the connection.
+    #[error("berthd closed the hand-over connection")]
+    Closed,
+    /// The daemon's answer makes no sense.
+    #[error("berthd's answer can't be read: {0}")]
+    Garbled(String),
+    /// The daemon refused.
+    #[error("{reason}: {message}")]
+    Refused {
+        /// The reason's name.
+        reason: String,
+        /// The sentence.
+        message: String,
+        /// The whole refusal.
+        refusal: serde_json::Value,
+    },
+}
+
+/// What a fetch gave.
+#[derive(Debug)]
+pub struct Fetched {
+    /// What was said.
+    pub reply: Reply,
+    /// The descriptors, each with what it is.
+    pub fds: Vec<(FdInfo, OwnedFd)>,
+}
+
+impl Fetched {
+    /// Takes the descriptor of a device out.
+    pub fn take_device(&mut self, address: &str) -> Option<(FdInfo, OwnedFd)> {
+        let at = self.fds.iter().position(|(info, _)| {
+            info.kind == FdKind::Device && info.address.as_deref() == Some(address)
+        })?;
+        Some(self.fds.swap_remove(at))
+    }
+
+    /// Takes the context's descriptor out: an iommufd or a container.
+    pub fn take_context(&mut self) -> Option<(FdInfo, OwnedFd)> {
+        let at = self.fds.iter().position(|(info, _)| info.kind != FdKind::Device)?;
+        Some(self.fds.swap_remove(at))
+    }
+}
+
+/// A connection to the hand-over socket.
+#[derive(Debug)]
+pub struct Client {
+    socket: OwnedFd,
+}
+
+fn failed(op: &'static str) -> impl Fn(Errno) -> ClientError {
+    move |errno| ClientError::Socket { op, errno }
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`ClientError::Socket`] when nobody listens there or the path isn't open to this user.
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        let op = failed("connect to");
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(&op)?;
+        connect(&socket, &SocketAddrUnix::new(path).map_err(&op)?).map_err(&op)?;
+        let limit = Some(Duration::from_secs(60));
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, limit).map_err(&op)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, limit).map_err(&op)?;
+        Ok(Self { socket })
+    }
+
+    /// One request and its answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the daemon says no; the others when it wasn't heard.
+    pub fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
+        let bytes = serde_json::to_vec(request)
+            .map_err(|error| ClientError::Garbled(error.to_string()))?;
+        send(&self.socket, &bytes, fds, SendFlags::empty()).map_err(failed("send to"))?;
+        match receive(&self.socket, RecvFlags::empty()).map_err(failed("receive from"))? {
+            Received::End => Err(ClientError::Closed),
+            Received::TooMuch(what) => Err(ClientError::Garbled(what.to_owned())),
+            Received::Packet(bytes, fds) => {
+                let reply: Reply = serde_json::from_slice(&bytes)
+                    .map_err(|error| ClientError::Garbled(error.to_string()))?;
+                if reply.ok { Ok((reply, fds)) } else { Err(refused(reply)) }
+            }
+        }
+    }
+
+    /// Fetches a reservation's descriptors; this process becomes its holder.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn fetch(&self, reservation: &str, epoch: u64) -> Result<Fetched, ClientError> {
+        let request = Request::Fetch { reservation: reservation.to_owned(), epoch };
+        let (reply, fds) = self.ask(&request, &[])?;
+        let infos = reply.fds.clone().unwrap_or_default();
+        if infos.len() != fds.len() {
+            return Err(ClientError::Garbled(format!(
+                "{} descriptors were announced and {} came",
+                infos.len(),
+                fds.len()
+            )));
+        }
+        Ok(Fetched { reply, fds: infos.into_iter().zip(fds).collect() })
+    }
+
+    /// Registers a sealed memfd, whole or in part, with the reservation's domain.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn register(
+        &self,
+        reservation: &str,
+        memfd: impl AsFd,
+        offset: u64,
+        length_bytes: u64,
+        iova: Option<u64>,
+    ) -> Result<u64, ClientError> {
+        let request = Request::Register {
+            reservation: reservation.to_owned(),
+            iova: iova.map(Iova),
+            length_bytes,
+            offset,
+            write: true,
+            read: true,
+        };
+        let (reply, _) = self.ask(&request, &[memfd.as_fd()])?;
+        let missing = || ClientError::Garbled("an answer to register has no iova".to_owned());
+        reply.iova.map(|iova| iova.0).ok_or_else(missing)
+    }
+
+    /// Removes a registration.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn unregister(
+        &self,
+        reservation: &str,
+        iova: u64,
+        length_bytes: u64,
+    ) -> Result<u64, ClientError> {
+        let request = Request::Unregister {
+            reservation: reservation.to_owned(),
+            iova: Iova(iova),
+            length_bytes,
+        };
+        let (reply, _) = self.ask(&request, &[])?;
+        Ok(reply.unmapped_bytes.unwrap_or_default())
+    }
+}
+
+fn refused(reply: Reply) -> ClientError {
+    let refusal = reply.refusal.unwrap_or_default();
+    let text = |key: &str| {
+        refusal.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    };
+    ClientError::Refused { reason: text("reason"), message: text("message"), refusal }
+}

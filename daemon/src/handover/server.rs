@@ -1,0 +1,165 @@
+//! The socket: one task per connection, one request at a time, limits on all of it.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, SocketFlags, accept_with, sockopt::socket_peercred},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    desk::{self, Answer},
+    packet::{Received, receive, send},
+    peer::Peer,
+    wire::Request,
+};
+use crate::{
+    acts::{Engine, ready::ready},
+    model::ApiError,
+};
+
+/// Connections of one uid at a time.
+const MAX_PER_UID: usize = 64;
+
+/// Connections at a time.
+const MAX_ALL: usize = 1024;
+
+/// How long a peer may leave an answer unread before it is dropped.
+const UNREAD: Duration = Duration::from_secs(10);
+
+/// Serves a listening `SOCK_SEQPACKET` socket until the task is dropped.
+///
+/// # Errors
+/// What the listener answers when it is broken.
+pub async fn serve(listener: OwnedFd, engine: Engine) -> std::io::Result<()> {
+    rustix::io::ioctl_fionbio(&listener, true)?;
+    let listener = ready(listener, Interest::READABLE)?;
+    let counts = Arc::new(Counts::default());
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let mut guard = listener.readable().await?;
+        let accepted = guard.try_io(|listener| {
+            Ok(accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
+        });
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Err(_would_block) => {}
+            Ok(Ok(socket)) => {
+                let Some(seat) = counts.seat(&socket) else { continue };
+                let engine = engine.clone();
+                connections.spawn(async move {
+                    if let Err(error) = converse(socket, &engine).await {
+                        tracing::debug!(%error, "a hand-over connection broke");
+                    }
+                    drop(seat);
+                });
+            }
+            Ok(Err(error)) => {
+                // Out of descriptors or memory, or the peer is gone: the listener itself is fine.
+                tracing::warn!(%error, "accept on the hand-over socket");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    by_uid: Mutex<HashMap<u32, usize>>,
+}
+
+/// A place among the connections; dropping it gives it up.
+struct Seat {
+    counts: Arc<Counts>,
+    uid: u32,
+}
+
+impl Counts {
+    fn seat(self: &Arc<Self>, socket: &OwnedFd) -> Option<Seat> {
+        let uid = socket_peercred(socket).ok()?.uid.as_raw();
+        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = by_uid.values().sum();
+        let own = by_uid.entry(uid).or_default();
+        if all >= MAX_ALL || *own >= MAX_PER_UID {
+            tracing::warn!(uid, own, all, "too many hand-over connections");
+            return None;
+        }
+        *own += 1;
+        Some(Seat { counts: Arc::clone(self), uid })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut by_uid = self.counts.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = by_uid.get_mut(&self.uid) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                by_uid.remove(&self.uid);
+            }
+        }
+    }
+}
+
+async fn converse(socket: OwnedFd, engine: &Engine) -> std::io::Result<()> {
+    let peer = Arc::new(Peer::of(&socket)?);
+    let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
+    loop {
+        let mut guard = socket.readable().await?;
+        let received = match guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT)?)) {
+            Err(_would_block) => continue,
+            Ok(received) => received?,
+        };
+        let answer = match received {
+            Received::End => return Ok(()),
+            Received::TooMuch(what) => refused("packet", what),
+            Received::Packet(bytes, fds) => serve_one(engine, &peer, &bytes, fds).await,
+        };
+        deliver(&socket, &answer).await?;
+    }
+}
+
+async fn serve_one(engine: &Engine, peer: &Arc<Peer>, bytes: &[u8], fds: Vec<OwnedFd>) -> Answer {
+    let request: Request = match serde_json::from_slice(bytes) {
+        Ok(request) => request,
+        Err(error) => return refused("packet", &format!("the request can't be read: {error}")),
+    };
+    let (engine, peer) = (engine.clone(), Arc::clone(peer));
+    let work = move || desk::answer(&engine, &peer, request, fds);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => desk::refusal(&error),
+        Err(error) => desk::refusal(&ApiError::internal("packet", error.to_string())),
+    }
+}
+
+fn refused(object: &str, message: &str) -> Answer {
+    desk::refusal(&ApiError::invalid_argument(
+        object,
+        message,
+        "see docs/handover.md for what each request carries",
+    ))
+}
+
+async fn deliver(socket: &AsyncFd<OwnedFd>, answer: &Answer) -> std::io::Result<()> {
+    let bytes = serde_json::to_vec(&answer.reply)?;
+    let fds: Vec<_> = answer.fds.iter().map(AsFd::as_fd).collect();
+    let sending = async {
+        loop {
+            let mut guard = socket.writable().await?;
+            let sent = guard.try_io(|socket| Ok(send(socket, &bytes, &fds, SendFlags::DONTWAIT)?));
+            match sent {
+                Err(_would_block) => {}
+                Ok(sent) => return sent,
+            }
+        }
+    };
+    let unread = || std::io::Error::from(Errno::TIMEDOUT);
+    tokio::time::timeout(UNREAD, sending).await.map_err(|_| unread())?
+}

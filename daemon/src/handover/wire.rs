@@ -1,0 +1,223 @@
+//! What goes over the hand-over socket: one JSON object per packet.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes of the largest packet.
+pub const MAX_PACKET_BYTES: usize = 16 * 1024;
+
+/// Descriptors that one packet may carry.
+pub const MAX_FDS: usize = 8;
+
+/// An I/O address, written as `"0x…"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Iova(pub u64);
+
+impl fmt::Display for Iova {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl Serialize for Iova {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Iova {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.strip_prefix("0x")
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .map(Self)
+            .ok_or_else(|| serde::de::Error::custom("iova must be a string like \"0x1000\""))
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "op",
+    rename_all = "kebab-case",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum Request {
+    /// Hand the reservation's descriptors over. The caller becomes the holder's process, or the
+    /// process does whose pidfd comes with the packet.
+    Fetch {
+        /// The reservation.
+        reservation: String,
+        /// Its epoch; 0 skips the fence.
+        #[serde(default)]
+        epoch: u64,
+    },
+    /// Map the sealed memfd that comes with the packet into the reservation's domain.
+    Register {
+        /// The reservation.
+        reservation: String,
+        /// Where; absent lets the daemon choose.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        iova: Option<Iova>,
+        /// How much.
+        length_bytes: u64,
+        /// Where in the memfd it begins.
+        #[serde(default)]
+        offset: u64,
+        /// The device may write.
+        #[serde(default = "yes")]
+        write: bool,
+        /// The device may read.
+        #[serde(default = "yes")]
+        read: bool,
+    },
+    /// Remove a registration, exactly as it was made.
+    Unregister {
+        /// The reservation.
+        reservation: String,
+        /// Where it is.
+        iova: Iova,
+        /// How much.
+        length_bytes: u64,
+    },
+    /// Show an iommufd: whoever shows the file that owns a group presents its token.
+    ShowToken {
+        /// The reservation.
+        reservation: String,
+    },
+}
+
+impl Request {
+    /// The reservation that the request is about.
+    #[must_use]
+    pub fn reservation(&self) -> &str {
+        match self {
+            Self::Fetch { reservation, .. }
+            | Self::Register { reservation, .. }
+            | Self::Unregister { reservation, .. }
+            | Self::ShowToken { reservation } => reservation,
+        }
+    }
+}
+
+/// What one handed-over descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FdKind {
+    /// A VFIO device, bound and attached.
+    Device,
+    /// The iommufd of the context.
+    Iommufd,
+    /// The type1 container of the context.
+    Container,
+}
+
+/// One handed-over descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FdInfo {
+    /// Its place in the packet.
+    pub index: usize,
+    /// What it is.
+    pub kind: FdKind,
+    /// The device's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The iommufd's id of the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<u32>,
+    /// The I/O address space that the device is attached to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ioas_id: Option<u32>,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reply {
+    /// Whether it was done.
+    pub ok: bool,
+    /// The reservation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<String>,
+    /// Its epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// `exclusive`, `shared` or `group`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// `held` or `bound`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<String>,
+    /// `iommufd` or `type1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// The descriptors that came with the packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fds: Option<Vec<FdInfo>>,
+    /// Where the memory was mapped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iova: Option<Iova>,
+    /// Bytes that were unmapped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmapped_bytes: Option<u64>,
+    /// The reservation whose token the shown file is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<serde_json::Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_read_as_documented() {
+        let text = r#"{"op":"register","reservation":"r-1","iova":"0x10000","lengthBytes":4096,"offset":0,"write":true}"#;
+        let request: Request = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            request,
+            Request::Register {
+                reservation: "r-1".to_owned(),
+                iova: Some(Iova(0x10000)),
+                length_bytes: 4096,
+                offset: 0,
+                write: true,
+                read: true,
+            }
+        );
+        let token: Request =
+            serde_json::from_str(r#"{"op":"show-token","reservation":"r-2"}"#).unwrap();
+        assert_eq!(token.reservation(), "r-2");
+    }
+
+    #[test]
+    fn unknown_fields_and_addresses_that_are_none_are_refused() {
+        for text in [
+            r#"{"op":"fetch"}"#,
+            r#"{"op":"fetch","reservation":"r","epoch":-1}"#,
+            r#"{"op":"fetch","reservation":"r","path":"/etc/shadow"}"#,
+            r#"{"op":"unregister","reservation":"r","iova":4096,"lengthBytes":1}"#,
+            r#"{"op":"unregister","reservation":"r","iova":"0x+1","lengthBytes":1}"#,
+            r#"{"op":"drop-tables","reservation":"r"}"#,
+            r#"["fetch"]"#,
+        ] {
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn replies_leave_out_what_they_do_not_say() {
+        let reply = Reply { ok: true, iova: Some(Iova(0x2000)), ..Reply::default() };
+        assert_eq!(serde_json::to_string(&reply).unwrap(), r#"{"ok":true,"iova":"0x2000"}"#);
+    }
+}

@@ -1,0 +1,99 @@
+//! Intents without an outcome: finished where that is safe to repeat, else recorded as failed.
+
+use std::time::{Duration, Instant};
+
+use berth_ownership::{Command, Reason, Refusal, ReservationState};
+
+use super::Report;
+use crate::{
+    acts::{Engine, attach, engine::failure, holder::lives, job::Job},
+    model::{Executor, Intent, IntentBody, OpenIntent, Outcome},
+};
+
+/// Settles all of them, oldest first. What is repeated runs on the engine's threads.
+pub(super) fn settle(
+    engine: &Engine,
+    open: Vec<OpenIntent>,
+    report: &mut Report,
+    deadline: Instant,
+) {
+    let mut repeated = Vec::new();
+    for OpenIntent { intent, steps, boot_id } in open {
+        let last = steps.last().map(|note| note.step.as_str()).unwrap_or("none");
+        tracing::info!(
+            intent = intent.id,
+            kind = intent.kind.name(),
+            last_step = last,
+            boot_id,
+            "an intent had no outcome"
+        );
+        match &intent.body {
+            // Each looks at what is before it acts, so that doing it again only does the rest.
+            IntentBody::Prepare
+            | IntentBody::Release { .. }
+            | IntentBody::KernelDmaSet { .. }
+            | IntentBody::KernelDmaRelease { .. } => {
+                repeated.push(intent.id);
+                report.finished.push(intent.id);
+                engine.submit(intent, engine.snapshot());
+            }
+            IntentBody::Attach { .. } | IntentBody::Detach | IntentBody::Replace { .. } => {
+                report.undone.push(intent.id);
+                broken_off(engine, &intent);
+            }
+        }
+    }
+    while repeated.iter().any(|id| engine.at_work(*id)) {
+        if Instant::now() >= deadline {
+            report.late = true;
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What was half attached is closed by the kernel; the claims that stood before are looked at.
+fn broken_off(engine: &Engine, intent: &Intent) {
+    let Some(id) = &intent.reservation else { return };
+    let snapshot = engine.snapshot();
+    let Ok(job) = Job::of(&snapshot, id) else { return };
+    let records = &engine.tools().records;
+    let in_use = attach::not_in_use(engine.tools(), &job);
+    let outcome = match (&intent.body, &in_use) {
+        (IntentBody::Detach, Ok(())) => {
+            Outcome::done(Command::DetachDone { reservation: id.clone() })
+        }
+        (_, Err(refusal)) => failure(intent, refusal.clone()),
+        (_, Ok(())) => failure(intent, restarted(intent, &job)),
+    };
+    if let Err(error) = records.outcome(intent.id, outcome) {
+        tracing::error!(intent = intent.id, %error, "a broken-off intent could not be closed");
+        return;
+    }
+    let snapshot = engine.snapshot();
+    let Some(record) = snapshot.state.reservation(id) else { return };
+    let claims = record.claims > 0 && record.state != ReservationState::Released;
+    if claims && in_use.is_ok() {
+        let died = record.process.as_ref().is_some_and(|process| !lives(process));
+        let reservation = id.clone();
+        let command = if died {
+            Command::HolderGone { reservation }
+        } else {
+            Command::DetachedByRestart { reservation, why: "daemon restarted".to_owned() }
+        };
+        if let Err(error) = records.command(command, "reconcile") {
+            tracing::error!(reservation = %id, %error, "ended claims could not be recorded");
+        }
+    }
+    if in_use.is_ok() {
+        attach::hold_again(engine.tools(), crate::acts::tools::NO_INTENT, &job);
+    }
+}
+
+fn restarted(intent: &Intent, job: &Job) -> Box<Refusal> {
+    Refusal::new(
+        Reason::DaemonRestarted,
+        &job.reservation,
+        format!("berthd restarted during {} of {}", intent.kind.name(), job.reservation),
+    )
+}

@@ -1,0 +1,118 @@
+//! Start-up: the record is checked against the kernel, and each intent without an outcome is
+//! finished or undone, before the daemon says that it is ready.
+//!
+//! When the daemon dies the kernel closes all that it had open. So every hold is taken again, every
+//! `held` attachment is recorded as ended, and a `bound` one stays exactly where its holder lives
+//! and still has the device open. Nothing is called free here: that needs a release.
+
+mod intents;
+mod standing;
+
+use std::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use berth_ownership::ReservationId;
+
+use crate::{acts::Engine, model::OpenIntent};
+
+/// Threads that look at standing reservations.
+const LOOKERS: usize = 8;
+
+/// What start-up found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Reservations whose hold stands again.
+    pub held: Vec<ReservationId>,
+    /// Claims that live on with their holder.
+    pub adopted: Vec<ReservationId>,
+    /// Claims that ended with the daemon, the host or the holder.
+    pub ended: Vec<ReservationId>,
+    /// Reservations that somebody else's owner was faster than.
+    pub lost: Vec<ReservationId>,
+    /// Intents that were carried out again.
+    pub finished: Vec<u64>,
+    /// Intents that were recorded as failed.
+    pub undone: Vec<u64>,
+    /// True when work was still under way after the patience; it goes on.
+    pub late: bool,
+}
+
+impl Report {
+    fn add(&mut self, other: Self) {
+        self.held.extend(other.held);
+        self.adopted.extend(other.adopted);
+        self.ended.extend(other.ended);
+        self.lost.extend(other.lost);
+        self.finished.extend(other.finished);
+        self.undone.extend(other.undone);
+        self.late |= other.late;
+    }
+}
+
+/// Reconciles. Blocks, at most about `patience`: call it from a thread for blocking work, after
+/// the first scan is recorded and before requests are served. `previous_boot` is the boot that the
+/// record was last written on.
+pub fn run(
+    engine: &Engine,
+    open: Vec<OpenIntent>,
+    previous_boot: Option<&str>,
+    patience: Duration,
+) -> Report {
+    let deadline = Instant::now() + patience;
+    let snapshot = engine.snapshot();
+    let rebooted = previous_boot.is_some_and(|boot| boot != engine.tools().host.boot_id());
+    let standing: Vec<ReservationId> = snapshot
+        .state
+        .reservations()
+        .filter(|record| record.holds() && record.pending.is_none())
+        .map(|record| record.id.clone())
+        .collect();
+    let mut report = Report::default();
+    let (done, results) = mpsc::channel();
+    let chunk = standing.len().div_ceil(LOOKERS).max(1);
+    let mut expected = 0;
+    for some in standing.chunks(chunk) {
+        let (some, done) = (some.to_vec(), done.clone());
+        engine.unkeyed("start-up", move |engine| {
+            // Nobody listens any more when start-up ran out of patience; the work counts anyway.
+            let _ = done.send(standing::look(engine, &some, rebooted));
+        });
+        expected += 1;
+    }
+    drop(done);
+    collect(&mut report, &results, expected, deadline);
+    intents::settle(engine, open, &mut report, deadline);
+    engine.tidy();
+    tracing::info!(
+        held = report.held.len(),
+        adopted = report.adopted.len(),
+        ended = report.ended.len(),
+        lost = report.lost.len(),
+        finished = report.finished.len(),
+        undone = report.undone.len(),
+        late = report.late,
+        rebooted,
+        "reconciled"
+    );
+    report
+}
+
+fn collect(
+    report: &mut Report,
+    results: &mpsc::Receiver<Report>,
+    expected: usize,
+    deadline: Instant,
+) {
+    for _ in 0..expected {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match results.recv_timeout(left) {
+            Ok(part) => report.add(part),
+            Err(_) => {
+                report.late = true;
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Reservations without kernel work under way: their holds and claims.
+
+use berth_ownership::{
+    Command, Delivery, HolderProcess, Reason, Refusal, Reservation, ReservationId,
+    ReservationState,
+};
+
+use super::Report;
+use crate::{
+    acts::{
+        Engine,
+        holder::{lives, process_of},
+        job::Job,
+    },
+    model::ApiError,
+};
+
+/// Looks at some reservations.
+pub(super) fn look(engine: &Engine, ids: &[ReservationId], rebooted: bool) -> Report {
+    let mut report = Report::default();
+    for id in ids {
+        if let Err(error) = one(engine, id, rebooted, &mut report) {
+            tracing::error!(reservation = %id, %error, "start-up could not settle a reservation");
+        }
+    }
+    report
+}
+
+fn one(
+    engine: &Engine,
+    id: &ReservationId,
+    rebooted: bool,
+    report: &mut Report,
+) -> Result<(), ApiError> {
+    let snapshot = engine.snapshot();
+    let Some(record) = snapshot.state.reservation(id) else { return Ok(()) };
+    let job = match Job::of(&snapshot, id) {
+        Ok(job) => job,
+        Err(refusal) => return lose(engine, id, &refusal, report),
+    };
+    match record.state {
+        ReservationState::Reserved => {}
+        ReservationState::Held
+        | ReservationState::Handed
+        | ReservationState::Expired
+        | ReservationState::Draining => {
+            if !rebooted && adopt(engine, record, &job)? {
+                report.adopted.push(id.clone());
+                return Ok(());
+            }
+            end(engine, record, rebooted)?;
+            report.ended.push(id.clone());
+        }
+        ReservationState::Preparing | ReservationState::Lost | ReservationState::Released => {
+            return Ok(());
+        }
+    }
+    hold(engine, &job, rebooted, report)
+}
+
+/// Claims live on where a process has the device open.
+fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiError> {
+    if record.delivery == Delivery::Held {
+        return Ok(false);
+    }
+    let users = engine.tools().users(job.devices());
+    if users.is_empty() {
+        return Ok(false);
+    }
+    let known = record.process.as_ref().filter(|process| {
+        lives(process) && users.iter().any(|user| u32::try_from(user.pid) == Ok(process.pid))
+    });
+    if let Some(process) = known
+        && let Ok(pid) = i32::try_from(process.pid)
+        && let Ok((found, pidfd)) = process_of(pid)
+        && found == *process
+    {
+        engine.watch(&record.id, found, pidfd);
+        return Ok(true);
+    }
+    let next = users.iter().find_map(|user| process_of(user.pid).ok());
+    let (process, pidfd) = match next {
+        Some((process, pidfd)) => (process, Some(pidfd)),
+        // It shows in /proc's tables and can't be opened: name it all the same.
+        None => (unknown(users[0].pid), None),
+    };
+    let moved = Command::HolderMoved { reservation: record.id.clone(), process: process.clone() };
+    engine.tools().records.command(moved, "reconcile")?;
+    if let Some(pidfd) = pidfd {
+        engine.watch(&record.id, process, pidfd);
+    }
+    Ok(true)
+}
+
+fn unknown(pid: i32) -> HolderProcess {
+    HolderProcess { pid: u32::try_from(pid).unwrap_or_default(), start_ticks: 0 }
+}
+
+/// The kernel closed what the daemon or a dead holder had.
+fn end(engine: &Engine, record: &Reservation, rebooted: bool) -> Result<(), ApiError> {
+    let reservation = record.id.clone();
+    let why = if rebooted { "host rebooted" } else { "daemon restarted" };
+    let died = record.process.as_ref().is_some_and(|process| !lives(process));
+    let command = if died && !rebooted && record.delivery != Delivery::Held {
+        Command::HolderGone { reservation }
+    } else {
+        Command::DetachedByRestart { reservation, why: why.to_owned() }
+    };
+    engine.tools().records.command(command, "reconcile")
+}
+
+/// Takes the holds again; after a reboot the drivers come first.
+fn hold(
+    engine: &Engine,
+    job: &Job,
+    rebooted: bool,
+    report: &mut Report,
+) -> Result<(), ApiError> {
+    if rebooted && let Err(refusal) = engine.viable_again(job) {
+        return lose(engine, &job.reservation, &refusal, report);
+    }
+    for group in &job.groups {
+        if engine.lives_elsewhere(group) {
+            continue;
+        }
+        if let Err(error) = engine.tools().settle_hold(job, group) {
+            let refusal = engine.tools().explain(group, &error);
+            return lose(engine, &job.reservation, &refusal, report);
+        }
+    }
+    report.held.push(job.reservation.clone());
+    Ok(())
+}
+
+fn lose(
+    engine: &Engine,
+    id: &ReservationId,
+    refusal: &Refusal,
+    report: &mut Report,
+) -> Result<(), ApiError> {
+    tracing::error!(reservation = %id, why = refusal.message, "hold lost");
+    let why = format!("{}: {}", Reason::HoldLost.name(), refusal.message);
+    let lost = Command::HoldLost { reservation: id.clone(), why };
+    engine.tools().records.command(lost, "reconcile")?;
+    report.lost.push(id.clone());
+    Ok(())
+}
