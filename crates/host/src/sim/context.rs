@@ -1,0 +1,331 @@
+//! Contexts, holds and devices: the handles that a simulated host gives out.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, Weak},
+};
+
+use berth_dma::AddressSpace;
+use rustix::io::Errno;
+
+use super::{
+    fault::Site,
+    kernel::files::FileId,
+    shared::{Kind, OpenFile, Shared, failed, lock},
+    space::Space,
+    topology::ResetKind,
+};
+use crate::{
+    AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, IovaRange, PciAddress, VfioError,
+};
+
+/// A context's file, and on type1 the group files that are in its container.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    pub(crate) file: Arc<OpenFile>,
+    files: Mutex<BTreeMap<u32, Weak<OpenFile>>>,
+}
+
+impl Groups {
+    pub(crate) fn new(file: Arc<OpenFile>) -> Self {
+        Self { file, files: Mutex::default() }
+    }
+
+    /// The group's file in this container, put there when it isn't yet.
+    fn enter(&self, number: u32) -> Result<Arc<OpenFile>, VfioError> {
+        let mut files = lock(&self.files);
+        if let Some(file) = files.get(&number).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = open_group(&self.file.shared, number)?;
+        set_container(&file, number, self.file.id)?;
+        files.insert(number, Arc::downgrade(&file));
+        Ok(file)
+    }
+}
+
+/// Opens `/dev/vfio/N`.
+pub(crate) fn open_group(shared: &Arc<Shared>, number: u32) -> Result<Arc<OpenFile>, VfioError> {
+    let path = format!("/dev/vfio/{number}");
+    shared.pass(Site::OpenGroup, None, Some(number)).map_err(failed("open", &path))?;
+    let id = shared.kernel().open_group(number).map_err(failed("open", &path))?;
+    Ok(shared.own(id, Kind::Group(number)))
+}
+
+fn set_container(file: &OpenFile, number: u32, container: FileId) -> Result<(), VfioError> {
+    let shared = &file.shared;
+    shared
+        .pass(Site::SetContainer, None, Some(number))
+        .and_then(|()| shared.kernel().set_container(file.id, container))
+        .map_err(failed("VFIO_GROUP_SET_CONTAINER", format!("group {number}")))
+}
+
+/// The kernel's hold on a group: the group file, and the container that it is in.
+#[derive(Debug)]
+pub(crate) struct SimHold {
+    number: u32,
+    _group: Arc<OpenFile>,
+    _container: Arc<Groups>,
+}
+
+impl SimHold {
+    pub(crate) fn take(container: Arc<Groups>, number: u32) -> Result<Self, VfioError> {
+        let group = container.enter(number)?;
+        Ok(Self { number, _group: group, _container: container })
+    }
+}
+
+impl GroupHold for SimHold {
+    fn group(&self) -> u32 {
+        self.number
+    }
+}
+
+/// A simulated iommufd or container.
+#[derive(Debug)]
+pub(crate) struct SimContext {
+    pub(crate) backend: BackendKind,
+    pub(crate) groups: Arc<Groups>,
+}
+
+impl SimContext {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.groups.file.shared
+    }
+
+    fn id(&self) -> FileId {
+        self.groups.file.id
+    }
+
+    fn object(&self, domain: DomainHandle) -> String {
+        match self.backend {
+            BackendKind::Iommufd => format!("ioas {}", domain.0),
+            BackendKind::Type1 => "container".to_owned(),
+        }
+    }
+
+    fn space(&self, domain: DomainHandle, op: &str) -> Result<Space, VfioError> {
+        let kernel = self.shared().kernel();
+        let space = match self.backend {
+            BackendKind::Iommufd => {
+                let ctx = kernel.iommufds.get(&self.id()).ok_or(Errno::BADF);
+                ctx.and_then(|ctx| ctx.space(domain.0).cloned())
+            }
+            BackendKind::Type1 => {
+                let container = kernel.containers.get(&self.id());
+                container.map(|container| container.space.clone()).ok_or(Errno::BADF)
+            }
+        };
+        space.map_err(failed(op, self.object(domain)))
+    }
+
+    fn open_cdev(&self, device: PciAddress) -> Result<SimDevice, VfioError> {
+        let shared = self.shared();
+        let name = device.to_string();
+        shared.pass(Site::OpenDevice, Some(device), None).map_err(failed("open", &name))?;
+        let id = shared.kernel().open_cdev(device).map_err(failed("open", &name))?;
+        let file = shared.own(id, Kind::Device(device));
+        let device_id = shared
+            .pass(Site::BindIommufd, Some(device), None)
+            .and_then(|()| shared.kernel().bind_iommufd(id, self.id()))
+            .map_err(failed("VFIO_DEVICE_BIND_IOMMUFD", &name))?;
+        Ok(self.device(device, device_id, file, None))
+    }
+
+    fn open_by_group(&self, device: PciAddress) -> Result<SimDevice, VfioError> {
+        let shared = self.shared();
+        let name = device.to_string();
+        let number = shared.kernel().group_of(device).map_err(failed("find group", &name))?;
+        let group = self.groups.enter(number)?;
+        let started = |kernel: &super::kernel::Kernel| {
+            kernel.containers.get(&self.id()).is_some_and(|c| c.iommu_driver())
+        };
+        if !started(&shared.kernel()) {
+            shared
+                .pass(Site::SetIommu, Some(device), Some(number))
+                .and_then(|()| shared.kernel().set_iommu(self.id()))
+                .map_err(failed("VFIO_SET_IOMMU", format!("group {number}")))?;
+        }
+        let id = shared
+            .pass(Site::OpenDevice, Some(device), Some(number))
+            .and_then(|()| shared.kernel().get_device_fd(group.id, device))
+            .map_err(failed("VFIO_GROUP_GET_DEVICE_FD", &name))?;
+        let file = shared.own(id, Kind::Device(device));
+        Ok(self.device(device, 0, file, Some(group)))
+    }
+
+    fn device(
+        &self,
+        address: PciAddress,
+        device_id: u32,
+        file: Arc<OpenFile>,
+        group: Option<Arc<OpenFile>>,
+    ) -> SimDevice {
+        let context = Arc::clone(&self.groups);
+        SimDevice { address, device_id, file, _group: group, context }
+    }
+}
+
+impl Context for SimContext {
+    fn backend(&self) -> BackendKind {
+        self.backend
+    }
+
+    fn new_domain(&self) -> Result<DomainHandle, VfioError> {
+        let op = "IOMMU_IOAS_ALLOC";
+        self.shared().pass(Site::NewDomain, None, None).map_err(failed(op, "iommufd"))?;
+        match self.backend {
+            BackendKind::Type1 => Ok(DomainHandle(0)),
+            BackendKind::Iommufd => {
+                let id = self.shared().kernel().ioas_alloc(self.id());
+                id.map(DomainHandle).map_err(failed(op, "iommufd"))
+            }
+        }
+    }
+
+    fn delete_domain(&self, domain: DomainHandle) -> Result<(), VfioError> {
+        let answer = self.shared().pass(Site::DeleteDomain, None, None).and_then(|()| {
+            let mut kernel = self.shared().kernel();
+            match self.backend {
+                BackendKind::Iommufd => kernel.destroy(self.id(), domain.0),
+                BackendKind::Type1 => {
+                    let container = kernel.containers.get(&self.id()).ok_or(Errno::BADF)?;
+                    if container.iommu_driver() { Err(Errno::BUSY) } else { Ok(()) }
+                }
+            }
+        });
+        answer.map_err(failed("IOMMU_DESTROY", self.object(domain)))
+    }
+
+    fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        let opened = match self.backend {
+            BackendKind::Iommufd => self.open_cdev(device)?,
+            BackendKind::Type1 => self.open_by_group(device)?,
+        };
+        Ok(Box::new(opened))
+    }
+
+    fn fd(&self) -> Result<OwnedFd, VfioError> {
+        let file = &self.groups.file;
+        self.shared().descriptor(file, "simulated context\n").map_err(failed("dup", "context"))
+    }
+
+    fn address_space(&self, domain: DomainHandle) -> Result<AddressSpace, VfioError> {
+        let space = self.space(domain, "open address space")?;
+        if let Err(errno) = self.shared().pass(Site::Map, None, None) {
+            space.fail_next(errno);
+        }
+        Ok(space.address_space())
+    }
+
+    fn ranges(&self, domain: DomainHandle) -> Result<Vec<IovaRange>, VfioError> {
+        Ok(self.space(domain, "IOMMU_IOAS_IOVA_RANGES")?.ranges())
+    }
+
+    fn unmap_all(&self, domain: DomainHandle) -> Result<u64, VfioError> {
+        let op = match self.backend {
+            BackendKind::Iommufd => "IOMMU_IOAS_UNMAP",
+            BackendKind::Type1 => "VFIO_IOMMU_UNMAP_DMA",
+        };
+        let space = self.space(domain, op)?;
+        if self.backend == BackendKind::Type1 && space.ranges().is_empty() {
+            return Err(VfioError::new(op, self.object(domain), Errno::INVAL));
+        }
+        Ok(space.clear())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A device that a context owns.
+#[derive(Debug)]
+pub(crate) struct SimDevice {
+    address: PciAddress,
+    device_id: u32,
+    file: Arc<OpenFile>,
+    /// Dropped after the device's file: the last close of a group gives it back.
+    _group: Option<Arc<OpenFile>>,
+    context: Arc<Groups>,
+}
+
+impl SimDevice {
+    fn type1(&self) -> bool {
+        self.context.file.kind == Kind::Container
+    }
+
+    fn on(&self, site: Site, op: &str) -> Result<(), VfioError> {
+        let shared = &self.file.shared;
+        shared.pass(site, Some(self.address), None).map_err(failed(op, self.address.to_string()))
+    }
+}
+
+impl AttachedDevice for SimDevice {
+    fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    fn device_id(&self) -> u32 {
+        self.device_id
+    }
+
+    fn attach(&mut self, domain: DomainHandle) -> Result<(), VfioError> {
+        let op = "VFIO_DEVICE_ATTACH_IOMMUFD_PT";
+        self.on(Site::Attach, op)?;
+        let object = format!("{} (ioas {})", self.address, domain.0);
+        if self.type1() {
+            let answer = if domain.0 == 0 { Ok(()) } else { Err(Errno::OPNOTSUPP) };
+            return answer.map_err(failed(op, object));
+        }
+        let mut kernel = self.file.shared.kernel();
+        kernel.attach_ioas(self.file.id, domain.0).map_err(failed(op, object))
+    }
+
+    fn detach(&mut self) -> Result<(), VfioError> {
+        let op = "VFIO_DEVICE_DETACH_IOMMUFD_PT";
+        self.on(Site::Detach, op)?;
+        let mut kernel = self.file.shared.kernel();
+        if !self.type1() {
+            let detached = kernel.detach_ioas(self.file.id);
+            return detached.map_err(failed(op, self.address.to_string()));
+        }
+        if let Some(container) = kernel.containers.get(&self.context.file.id) {
+            container.space.clear();
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), VfioError> {
+        let op = "VFIO_DEVICE_RESET";
+        self.on(Site::DeviceReset, op)?;
+        let kernel = self.file.shared.kernel();
+        let kind = kernel.dev(self.address).map(|device| device.model.reset);
+        let answer = kind.and_then(|kind| match kind {
+            ResetKind::Verified => Ok(()),
+            ResetKind::NotPossible => Err(Errno::INVAL),
+            ResetKind::Failed => Err(Errno::IO),
+        });
+        answer.map_err(failed(op, self.address.to_string()))
+    }
+
+    fn fd(&self) -> Result<OwnedFd, VfioError> {
+        let note = format!("simulated device {}\n", self.address);
+        let shared = &self.file.shared;
+        shared.descriptor(&self.file, &note).map_err(failed("dup", self.address.to_string()))
+    }
+
+    fn bound(&self) -> Result<bool, VfioError> {
+        if self.type1() {
+            return Ok(true);
+        }
+        let kernel = self.file.shared.kernel();
+        match kernel.hw_info(self.context.file.id, self.device_id) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(VfioError::new("IOMMU_GET_HW_INFO", self.address.to_string(), errno)),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! [`Host`] on a simulated machine.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use rustix::io::Errno;
+
+use super::{
+    acts,
+    context::{SimContext, SimHold},
+    fault::Site,
+    kernel::Kernel,
+    shared::{Kind, Shared, failed},
+    topology::{Topology, stable_id},
+};
+use crate::{
+    Act, ActOutcome, Answer, BackendKind, Context, DeviceFacts, Feature, GroupFacts, GroupHold,
+    Host, HostError, HostUse, Inventory, PciAddress, ProcessUse, VfioError,
+};
+
+/// A simulated machine. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct SimHost {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl SimHost {
+    /// Boots a machine.
+    #[must_use]
+    pub fn from_topology(topology: Topology) -> Self {
+        let shared = Shared::new(
+            Kernel::boot(&topology),
+            topology.name(),
+            topology.kernel_release(),
+            topology.helper_timeout_ms(),
+        );
+        for fault in topology.faults() {
+            shared.faults.script(fault.clone());
+        }
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Boots one of the built-in machines.
+    ///
+    /// # Errors
+    /// [`HostError::Topology`] that lists the names there are.
+    pub fn builtin(name: &str) -> Result<Self, HostError> {
+        Topology::builtin(name).map(Self::from_topology)
+    }
+
+    fn open(&self, backend: BackendKind) -> Result<SimContext, VfioError> {
+        let (path, kind) = match backend {
+            BackendKind::Iommufd => ("/dev/iommu", Kind::Iommufd),
+            BackendKind::Type1 => ("/dev/vfio/vfio", Kind::Container),
+        };
+        self.shared.pass(Site::OpenContext, None, None).map_err(failed("open", path))?;
+        let id = {
+            let mut kernel = self.shared.kernel();
+            match backend {
+                BackendKind::Iommufd => kernel.open_iommufd(),
+                BackendKind::Type1 => kernel.open_container(),
+            }
+        };
+        let id = id.map_err(failed("open", path))?;
+        Ok(SimContext { backend, groups: self.shared.context(id, kind) })
+    }
+}
+
+fn facts(kernel: &Kernel, address: PciAddress) -> Option<DeviceFacts> {
+    let device = kernel.devices.get(&address)?;
+    let mut facts = device.model.facts.clone();
+    let cdev = device.vfio.as_ref().and_then(|vfio| vfio.cdev);
+    facts.cdev = cdev.map(|number| format!("/dev/vfio/devices/vfio{number}"));
+    Some(facts)
+}
+
+impl Host for SimHost {
+    fn simulated(&self) -> bool {
+        true
+    }
+
+    fn topology(&self) -> Option<String> {
+        Some(self.shared.name.clone())
+    }
+
+    fn kernel_release(&self) -> String {
+        self.shared.release.clone()
+    }
+
+    fn boot_id(&self) -> String {
+        self.shared.boot_id.clone()
+    }
+
+    fn features(&self) -> Vec<Feature> {
+        let kernel = self.shared.kernel();
+        let has = &kernel.features;
+        let said = [
+            ("iommu", has.iommu),
+            ("iommufd", has.iommufd),
+            ("cdev", has.cdev && has.iommufd),
+            ("type1", has.type1),
+            ("map-file", has.map_file && has.iommufd),
+            ("interrupt-remapping", has.interrupt_remapping),
+            ("kernel-hold", has.type1),
+        ];
+        let feature = |(name, yes): (&str, bool)| Feature {
+            name: name.to_owned(),
+            answer: if yes { Answer::Yes } else { Answer::No },
+            note: "the topology file says so".to_owned(),
+        };
+        said.into_iter().map(feature).collect()
+    }
+
+    fn kernel_hold(&self) -> bool {
+        self.shared.kernel().features.type1
+    }
+
+    fn backends(&self) -> Vec<BackendKind> {
+        let kernel = self.shared.kernel();
+        let has = &kernel.features;
+        let iommufd = (has.iommu && has.iommufd && has.cdev).then_some(BackendKind::Iommufd);
+        let type1 = (has.iommu && has.type1).then_some(BackendKind::Type1);
+        iommufd.into_iter().chain(type1).collect()
+    }
+
+    fn scan(&self) -> Result<Inventory, HostError> {
+        let scanned = self.shared.pass(Site::Scan, None, None);
+        scanned.map_err(|errno| HostError::File {
+            op: "read",
+            path: "/sys/bus/pci/devices".to_owned(),
+            errno: errno.raw_os_error(),
+        })?;
+        let kernel = self.shared.kernel();
+        let devices = kernel.devices.keys().filter_map(|a| facts(&kernel, *a)).collect();
+        let groups = kernel.groups.values().map(|group| {
+            let members: Vec<PciAddress> = group.members.iter().copied().collect();
+            GroupFacts {
+                number: group.model.number,
+                stable_id: stable_id(&members),
+                members,
+                iommu_type: group.model.iommu_type.clone(),
+                reserved_regions: group.model.reserved.clone(),
+            }
+        });
+        Ok(Inventory { groups: groups.collect(), devices })
+    }
+
+    fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError> {
+        facts(&self.shared.kernel(), address).ok_or(HostError::NoDevice(address))
+    }
+
+    fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
+        let kernel = self.shared.kernel();
+        let device = kernel.dev(address).map_err(|_| HostError::NoDevice(address))?;
+        // A mount or an interface is the host driver's: without the driver there is none.
+        let host = device.vfio.is_none() && device.model.facts.driver.is_some();
+        Ok(if host { device.model.uses.clone() } else { Vec::new() })
+    }
+
+    fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
+        self.shared.kernel().dev(address).map_err(|_| HostError::NoDevice(address))?;
+        let about = self.shared.about(address);
+        Ok(self.shared.holders(&about))
+    }
+
+    fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
+        acts::perform(&self.shared, act)
+    }
+
+    fn open_context(&self, backend: BackendKind) -> Result<Box<dyn Context>, VfioError> {
+        Ok(Box::new(self.open(backend)?))
+    }
+
+    fn hold(
+        &self,
+        group: u32,
+        context: Option<&dyn Context>,
+    ) -> Result<Box<dyn GroupHold>, VfioError> {
+        let container = match context.map(|context| context.as_any().downcast_ref()) {
+            None => self.open(BackendKind::Type1)?.groups,
+            Some(Some(SimContext { backend: BackendKind::Type1, groups })) => Arc::clone(groups),
+            Some(_) => {
+                let object = format!("group {group}");
+                return Err(VfioError::new("VFIO_GROUP_SET_CONTAINER", object, Errno::BADFD));
+            }
+        };
+        Ok(Box::new(SimHold::take(container, group)?))
+    }
+
+    fn probe_free(&self, group: u32) -> Result<bool, VfioError> {
+        let path = format!("/dev/vfio/{group}");
+        let answer = self.shared.pass(Site::ProbeFree, None, Some(group)).and_then(|()| {
+            let mut kernel = self.shared.kernel();
+            let file = match kernel.open_group(group) {
+                Ok(file) => file,
+                Err(Errno::BUSY) => return Ok(false),
+                Err(errno) => return Err(errno),
+            };
+            let viable = kernel.group_viable(file);
+            kernel.put_group_file(file);
+            viable
+        });
+        answer.map_err(failed("open", path))
+    }
+
+    fn adopt_context(
+        &self,
+        backend: BackendKind,
+        fd: OwnedFd,
+    ) -> Result<Box<dyn Context>, VfioError> {
+        let wanted = match backend {
+            BackendKind::Iommufd => Kind::Iommufd,
+            BackendKind::Type1 => Kind::Container,
+        };
+        match self.shared.recognise(&fd) {
+            Some((id, kind)) if kind == wanted => {
+                Ok(Box::new(SimContext { backend, groups: self.shared.context(id, kind) }))
+            }
+            _ => Err(VfioError::new("adopt", "context", Errno::BADFD)),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Processes that have files of the simulated kernel open: scripted ones, and real ones that were
+//! handed a descriptor.
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, os::unix::fs::MetadataExt, sync::Arc};
+
+use super::shared::{Kind, OpenFile, Shared, lock};
+use crate::{PciAddress, ProcessUse};
+
+/// Pids of scripted processes lie above what Linux gives out.
+const FIRST_PID: i32 = 5_000_000;
+
+/// The scripted processes.
+#[derive(Debug, Default)]
+pub(crate) struct Processes {
+    running: BTreeMap<i32, Process>,
+    started: i32,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) stopped: bool,
+    pub(crate) memlock_bytes: Option<u64>,
+    pub(crate) files: Vec<Arc<OpenFile>>,
+    /// Descriptors it was handed.
+    pub(crate) received: Vec<(Kind, OwnedFd)>,
+}
+
+impl Processes {
+    pub(crate) fn start(&mut self, name: &str) -> i32 {
+        let pid = FIRST_PID + self.started;
+        self.started += 1;
+        let process = Process {
+            name: name.to_owned(),
+            stopped: false,
+            memlock_bytes: None,
+            files: Vec::new(),
+            received: Vec::new(),
+        };
+        self.running.insert(pid, process);
+        pid
+    }
+
+    pub(crate) fn get(&mut self, pid: i32) -> Option<&mut Process> {
+        self.running.get_mut(&pid)
+    }
+
+    /// Ends a process; its files close when the answer is dropped.
+    #[must_use]
+    pub(crate) fn end(&mut self, pid: i32) -> Option<Process> {
+        self.running.remove(&pid)
+    }
+
+    fn holding(&self, wanted: &dyn Fn(Kind) -> bool) -> Vec<(i32, String, Kind)> {
+        let mut found = Vec::new();
+        for (pid, process) in &self.running {
+            let kinds = process.files.iter().map(|file| file.kind);
+            let kinds = kinds.chain(process.received.iter().map(|(kind, _)| *kind));
+            found.extend(kinds.filter(|k| wanted(*k)).map(|k| (*pid, process.name.clone(), k)));
+        }
+        found
+    }
+}
+
+/// Scripted processes have no start time in /proc; theirs is their pid.
+pub(crate) fn start_time(pid: i32) -> u64 {
+    u64::try_from(pid).unwrap_or_default()
+}
+
+impl Shared {
+    /// Who has any of the wanted files open, this process left out.
+    pub(crate) fn holders(&self, wanted: &dyn Fn(Kind) -> bool) -> Vec<ProcessUse> {
+        let mut found: Vec<ProcessUse> = lock(&self.processes)
+            .holding(wanted)
+            .into_iter()
+            .map(|(pid, name, kind)| ProcessUse { pid, name, what: self.node(kind) })
+            .collect();
+        let exported = self.exported(wanted);
+        if !exported.is_empty() {
+            found.extend(real_holders(&exported).into_iter().map(|(pid, name, kind)| ProcessUse {
+                pid,
+                name,
+                what: self.node(kind),
+            }));
+        }
+        found.dedup();
+        found
+    }
+
+    /// Whether a device or the group that it is in is meant.
+    pub(crate) fn about(&self, device: PciAddress) -> impl Fn(Kind) -> bool + use<> {
+        let group = self.kernel().group_of(device).ok();
+        move |kind| match kind {
+            Kind::Device(address) => address == device,
+            Kind::Group(number) => Some(number) == group,
+            Kind::Container | Kind::Iommufd => false,
+        }
+    }
+
+    /// The path under which a file was opened.
+    pub(crate) fn node(&self, kind: Kind) -> String {
+        match kind {
+            Kind::Container => "/dev/vfio/vfio".to_owned(),
+            Kind::Iommufd => "/dev/iommu".to_owned(),
+            Kind::Group(number) => format!("/dev/vfio/{number}"),
+            Kind::Device(address) => {
+                let kernel = self.kernel();
+                let device = kernel.devices.get(&address);
+                match device.and_then(|device| device.vfio.as_ref()?.cdev) {
+                    Some(number) => format!("/dev/vfio/devices/vfio{number}"),
+                    None => address.to_string(),
+                }
+            }
+        }
+    }
+}
+
+/// Real processes with one of these memfds open.
+fn real_holders(exported: &[(Kind, (u64, u64))]) -> Vec<(i32, String, Kind)> {
+    let mut found = Vec::new();
+    let me = std::process::id().to_string();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return found };
+    for process in processes.flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().filter(|pid| **pid != me) else { continue };
+        let Ok(number) = pid.parse::<i32>() else { continue };
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let Ok(data) = std::fs::metadata(descriptor.path()) else { continue };
+            let here = (data.dev(), data.ino());
+            if let Some((kind, _)) = exported.iter().find(|(_, identity)| *identity == here) {
+                let comm = std::fs::read_to_string(process.path().join("comm"));
+                found.push((number, comm.unwrap_or_default().trim().to_owned(), *kind));
+            }
+        }
+    }
+    found
+}

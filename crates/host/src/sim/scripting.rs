@@ -1,0 +1,205 @@
+//! What a test does to a simulated machine from outside.
+
+use rustix::io::Errno;
+
+use super::{
+    fault::Fault, foreign::Foreign, host::SimHost, kernel::owner::Ownership, rule::Rule,
+    topology::ResetKind,
+};
+use crate::{BackendKind, Context, DomainHandle, HostUse, PciAddress, ResetOutcome};
+
+impl SimHost {
+    /// Scripts a fault.
+    pub fn fault(&self, fault: Fault) {
+        self.shared.faults.script(fault);
+    }
+
+    /// Forgets all faults; calls that hang go on.
+    pub fn clear_faults(&self) {
+        self.shared.faults.clear();
+    }
+
+    /// How many calls that can be made to fail there were: with it a test walks through all.
+    #[must_use]
+    pub fn fault_points(&self) -> u64 {
+        self.shared.faults.calls()
+    }
+
+    /// Breaks a rule of the kernel, to see that somebody notices.
+    pub fn break_rule(&self, rule: Rule) {
+        self.shared.kernel().broken.insert(rule);
+    }
+
+    /// Starts another process.
+    #[must_use]
+    pub fn foreign(&self, name: &str) -> Foreign {
+        Foreign::start(&self.shared, name)
+    }
+
+    /// Another process that has a group's node open.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn foreign_open_group(&self, group: u32) -> Result<Foreign, Errno> {
+        let process = self.foreign("rival");
+        process.open_group(group)?;
+        Ok(process)
+    }
+
+    /// Another process that has a device bound to an iommufd of its own.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn foreign_bind(&self, device: PciAddress) -> Result<Foreign, Errno> {
+        let process = self.foreign("rival");
+        process.bind(device)?;
+        Ok(process)
+    }
+
+    /// Somebody writes to `drivers/D/bind`.
+    ///
+    /// # Errors
+    /// The kernel's: EBUSY while the group is owned.
+    pub fn host_driver_bind(&self, device: PciAddress, driver: &str) -> Result<(), Errno> {
+        self.shared.kernel().bind_driver(device, driver)
+    }
+
+    /// Somebody writes to `drivers/D/unbind`.
+    ///
+    /// # Errors
+    /// ENODEV without a driver; EBUSY while it is open, where the real write would wait.
+    pub fn host_driver_unbind(&self, device: PciAddress) -> Result<(), Errno> {
+        let mut kernel = self.shared.kernel();
+        if kernel.in_use(device) {
+            return Err(Errno::BUSY);
+        }
+        kernel.unbind_driver(device)
+    }
+
+    /// The host driver of a device attaches a domain of its own.
+    ///
+    /// # Errors
+    /// EINVAL in a group of several; EBUSY when another domain is attached.
+    pub fn host_driver_attach(&self, device: PciAddress) -> Result<(), Errno> {
+        let mut kernel = self.shared.kernel();
+        let number = kernel.group_of(device)?;
+        let group = kernel.group_mut(number)?;
+        let members = group.members.len();
+        group.ownership.attach_device(device, members)
+    }
+
+    /// The host driver of a device detaches its domain.
+    ///
+    /// # Errors
+    /// ENODEV when there is no such device or group.
+    pub fn host_driver_detach(&self, device: PciAddress) -> Result<(), Errno> {
+        let mut kernel = self.shared.kernel();
+        let number = kernel.group_of(device)?;
+        kernel.group_mut(number)?.ownership.detach();
+        Ok(())
+    }
+
+    /// Plugs in a copy of a device at another address, without a driver, in a group of its own.
+    ///
+    /// # Errors
+    /// ENODEV: there is no such model. EEXIST: the address is taken.
+    pub fn plug(&self, address: PciAddress, like: PciAddress) -> Result<u32, Errno> {
+        let mut kernel = self.shared.kernel();
+        let mut model = kernel.dev(like)?.model.clone();
+        if kernel.devices.contains_key(&address) {
+            return Err(Errno::EXIST);
+        }
+        let number = kernel.free_group();
+        model.facts.address = address;
+        model.facts.group = Some(number);
+        model.facts.driver = None;
+        model.facts.dma = crate::DmaKind::None;
+        model.facts.driver_override = None;
+        model.facts.serial = None;
+        model.facts.virtual_functions = Vec::new();
+        model.facts.physical_function = None;
+        model.facts.reset_set = Vec::new();
+        model.uses = Vec::new();
+        kernel.insert_device(model);
+        Ok(number)
+    }
+
+    /// Pulls a device out.
+    ///
+    /// # Errors
+    /// ENODEV: there is none. EBUSY while it is open, where the kernel would wait.
+    pub fn unplug(&self, device: PciAddress) -> Result<(), Errno> {
+        let mut kernel = self.shared.kernel();
+        if kernel.in_use(device) {
+            return Err(Errno::BUSY);
+        }
+        kernel.remove_device(device)
+    }
+
+    /// Sets what the host does with a device while it is on a host driver.
+    ///
+    /// # Errors
+    /// ENODEV: there is no such device.
+    pub fn set_uses(&self, device: PciAddress, uses: Vec<HostUse>) -> Result<(), Errno> {
+        self.shared.kernel().dev_mut(device)?.model.uses = uses;
+        Ok(())
+    }
+
+    /// Sets how resets of a device go from now on; method and note stay the device's.
+    ///
+    /// # Errors
+    /// ENODEV: there is no such device.
+    pub fn set_reset(&self, device: PciAddress, outcome: &ResetOutcome) -> Result<(), Errno> {
+        self.shared.kernel().dev_mut(device)?.model.reset = match outcome {
+            ResetOutcome::Verified { .. } => ResetKind::Verified,
+            ResetOutcome::NotPossible { .. } => ResetKind::NotPossible,
+            ResetOutcome::Failed { .. } => ResetKind::Failed,
+        };
+        Ok(())
+    }
+
+    /// Sets how many devices of a group are being reset: attaches answer EBUSY meanwhile.
+    ///
+    /// # Errors
+    /// ENODEV: there is no such group.
+    pub fn set_recovering(&self, group: u32, devices: u32) -> Result<(), Errno> {
+        self.shared.kernel().group_mut(group)?.ownership.recovering = devices;
+        Ok(())
+    }
+
+    /// The kernel's truth about a group.
+    ///
+    /// # Errors
+    /// ENODEV: there is no such group.
+    pub fn ownership(&self, group: u32) -> Result<Ownership, Errno> {
+        Ok(self.shared.kernel().group(group)?.ownership)
+    }
+
+    /// Whether a device in this domain would reach memory at an address.
+    #[must_use]
+    pub fn reaches(&self, context: &dyn Context, domain: DomainHandle, iova: u64) -> bool {
+        let Some(context) = context.as_any().downcast_ref::<super::context::SimContext>() else {
+            return false;
+        };
+        let kernel = self.shared.kernel();
+        let id = context.groups.file.id;
+        let area = match context.backend {
+            BackendKind::Iommufd => kernel
+                .iommufds
+                .get(&id)
+                .and_then(|ctx| ctx.space(domain.0).ok().map(|space| space.lookup(iova))),
+            BackendKind::Type1 => {
+                kernel.containers.get(&id).map(|container| container.space.lookup(iova))
+            }
+        };
+        area.flatten().is_some()
+    }
+
+    /// Checks what must hold in every state of the kernel.
+    ///
+    /// # Errors
+    /// What doesn't.
+    pub fn check(&self) -> Result<(), String> {
+        self.shared.kernel().check()
+    }
+}
