@@ -1,4 +1,118 @@
 //! berthd: the daemon.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use berth_helper::client::Forked;
+use berth_host::{
+    Host,
+    linux::{LinuxConfig, LinuxHost},
+    sim::{SimHost, Topology},
+};
+use berthd::{
+    config::{Args, Config, HostChoice, SimTopology},
+    notify,
+    run::Daemon,
+};
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match Config::load(&args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("berthd: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if args.check_config {
+        print_config(&config);
+        return ExitCode::SUCCESS;
+    }
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("berthd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_config(config: &Config) {
+    match &config.file {
+        Some(file) => println!("{}: ok", file.display()),
+        None => println!("no configuration file: the defaults are used"),
+    }
+    println!("state at {}", config.state_dir.display());
+    for listener in &config.listen {
+        println!("{} at {}", listener.serve.word(), listener.endpoint);
+    }
+}
+
+fn run(config: &Config) -> Result<()> {
+    let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("berthd")
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(serve(config));
+    // Kernel work that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    // From the first moment on: a signal during start-up ends it cleanly, too.
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let host = host(config)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        kernel = host.kernel_release(),
+        simulated = host.topology(),
+        state = %config.state_dir.display(),
+        "starting"
+    );
+    let daemon = tokio::select! {
+        daemon = Daemon::start(config, host) => daemon?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    for address in daemon.tcp_addresses() {
+        tracing::info!("the page is at http://{address}/");
+    }
+    tracing::info!("ready");
+    tell(&["READY=1"]);
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    tell(&["STOPPING=1"]);
+    daemon.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn tell(state: &[&str]) {
+    if let Err(error) = notify::service_manager(state) {
+        tracing::warn!(%error, "the service manager was not told");
+    }
+}
+
+fn host(config: &Config) -> Result<Arc<dyn Host>> {
+    Ok(match &config.host {
+        HostChoice::Sim(SimTopology::Builtin(name)) => Arc::new(SimHost::builtin(name)?),
+        HostChoice::Sim(SimTopology::File(path)) => {
+            Arc::new(SimHost::from_topology(Topology::load(path)?))
+        }
+        HostChoice::Linux => Arc::new(LinuxHost::new(LinuxConfig {
+            root: config.sysfs_root.clone(),
+            privileged: privileged(config)?,
+        })),
+    })
+}

@@ -13,7 +13,7 @@ use axum::Router;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::unix::{BindError, SocketFile, bind as bind_unix};
+pub use self::unix::{BindError, Kind, SocketFile, bind as bind_unix};
 use self::{
     connection::{Door, Protocol},
     guard::Guard,

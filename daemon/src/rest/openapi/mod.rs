@@ -292,3 +292,6 @@ fn problem_schema() -> Value {
         },
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! The daemon's life: open, catch up with the kernel, serve, drain.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use berth_host::Host;
+use tokio::{
+    sync::{Semaphore, watch},
+    task::{JoinHandle, JoinSet},
+    time::{MissedTickBehavior, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic_health::server::HealthReporter;
+
+use crate::{
+    acts::{Engine, EngineConfig, LedgerRecords},
+    config::{Config, Endpoint, ResetRule, Serve},
+    grpc, handover,
+    ledger::{self, LedgerConfig, LedgerHandle, Opened},
+    listen::{self, BindError, Bound, SocketFile},
+    model::{ApiError, Meta, OpenIntent},
+    reconcile,
+    rest::{self, Front, Metrics},
+    service::{Service, ServiceConfig},
+};
+
+/// The daemon can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory or a file of its own.
+    #[error("create {path}: {}; make it writable, or name another with --state-dir",
+        source.to_string().to_lowercase())]
+    StateDir {
+        /// The directory.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The ledger, the store or the host.
+    #[error("{what}: {source}")]
+    Part {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        source: ApiError,
+    },
+    /// The build is broken.
+    #[error("{0}")]
+    Build(String),
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub struct Daemon {
+    service: Arc<Service>,
+    engine: Engine,
+    shared: listen::Shared,
+    tcp: Vec<SocketAddr>,
+    ready: watch::Receiver<bool>,
+    health: HealthReporter,
+    listeners: JoinSet<()>,
+    handover: Vec<(JoinHandle<()>, SocketFile)>,
+    rescan: JoinHandle<()>,
+    ledger: JoinHandle<()>,
+}
+
+/// How long start-up waits for kernel work that the last daemon left; what takes longer goes on
+/// beside.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is bound before anything else, so that a second daemon does no harm.
+struct Sockets {
+    grpc: Vec<Bound>,
+    http: Vec<Bound>,
+    handover: Vec<(std::os::fd::OwnedFd, SocketFile)>,
+}
+
+impl Daemon {
+    /// Starts on a host: binds, restores the record, catches up with the kernel, serves. When it
+    /// returns the daemon is ready.
+    ///
+    /// # Errors
+    /// What is in the way, and the way out.
+    pub async fn start(config: &Config, host: Arc<dyn Host>) -> Result<Self, StartError> {
+        create_state_dir(config)?;
+        let sockets = bind(config).await?;
+        let opened = open_ledger(config, &host).await?;
+        let Opened { ledger, intents, previous_boot, task } = opened;
+        let records = Arc::new(LedgerRecords::new(ledger.clone(), Arc::clone(&host)));
+        let engine = Engine::new(Arc::clone(&host), records, &engine_config(config));
+        let service = Arc::new(Service::new(
+            ledger.clone(),
+            Arc::clone(&host),
+            service_config(config),
+        ));
+        let stopping = CancellationToken::new();
+        let shared = listen::Shared {
+            limits: config.limits,
+            timeouts: config.timeouts,
+            stopping: stopping.clone(),
+            connections: TaskTracker::new(),
+        };
+        let (now_ready, ready) = watch::channel(false);
+        let front = Arc::new(Front {
+            service: Arc::clone(&service),
+            metrics: Arc::new(Metrics::default()),
+            ready: ready.clone(),
+            stopping,
+            watchers: Arc::new(Semaphore::new(config.limits.watchers)),
+            body_bytes: config.limits.body_bytes,
+        });
+        let http = rest::router(&front).map_err(StartError::Build)?;
+        let (grpc, health) =
+            grpc::router(&front).await.map_err(|error| StartError::Build(error.to_string()))?;
+        let tcp = sockets.http.iter().filter_map(Bound::tcp_address).collect();
+        let mut listeners = JoinSet::new();
+        for bound in sockets.grpc {
+            listeners.spawn(bound.serve(grpc.clone(), shared.clone()));
+        }
+        for bound in sockets.http {
+            listeners.spawn(bound.serve(http.clone(), shared.clone()));
+        }
+        catch_up(&engine, &ledger, &host, intents, previous_boot).await?;
+        // Nobody held it until now, so it can't fail.
+        let _ = now_ready.send(true);
+        grpc::set_serving(&health, true).await;
+        let handover = sockets.handover.into_iter().map(|(socket, file)| {
+            let engine = engine.clone();
+            let task = tokio::spawn(async move {
+                if let Err(error) = handover::serve(socket, engine).await {
+                    tracing::error!(%error, "the hand-over socket broke");
+                }
+            });
+            (task, file)
+        });
+        let handover = handover.collect();
+        let rescan = tokio::spawn(rescan(host, ledger, config.timeouts.rescan_ms));
+        Ok(Self {
+            service,
+            engine,
+            shared,
+            tcp,
+            ready,
+            health,
+            listeners,
+            handover,
+            rescan,
+            ledger: task,
+        })
+    }
+
+    /// The API's calls.
+    #[must_use]
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// The engine that does the kernel work.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Where HTTP is really served, with the ports that the system chose.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> &[SocketAddr] {
+        &self.tcp
+    }
+
+    /// Whether the daemon serves.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Drains: accepts nothing more, lets running requests and kernel work end, and stops.
+    pub async fn stop(mut self) {
+        let patience = Duration::from_millis(self.shared.timeouts.drain_ms);
+        grpc::set_serving(&self.health, false).await;
+        self.shared.stopping.cancel();
+        self.shared.connections.close();
+        while self.listeners.join_next().await.is_some() {}
+        if timeout(patience, self.shared.connections.wait()).await.is_err() {
+            tracing::warn!("requests were cut off; what they recorded goes on at the next start");
+        }
+        self.rescan.abort();
+        for (task, _file) in &self.handover {
+            task.abort();
+        }
+        let engine = self.engine.clone();
+        let closed = tokio::task::spawn_blocking(move || engine.close(patience)).await;
+        if !closed.unwrap_or(false) {
+            tracing::warn!("kernel work is still under way; it is seen to at the next start");
+        }
+        drop(self.engine);
+        drop(self.service);
+        if timeout(patience, self.ledger).await.is_err() {
+            tracing::warn!("the ledger did not end in time");
+        }
+    }
+}
+
+fn create_state_dir(config: &Config) -> Result<(), StartError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(&config.state_dir).map_err(|source| StartError::StateDir {
+        path: config.state_dir.display().to_string(),
+        source,
+    })
+}
+
+async fn bind(config: &Config) -> Result<Sockets, StartError> {
+    let mut sockets = Sockets { grpc: Vec::new(), http: Vec::new(), handover: Vec::new() };
+    for listener in &config.listen {
+        match (listener.serve, &listener.endpoint) {
+            (Serve::Grpc, _) => sockets.grpc.push(Bound::bind(listener).await?),
+            (Serve::Http, _) => sockets.http.push(Bound::bind(listener).await?),
+            (Serve::Handover, Endpoint::Unix { path, mode, gid }) => {
+                let kind = listen::Kind::Packets;
+                sockets.handover.push(listen::bind_unix(path, *mode, *gid, kind)?);
+            }
+            (Serve::Handover, Endpoint::Tcp { address, .. }) => {
+                return Err(StartError::Build(format!("no hand-over over TCP at {address}")));
+            }
+        }
+        tracing::info!(serve = listener.serve.word(), at = %listener.endpoint, "listening");
+    }
+    Ok(sockets)
+}
+
+async fn open_ledger(config: &Config, host: &Arc<dyn Host>) -> Result<Opened, StartError> {
+    let mut settings = LedgerConfig::new(&config.state_dir);
+    settings.retain_events = config.retention.events;
+    ledger::open(settings, Arc::clone(host))
+        .await
+        .map_err(|source| StartError::Part { what: "open the ledger", source })
+}
+
+/// Looks at the machine, records what is found, and settles what the last daemon left.
+async fn catch_up(
+    engine: &Engine,
+    ledger: &LedgerHandle,
+    host: &Arc<dyn Host>,
+    intents: Vec<OpenIntent>,
+    previous_boot: Option<String>,
+) -> Result<(), StartError> {
+    let failed = |source| StartError::Part { what: "catch up with the kernel", source };
+    let (machine, known) = (Arc::clone(host), ledger.snapshot());
+    let scan = tokio::task::spawn_blocking(move || ledger::scan(&*machine, &known))
+        .await
+        .map_err(|error| failed(ApiError::internal("scan", error.to_string())))?
+        .map_err(|error| failed(ApiError::unavailable("scan", error.to_string())))?;
+    ledger.observe(scan, Meta::internal("start")).await.map_err(failed)?;
+    ledger.set_executor(Arc::new(engine.clone())).map_err(failed)?;
+    let engine = engine.clone();
+    tokio::task::spawn_blocking(move || {
+        reconcile::run(&engine, intents, previous_boot.as_deref(), PATIENCE);
+    })
+    .await
+    .map_err(|error| failed(ApiError::internal("reconcile", error.to_string())))
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    EngineConfig { deadline: Duration::from_millis(config.timeouts.act_ms.saturating_mul(3)) }
+}
+
+fn service_config(config: &Config) -> ServiceConfig {
+    let rules = config.reset.iter();
+    let everything = rules.clone().find(|rule| rule.class == "*").map(|rule| rule.policy);
+    let defaults = ServiceConfig::default();
+    ServiceConfig {
+        wait_ms: config.timeouts.wait_ms,
+        state_dir: config.state_dir.display().to_string(),
+        reset_by_class: rules
+            .filter(|rule| rule.class != "*")
+            .map(|ResetRule { class, policy }| (class.clone(), *policy))
+            .collect(),
+        reset_default: everything.unwrap_or(defaults.reset_default),
+        ..defaults
+    }
+}
+
+/// Looks at the machine now and then, for what no event told.
+async fn rescan(host: Arc<dyn Host>, ledger: LedgerHandle, every_ms: u64) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(every_ms));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is now, and reconciling has just looked.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let (machine, known) = (Arc::clone(&host), ledger.snapshot());
+        let found =
+            tokio::task::spawn_blocking(move || ledger::scan(&*machine, &known)).await;
+        match found {
+            Ok(Ok(scan)) => {
+                if let Err(error) = ledger.observe(scan, Meta::internal("rescan")).await {
+                    tracing::warn!(%error, "a rescan could not be recorded");
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "a rescan failed"),
+            Err(error) => tracing::error!(%error, "a rescan broke"),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The configuration: what is read, what is refused, and how that is said.
+
+use std::{fs, path::Path, process::Command};
+
+use berthd::{
+    config::{Args, Config, Endpoint, HostChoice, Serve, SimTopology},
+    model::Role,
+};
+use clap::Parser as _;
+
+fn args(words: &[&str]) -> Args {
+    Args::try_parse_from(std::iter::once("berthd").chain(words.iter().copied()))
+        .expect("arguments of berthd")
+}
+
+fn load(text: &str, words: &[&str]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("berthd.toml");
+    fs::write(&file, text).expect("written");
+    let mut args = args(words);
+    args.config = Some(file.clone());
+    Config::load(&args).map_err(|error| {
+        error.to_string().replace(&file.display().to_string(), "berthd.toml")
+    })
+}
+
+#[test]
+fn the_example_is_the_defaults() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/berthd.toml");
+    let text = fs::read_to_string(example).expect("the example is there");
+    // Each commented value, uncommented, must be read and change nothing.
+    let values: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(value) if value.starts_with(|c: char| c.is_ascii_lowercase()) => value,
+            _ => line,
+        })
+        .filter(|line| !line.starts_with("helper"))
+        .fold(String::new(), |all, line| all + line + "\n");
+    let mut from_example = load(&values, &[]).expect("the example can be used");
+    let mut defaults = load("", &[]).expect("no settings can be used");
+    (from_example.file, defaults.file) = (None, None);
+    assert_eq!(from_example, defaults);
+    assert!(values.contains("\nwait_ms = 30000\n"), "the values were uncommented");
+}
+
+#[test]
+fn the_listeners_of_the_example_are_the_default_ones() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/berthd.toml");
+    let text = fs::read_to_string(example).expect("the example is there");
+    let block = |line: &&str| {
+        let line = line.trim_start_matches("# ").trim_start();
+        line.starts_with("[[listen")
+            || ["serve", "path", "address", "mode", "group", "role", "others", "uid", "hosts"]
+                .iter()
+                .any(|key| line.starts_with(&format!("{key} = ")))
+    };
+    let listeners: String = text
+        .lines()
+        .filter(block)
+        .map(|line| line.trim_start_matches("# ").trim_start())
+        .fold(String::new(), |all, line| all + line + "\n");
+    let from_example = load(&listeners, &[]).expect("the example's listeners can be used");
+    let defaults = load("", &[]).expect("no settings can be used");
+    let ends = |config: &Config| -> Vec<(Serve, String)> {
+        config.listen.iter().map(|one| (one.serve, one.endpoint.to_string())).collect()
+    };
+    assert_eq!(ends(&from_example), ends(&defaults));
+    let access = &from_example.listeners(Serve::Grpc).next().expect("gRPC").access;
+    assert_eq!(access.role_of(Some(64055)), Some(Role::Holder));
+    assert_eq!(access.role_of(Some(1)), Some(Role::Operator));
+}
+
+#[test]
+fn mistakes_are_named_with_line_key_and_way_out() {
+    let cases = [
+        ("stat_dir = \"/x\"\n", "berthd.toml:1: stat_dir: unknown field `stat_dir`"),
+        ("\n[timeouts]\nwait_ms = \"soon\"\n", "berthd.toml:3: wait_ms: invalid type"),
+        ("[timeouts]\nwait_ms = 0\n", "berthd.toml:2: timeouts.wait_ms: 0 is out of range; use 1 to"),
+        ("state_dir = \"relative\"\n", "berthd.toml:1: state_dir: relative is not an absolute path"),
+        ("host = \"windows\"\n", "berthd.toml:1: host: \"windows\" is not a host; use linux"),
+        ("a = [1,\n2\n", "berthd.toml:"),
+        (
+            "[[listen]]\nserve = \"grpc\"\naddress = \"0.0.0.0:1\"\n",
+            "berthd.toml:3: listen.address: gRPC over TCP needs TLS",
+        ),
+        (
+            "[[listen]]\nserve = \"http\"\naddress = \"127.0.0.1:1\"\nrole = \"operator\"\n",
+            "berthd.toml:4: listen.role: TCP without TLS serves reading only",
+        ),
+        (
+            "[[listen]]\nserve = \"http\"\npath = \"/x\"\naddress = \"127.0.0.1:1\"\n",
+            "berthd.toml:1: [[listen]]: a listener has exactly one of path and address",
+        ),
+        (
+            "[[listen]]\nserve = \"http\"\npath = \"/x\"\nmode = \"9\"\n",
+            "berthd.toml:4: listen.mode: \"9\" is not a mode; use octal",
+        ),
+        (
+            "[[listen]]\nserve = \"http\"\npath = \"/x\"\ngroup = \"no-such-group-here\"\n",
+            "berthd.toml:4: listen.group: there is no group \"no-such-group-here\"; create it",
+        ),
+        (
+            "[[listen]]\nserve = \"http\"\npath = \"/x\"\nrole = \"viewer\"\n\
+             [[listen.rule]]\nuid = 0\nrole = \"operator\"\n",
+            "berthd.toml:7: listen.rule.role: a rule can't give more than its listener's role",
+        ),
+        ("[[reset]]\nclass = \"gpu\"\npolicy = \"maybe\"\n", "berthd.toml:3: reset.policy: \"maybe\""),
+    ];
+    for (text, expected) in cases {
+        let error = load(text, &[]).expect_err(text);
+        assert!(error.starts_with(expected), "{text}\n  gave  {error}\n  not   {expected}");
+        assert!(error.contains("; "), "{error} has no way out");
+    }
+}
+
+#[test]
+fn arguments_override_the_file() {
+    let text = "host = \"sim:gpu-server\"\nstate_dir = \"/from/file\"\n\
+                [[listen]]\nserve = \"grpc\"\npath = \"/from/file.sock\"\n\
+                [[listen]]\nserve = \"http\"\npath = \"/from/http.sock\"\n";
+    let config = load(
+        text,
+        &["--host", "sim:/tmp/t.toml", "--state-dir", "/from/args", "--listen-grpc", "unix:/a/g.sock"],
+    )
+    .expect("it can be used");
+    assert_eq!(config.host, HostChoice::Sim(SimTopology::File("/tmp/t.toml".into())));
+    assert_eq!(config.state_dir, Path::new("/from/args"));
+    let ends: Vec<String> = config.listen.iter().map(|one| one.endpoint.to_string()).collect();
+    assert_eq!(ends, ["unix:/a/g.sock", "unix:/from/http.sock", "unix:/a/handover.sock"]);
+}
+
+#[test]
+fn grpc_over_tcp_is_refused_and_so_is_nonsense() {
+    for words in [
+        ["--listen-grpc", "127.0.0.1:5000"],
+        ["--listen-handover", "127.0.0.1:5000"],
+        ["--listen-http", "nowhere"],
+        ["--listen-http", "unix:"],
+        ["--host", "sim:"],
+    ] {
+        let error = load("", &words).expect_err(words[1]);
+        assert!(error.starts_with(words[0]), "{error}");
+        assert!(error.contains("; "), "{error} has no way out");
+    }
+}
+
+#[test]
+fn a_role_is_never_above_the_listeners_and_never_from_uid_0() {
+    let text = "[[listen]]\nserve = \"http\"\npath = \"/x\"\nrole = \"orchestrator\"\n\
+                others = \"viewer\"\n\
+                [[listen.rule]]\nuid = 1000\nrole = \"holder\"\n\
+                [[listen.rule]]\nuid = 1001\nrole = \"none\"\n";
+    let config = load(text, &[]).expect("it can be used");
+    let access = &config.listeners(Serve::Http).next().expect("a listener").access;
+    assert_eq!(access.role_of(Some(0)), Some(Role::Viewer));
+    assert_eq!(access.role_of(Some(1000)), Some(Role::Holder));
+    assert_eq!(access.role_of(Some(1001)), None);
+    assert_eq!(access.role_of(None), Some(Role::Viewer));
+}
+
+#[test]
+fn tcp_is_for_viewers() {
+    let config = load("", &["--listen-http", "localhost:0"]).expect("it can be used");
+    let listener = config.listeners(Serve::Http).next().expect("a listener");
+    assert!(matches!(&listener.endpoint, Endpoint::Tcp { address, .. } if address.port() == 0));
+    assert_eq!(listener.access.role_of(Some(0)), Some(Role::Viewer));
+}
+
+#[test]
+fn check_config_answers_with_its_exit_status() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("berthd.toml");
+    let check = || {
+        Command::new(env!("CARGO_BIN_EXE_berthd"))
+            .args(["--check-config", "--config"])
+            .arg(&file)
+            .output()
+            .expect("berthd runs")
+    };
+    fs::write(&file, "[limits]\nstreams = 7\n").expect("written");
+    let good = check();
+    assert!(good.status.success(), "{good:?}");
+    assert!(String::from_utf8_lossy(&good.stdout).contains("berthd.toml: ok"));
+    fs::write(&file, "[limits]\n\nstraems = 7\n").expect("written");
+    let bad = check();
+    assert_eq!(bad.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&bad.stderr);
+    assert!(text.contains("berthd.toml:3: straems: unknown field `straems`"), "{text}");
+    fs::remove_file(&file).expect("removed");
+    let missing = check();
+    assert_eq!(missing.status.code(), Some(1));
+}
