@@ -94,7 +94,7 @@ impl Daemon {
         let sockets = bind(config).await?;
         let opened = open_ledger(config, &host).await?;
         let Opened { ledger, intents, previous_boot, task } = opened;
-        let records = Arc::new(LedgerRecords::new(ledger.clone(), Arc::clone(&host)));
+        let records = Arc::new(LedgerRecords::new(ledger.clone()));
         let engine = Engine::new(Arc::clone(&host), records, &engine_config(config));
         let service = Arc::new(Service::new(
             ledger.clone(),

@@ -19,9 +19,8 @@ fn load(text: &str, words: &[&str]) -> Result<Config, String> {
     fs::write(&file, text).expect("written");
     let mut args = args(words);
     args.config = Some(file.clone());
-    Config::load(&args).map_err(|error| {
-        error.to_string().replace(&file.display().to_string(), "berthd.toml")
-    })
+    Config::load(&args)
+        .map_err(|error| error.to_string().replace(&file.display().to_string(), "berthd.toml"))
 }
 
 #[test]
@@ -76,8 +75,14 @@ fn mistakes_are_named_with_line_key_and_way_out() {
     let cases = [
         ("stat_dir = \"/x\"\n", "berthd.toml:1: stat_dir: unknown field `stat_dir`"),
         ("\n[timeouts]\nwait_ms = \"soon\"\n", "berthd.toml:3: wait_ms: invalid type"),
-        ("[timeouts]\nwait_ms = 0\n", "berthd.toml:2: timeouts.wait_ms: 0 is out of range; use 1 to"),
-        ("state_dir = \"relative\"\n", "berthd.toml:1: state_dir: relative is not an absolute path"),
+        (
+            "[timeouts]\nwait_ms = 0\n",
+            "berthd.toml:2: timeouts.wait_ms: 0 is out of range; use 1 to",
+        ),
+        (
+            "state_dir = \"relative\"\n",
+            "berthd.toml:1: state_dir: relative is not an absolute path",
+        ),
         ("host = \"windows\"\n", "berthd.toml:1: host: \"windows\" is not a host; use linux"),
         ("a = [1,\n2\n", "berthd.toml:"),
         (
@@ -105,7 +110,10 @@ fn mistakes_are_named_with_line_key_and_way_out() {
              [[listen.rule]]\nuid = 0\nrole = \"operator\"\n",
             "berthd.toml:7: listen.rule.role: a rule can't give more than its listener's role",
         ),
-        ("[[reset]]\nclass = \"gpu\"\npolicy = \"maybe\"\n", "berthd.toml:3: reset.policy: \"maybe\""),
+        (
+            "[[reset]]\nclass = \"gpu\"\npolicy = \"maybe\"\n",
+            "berthd.toml:3: reset.policy: \"maybe\"",
+        ),
     ];
     for (text, expected) in cases {
         let error = load(text, &[]).expect_err(text);
@@ -121,7 +129,14 @@ fn arguments_override_the_file() {
                 [[listen]]\nserve = \"http\"\npath = \"/from/http.sock\"\n";
     let config = load(
         text,
-        &["--host", "sim:/tmp/t.toml", "--state-dir", "/from/args", "--listen-grpc", "unix:/a/g.sock"],
+        &[
+            "--host",
+            "sim:/tmp/t.toml",
+            "--state-dir",
+            "/from/args",
+            "--listen-grpc",
+            "unix:/a/g.sock",
+        ],
     )
     .expect("it can be used");
     assert_eq!(config.host, HostChoice::Sim(SimTopology::File("/tmp/t.toml".into())));

@@ -11,6 +11,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use rustix::{
@@ -64,13 +65,20 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    identity: (u64, u64),
+    identity: Identity,
+}
+
+/// Device, inode and birth: an inode's number alone is soon used again.
+type Identity = (u64, u64, Option<SystemTime>);
+
+fn identity(metadata: &fs::Metadata) -> Identity {
+    (metadata.dev(), metadata.ino(), metadata.created().ok())
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|now| identity(&now) == self.identity);
         if ours {
             // A file that can't be removed is replaced at the next start.
             let _ = fs::remove_file(&self.path);
@@ -109,7 +117,7 @@ pub fn bind(
     rustix::net::bind(&socket, &address).map_err(|errno| BindError::system(path, "bind", errno))?;
     let metadata =
         fs::symlink_metadata(path).map_err(|error| BindError::system(path, "stat", error))?;
-    let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+    let file = SocketFile { path: path.to_owned(), identity: identity(&metadata) };
     if let Some(gid) = gid {
         rustix::fs::chown(path, None, Some(Gid::from_raw(gid)))
             .map_err(|errno| BindError::system(path, "chown", errno))?;

@@ -51,10 +51,8 @@ fn routes_and_operations_are_the_same_set() {
             documented.insert((path.clone(), method.to_ascii_uppercase()));
         }
     }
-    let routed: BTreeSet<(String, String)> = ROUTES
-        .iter()
-        .map(|route| (route.path.to_owned(), route.method.to_string()))
-        .collect();
+    let routed: BTreeSet<(String, String)> =
+        ROUTES.iter().map(|route| (route.path.to_owned(), route.method.to_string())).collect();
     assert_eq!(documented, routed);
 }
 
@@ -92,8 +90,10 @@ fn operations_are_complete() {
                 .filter(|parameter| parameter["in"] == "path")
                 .filter_map(|parameter| parameter["name"].as_str())
                 .collect();
-            let in_path: BTreeSet<&str> =
-                path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+            let in_path: BTreeSet<&str> = path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+                .collect();
             assert_eq!(declared, in_path, "{method} {path}");
             assert_eq!(operation.get("requestBody").is_some(), method == "post", "{method} {path}");
             let problem = &operation["responses"]["default"]["$ref"];
