@@ -1,4 +1,33 @@
 //! berth-helper: the privileged acts, one process per request.
+//!
+//! Reads one request from the socket that is its standard input, does it, answers and exits:
+//! 0 when the act was tried, 2 when what came was no request, 1 when the socket failed.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+use berth_helper::serve::{Served, serve};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(Served::Tried) => ExitCode::SUCCESS,
+        Ok(Served::Refused) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("berth-helper: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<Served> {
+    let mut root = PathBuf::from("/");
+    let mut args = std::env::args_os().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("--sysfs-root") => root = args.next().context("--sysfs-root needs a path")?.into(),
+            _ => bail!("unknown argument {}", arg.display()),
+        }
+    }
+    serve(rustix::stdio::stdin(), &root).context("serve the request on standard input")
+}
