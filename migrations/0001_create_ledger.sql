@@ -148,6 +148,11 @@ CREATE TABLE intent_steps (
     PRIMARY KEY (intent_id, ordinal)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TRIGGER intents_take_their_steps AFTER DELETE ON intents
+BEGIN
+    DELETE FROM intent_steps WHERE intent_id = OLD.id;
+END;
+
 -- Request ids of the last 24 hours with the answers that were given. A refusal that changed
 -- nothing isn't kept: the same request may succeed later.
 CREATE TABLE request_ids (

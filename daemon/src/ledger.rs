@@ -4,23 +4,31 @@
 //! writes events, rows, intents and request ids of all of them in one transaction, and only then
 //! publishes, answers and hands intents to the executor.
 
+mod book;
 mod clock;
+mod draft;
+mod events;
+mod expiry;
+mod facts;
 mod open;
+mod requests;
+mod rows;
 mod scan;
+mod task;
 
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use berth_host::Inventory;
+use berth_host::{Host, Inventory, PciAddress};
 use berth_ownership::Command;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use clock::Clock;
 pub use open::{LedgerConfig, Opened, open};
-pub use scan::{Scan, scan};
+pub use scan::{Scan, look, scan};
 
 use crate::{
-    model::{ApiError, Applied, Baseline, Executor, Meta, Outcome, Snapshot, StepNote},
+    model::{ApiError, Applied, Baseline, Executor, Looked, Meta, Outcome, Snapshot, StepNote},
     store::{EventRecord, Store},
 };
 
@@ -35,6 +43,7 @@ enum Message {
     Outcome {
         intent: u64,
         outcome: Box<Outcome>,
+        looked: Vec<Looked>,
         meta: Meta,
         reply: oneshot::Sender<Result<Applied, ApiError>>,
     },
@@ -47,6 +56,11 @@ enum Message {
         intent: u64,
         baselines: Vec<Baseline>,
         reply: oneshot::Sender<Result<(), ApiError>>,
+    },
+    Refresh {
+        looked: Vec<Looked>,
+        meta: Meta,
+        reply: oneshot::Sender<Result<Applied, ApiError>>,
     },
     Observe {
         scan: Box<Scan>,
@@ -70,6 +84,7 @@ struct Shared {
     executor: OnceLock<Arc<dyn Executor>>,
     store: Store,
     clock: Clock,
+    host: Arc<dyn Host>,
 }
 
 impl LedgerHandle {
@@ -101,7 +116,9 @@ impl LedgerHandle {
         meta: Meta,
     ) -> Result<Applied, ApiError> {
         let outcome = Box::new(outcome);
-        self.ask(|reply| Message::Outcome { intent, outcome, meta, reply }).await
+        let devices = self.devices_of(intent);
+        let looked = self.look(devices).await;
+        self.ask(|reply| Message::Outcome { intent, outcome, looked, meta, reply }).await
     }
 
     /// Makes a step of an intent durable, before the step is taken.
@@ -134,6 +151,32 @@ impl LedgerHandle {
         self.ask(|reply| Message::Observe { scan, meta, reply }).await
     }
 
+    /// Looks at some devices again and records what is otherwise than before.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn refresh(
+        &self,
+        devices: Vec<PciAddress>,
+        meta: Meta,
+    ) -> Result<Applied, ApiError> {
+        let looked = self.look(devices).await;
+        self.ask(|reply| Message::Refresh { looked, meta, reply }).await
+    }
+
+    /// Scans the whole machine and records what is otherwise than before.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; what could not be read.
+    pub async fn rescan(&self, meta: Meta) -> Result<Applied, ApiError> {
+        let (host, known) = (Arc::clone(&self.shared.host), self.snapshot());
+        let found = tokio::task::spawn_blocking(move || scan(&*host, &known))
+            .await
+            .map_err(|error| ApiError::internal("scan", format!("the scan ended: {error}")))?
+            .map_err(|error| ApiError::internal("scan", format!("scan the host: {error}")))?;
+        self.observe(found, meta).await
+    }
+
     /// [`Self::outcome`] from a thread outside the runtime.
     ///
     /// # Errors
@@ -145,7 +188,8 @@ impl LedgerHandle {
         meta: Meta,
     ) -> Result<Applied, ApiError> {
         let outcome = Box::new(outcome);
-        self.ask_blocking(|reply| Message::Outcome { intent, outcome, meta, reply })
+        let looked = look_or_log(&*self.shared.host, &self.devices_of(intent));
+        self.ask_blocking(|reply| Message::Outcome { intent, outcome, looked, meta, reply })
     }
 
     /// [`Self::note`] from a thread outside the runtime.
@@ -219,6 +263,36 @@ impl LedgerHandle {
             .map_err(|_| ApiError::internal("executor", "the executor is set already"))
     }
 
+    /// The devices that an intent may have changed: all members of its groups.
+    fn devices_of(&self, intent: u64) -> Vec<PciAddress> {
+        let snapshot = self.snapshot();
+        let Some(intent) = snapshot.intents.get(&intent) else { return Vec::new() };
+        let state = &snapshot.state;
+        let groups = match (&intent.reservation, intent.body.device()) {
+            (Some(reservation), _) => state
+                .reservation(reservation)
+                .map(|reservation| {
+                    reservation.targets.iter().map(|target| target.group.clone()).collect()
+                })
+                .unwrap_or_default(),
+            (None, Some(device)) => {
+                state.device(device).map(|device| vec![device.group.clone()]).unwrap_or_default()
+            }
+            (None, None) => Vec::new(),
+        };
+        groups
+            .iter()
+            .filter_map(|group| state.group(group))
+            .flat_map(|group| &group.devices)
+            .filter_map(|device| device.as_str().parse().ok())
+            .collect()
+    }
+
+    async fn look(&self, devices: Vec<PciAddress>) -> Vec<Looked> {
+        let host = Arc::clone(&self.shared.host);
+        tokio::task::spawn_blocking(move || look_or_log(&*host, &devices)).await.unwrap_or_default()
+    }
+
     async fn ask<T>(
         &self,
         message: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Message,
@@ -240,4 +314,12 @@ impl LedgerHandle {
 
 fn stopped() -> ApiError {
     ApiError::unavailable("ledger", "the ledger has stopped, so that nothing was recorded")
+}
+
+/// A look that fails changes nothing: the next scan sees to it.
+fn look_or_log(host: &dyn Host, devices: &[PciAddress]) -> Vec<Looked> {
+    look(host, devices).unwrap_or_else(|error| {
+        tracing::warn!(%error, "looking at devices again");
+        Vec::new()
+    })
 }

@@ -1,6 +1,27 @@
 //! The store: SQLite in WAL mode, synchronous=FULL, one writer and a few readers.
+//!
+//! Every query is checked against the schema when it is compiled; its description is kept in
+//! `.sqlx`, so that a build needs no database.
+
+mod error;
+mod load;
+mod open;
+mod read;
+mod rows;
+mod write;
 
 use std::sync::Arc;
+
+use sqlx::SqlitePool;
+
+pub use error::StoreError;
+pub use load::Loaded;
+pub use open::{Pieces, open};
+pub use rows::{
+    BaselineRow, ClosedIntentRow, DeviceRow, EventRow, IntentRow, Rows, StepRow, StoredRequest,
+    TargetRow,
+};
+pub use write::Writer;
 
 /// One event as it is stored and streamed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +52,18 @@ pub struct EventRecord {
     pub after: Option<String>,
 }
 
-/// The store.
-#[derive(Debug)]
-pub struct Store {}
+impl EventRecord {
+    /// Whether it concerns a device, group or reservation of that name.
+    #[must_use]
+    pub fn concerns(&self, object: &str) -> bool {
+        self.reservation == object
+            || self.groups.iter().any(|group| group == object)
+            || self.devices.iter().any(|device| device == object)
+    }
+}
+
+/// The readers' side of the store: past events.
+#[derive(Debug, Clone)]
+pub struct Store {
+    readers: SqlitePool,
+}

@@ -1,1 +1,25 @@
-//! What is shown: proto messages made from a snapshot.
+//! What is shown: proto messages made from a snapshot. Nothing here reads the host or the store.
+
+mod answer;
+mod device;
+mod domain;
+mod errno;
+mod event;
+mod explain;
+mod group;
+mod refusal;
+mod reservation;
+mod words;
+
+pub use answer::answer;
+pub use device::{device, kernel_dma, process, uses_kernel_dma};
+pub use domain::{context, domain};
+pub use event::event;
+pub use explain::{Asked, explain, kernel_dma_of};
+pub use group::{group, owner_of};
+pub use refusal::{refusal, refusal_json};
+pub use reservation::{Boot, claims, given_back, reservation};
+pub use words::{
+    address, backend, backend_word, condition, condition_word, delivery, delivery_word,
+    ownership_kind, policy, policy_word, reset_policy, timestamp,
+};

@@ -1,12 +1,26 @@
 //! Opening the ledger: the store's rows become the state again.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
+use arc_swap::ArcSwap;
 use berth_host::Host;
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::{broadcast, mpsc},
+    task::JoinHandle,
+};
 
-use super::LedgerHandle;
-use crate::model::{ApiError, OpenIntent};
+use super::{Clock, LedgerHandle, Shared, book::Book, task::Task};
+use crate::{
+    model::{ApiError, OpenIntent},
+    store::{self, Pieces, StoreError},
+};
+
+/// How many events a slow watcher may lag behind before it reads them from the store.
+const WATCH_BUFFER: usize = 4096;
 
 /// Where the ledger is and how much it keeps.
 #[derive(Debug, Clone)]
@@ -52,6 +66,32 @@ pub struct Opened {
 /// # Errors
 /// What is wrong with the store, and the way out.
 pub async fn open(config: LedgerConfig, host: Arc<dyn Host>) -> Result<Opened, ApiError> {
-    let _ = (config, host);
-    Err(ApiError::unavailable("ledger", "the ledger is not built yet"))
+    let failed = |error: StoreError| ApiError::unavailable("store", error.chain());
+    let Pieces { writer, store, mut loaded } =
+        store::open(&config.state_dir).await.map_err(failed)?;
+    let clock = Clock::new(&host.boot_id());
+    let previous_boot = loaded.boot_id.take();
+    let book = Book::restore(&mut loaded, &clock).map_err(failed)?;
+    let (events, _) = broadcast::channel(WATCH_BUFFER);
+    let (sender, queue) = mpsc::channel(config.queue);
+    let shared = Arc::new(Shared {
+        published: ArcSwap::from_pointee(book.snapshot()),
+        events,
+        executor: OnceLock::new(),
+        store,
+        clock,
+        host,
+    });
+    let task = Task {
+        shared: Arc::clone(&shared),
+        config,
+        writer,
+        book,
+        queue,
+        waiters: HashMap::new(),
+        commits: 0,
+    };
+    let task = tokio::spawn(task.run());
+    let ledger = LedgerHandle { queue: sender, shared };
+    Ok(Opened { ledger, intents: loaded.intents, previous_boot, task })
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use berth_host::{DmaKind, Host, HostError, Inventory};
+use berth_host::{DeviceFacts, DmaKind, Host, HostError, HostUse, Inventory, PciAddress};
 
-use crate::model::{HostUses, Snapshot};
+use crate::model::{HostUses, Looked, Snapshot};
 
 /// What a look at the machine found.
 #[derive(Debug, Clone, Default)]
@@ -28,12 +28,9 @@ pub fn scan(host: &dyn Host, known: &Snapshot) -> Result<Scan, HostError> {
     let inventory = host.scan()?;
     let mut found = Scan::default();
     for device in &inventory.devices {
-        let on_host = matches!(device.dma, DmaKind::Kernel | DmaKind::Assumed);
-        if on_host && !device.bridge {
-            let uses = host.uses(device.address)?;
-            if !uses.is_empty() {
-                found.uses.insert(device.address, uses);
-            }
+        let uses = uses_of(host, device)?;
+        if !uses.is_empty() {
+            found.uses.insert(device.address, uses);
         }
         let Some(group) = device.group else { continue };
         let on_vfio = device.dma == DmaKind::Managed
@@ -55,4 +52,28 @@ pub fn scan(host: &dyn Host, known: &Snapshot) -> Result<Scan, HostError> {
     }
     found.inventory = inventory;
     Ok(found)
+}
+
+/// Looks at some devices again. Blocks. Those that are gone are left out.
+///
+/// # Errors
+/// What could not be read.
+pub fn look(host: &dyn Host, addresses: &[PciAddress]) -> Result<Vec<Looked>, HostError> {
+    let mut found = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        match host.device(*address) {
+            Ok(facts) => {
+                let uses = uses_of(host, &facts)?;
+                found.push(Looked { facts, uses });
+            }
+            Err(HostError::NoDevice(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn uses_of(host: &dyn Host, device: &DeviceFacts) -> Result<Vec<HostUse>, HostError> {
+    let on_host = matches!(device.dma, DmaKind::Kernel | DmaKind::Assumed);
+    if on_host && !device.bridge { host.uses(device.address) } else { Ok(Vec::new()) }
 }

@@ -76,7 +76,13 @@ impl Caller {
     /// The peer of a unix socket.
     #[must_use]
     pub fn unix(uid: u32, pid: Option<i32>, role: Role) -> Self {
-        Self { identity: format!("uid:{uid}"), uid: Some(uid), pid, role, transport: Transport::Unix }
+        Self {
+            identity: format!("uid:{uid}"),
+            uid: Some(uid),
+            pid,
+            role,
+            transport: Transport::Unix,
+        }
     }
 
     /// Somebody on TCP.

@@ -2,9 +2,8 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use berth_ownership::{
-    Command, DeviceId, DomainId, Event, Refusal, ReservationId, ResetOutcome,
-};
+use berth_host::IovaRange;
+use berth_ownership::{Command, DeviceId, DomainId, Event, Refusal, ReservationId, ResetOutcome};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -151,6 +150,21 @@ pub struct OpenIntent {
 pub trait Executor: Send + Sync + Debug {
     /// Takes an intent that is committed. Returns at once; the outcome goes to the ledger.
     fn submit(&self, intent: Intent, snapshot: Arc<Snapshot>);
+
+    /// What the daemon sees of a domain now; `None` when it isn't open here.
+    fn domain(&self, domain: &DomainId) -> Option<DomainNow> {
+        let _ = domain;
+        None
+    }
+}
+
+/// What the daemon sees of a domain that it has open.
+#[derive(Debug, Clone, Default)]
+pub struct DomainNow {
+    /// Permitted ranges.
+    pub ranges: Vec<IovaRange>,
+    /// Mapped now.
+    pub mapped_bytes: u64,
 }
 
 /// Driver and override that a device had before it was touched.

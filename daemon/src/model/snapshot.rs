@@ -3,12 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use berth_host::{DeviceFacts, GroupFacts, HostUse, Inventory, PciAddress};
-use berth_ownership::{
-    DeviceId, Group, GroupId, Refusal, ReservationId, State,
-};
+use berth_ownership::{DeviceId, Group, GroupId, Refusal, ReservationId, State};
 use imbl::OrdMap;
 
 use super::{Baseline, GivenBack, Intent};
+use crate::view::Boot;
 
 /// What is known of a reservation beside the ownership record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -21,6 +20,15 @@ pub struct Extra {
 
 /// What the host does with devices, as last looked at.
 pub type HostUses = HashMap<PciAddress, Vec<HostUse>>;
+
+/// A device that was looked at after the last scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// What it is like.
+    pub facts: DeviceFacts,
+    /// What the host does with it.
+    pub uses: Vec<HostUse>,
+}
 
 /// An inventory with ways to find things in it.
 #[derive(Debug, Default)]
@@ -57,10 +65,12 @@ pub struct Snapshot {
     pub inventory: Arc<Inventory>,
     /// Ways to find things in the inventory.
     pub index: Arc<InventoryIndex>,
+    /// Devices that were looked at since the scan: they outrank the inventory.
+    pub fresh: OrdMap<PciAddress, Arc<Looked>>,
     /// The last event that is in the state.
     pub seq: u64,
-    /// This boot.
-    pub boot_id: Arc<str>,
+    /// This boot, and how its clock relates to wall time.
+    pub boot: Boot,
     /// Failures and resets by reservation.
     pub extras: OrdMap<ReservationId, Arc<Extra>>,
     /// What touched devices had before.
@@ -73,7 +83,27 @@ impl Snapshot {
     /// The facts of a device.
     #[must_use]
     pub fn device(&self, address: PciAddress) -> Option<&DeviceFacts> {
+        if let Some(looked) = self.fresh.get(&address) {
+            return Some(&looked.facts);
+        }
         self.index.device.get(&address).and_then(|at| self.inventory.devices.get(*at))
+    }
+
+    /// The facts of all devices, by address.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceFacts> {
+        self.inventory
+            .devices
+            .iter()
+            .map(|device| self.fresh.get(&device.address).map_or(device, |looked| &looked.facts))
+    }
+
+    /// What the host does with a device, as last looked at.
+    #[must_use]
+    pub fn uses_of(&self, address: PciAddress) -> &[HostUse] {
+        if let Some(looked) = self.fresh.get(&address) {
+            return &looked.uses;
+        }
+        self.index.uses.get(&address).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The facts of a device by its id in the record.

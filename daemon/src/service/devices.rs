@@ -109,5 +109,4 @@ impl Service {
         let _ = (caller, request);
         Err(starting())
     }
-
 }

@@ -57,5 +57,4 @@ impl Service {
         let _ = (caller, request);
         Err(starting())
     }
-
 }

@@ -44,5 +44,4 @@ impl Service {
         let _ = (caller, request);
         Err(starting())
     }
-
 }

@@ -31,5 +31,4 @@ impl Service {
         let _ = (caller, request);
         Err(starting())
     }
-
 }

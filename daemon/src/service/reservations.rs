@@ -122,5 +122,4 @@ impl Service {
         let _ = (caller, request);
         Err(starting())
     }
-
 }

@@ -1,0 +1,386 @@
+//! A batch in the making: commands are decided on it one after the other. It becomes the book when
+//! its rows are durable, and is thrown away when they can't be written.
+
+use std::{collections::HashMap, sync::Arc};
+
+use berth_ownership::{
+    Command, DeviceId, Event, KernelDmaOp, OperationKind, Pending, Reason, Refusal, ReservationId,
+    ReservationState, Time,
+};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    Clock,
+    book::Book,
+    events::{self, About, Touched},
+    requests::Requests,
+    rows,
+};
+use crate::{
+    model::{Extra, Intent, IntentBody, Meta, Outcome},
+    store::{ClosedIntentRow, EventRecord, EventRow, IntentRow, Rows},
+    view,
+};
+
+/// How an intent ended in a batch.
+#[derive(Debug, Clone)]
+pub(super) struct Closed {
+    pub(super) failure: Option<Box<Refusal>>,
+    pub(super) answer: Option<String>,
+}
+
+/// A batch in the making.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) book: Book,
+    pub(super) rows: Rows,
+    pub(super) requests: Requests,
+    pub(super) events: Vec<Arc<EventRecord>>,
+    pub(super) opened: Vec<Intent>,
+    pub(super) closed: HashMap<u64, Closed>,
+    touched: Touched,
+    clock: Clock,
+}
+
+/// Where a draft goes back to when a command of several is refused.
+#[derive(Debug)]
+pub(super) struct Savepoint {
+    book: Book,
+    events: usize,
+    opened: usize,
+    intents: usize,
+    closed: HashMap<u64, Closed>,
+    intents_closed: usize,
+    answers: usize,
+}
+
+impl Draft {
+    pub(super) fn new(book: Book, requests: Requests, clock: Clock) -> Self {
+        Self {
+            book,
+            rows: Rows::default(),
+            requests,
+            events: Vec::new(),
+            opened: Vec::new(),
+            closed: HashMap::new(),
+            touched: Touched::default(),
+            clock,
+        }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    pub(super) fn savepoint(&self) -> Savepoint {
+        Savepoint {
+            book: self.book.clone(),
+            events: self.events.len(),
+            opened: self.opened.len(),
+            intents: self.rows.intents.len(),
+            closed: self.closed.clone(),
+            intents_closed: self.rows.intents_closed.len(),
+            answers: self.rows.answers.len(),
+        }
+    }
+
+    pub(super) fn back_to(&mut self, saved: Savepoint) {
+        self.book = saved.book;
+        self.events.truncate(saved.events);
+        self.opened.truncate(saved.opened);
+        self.rows.intents.truncate(saved.intents);
+        self.closed = saved.closed;
+        self.rows.intents_closed.truncate(saved.intents_closed);
+        self.rows.answers.truncate(saved.answers);
+    }
+
+    /// Decides a command and applies what it leads to.
+    pub(super) fn command(
+        &mut self,
+        command: &Command,
+        meta: &Meta,
+        failure: Option<&Refusal>,
+    ) -> Result<Vec<Event>, Box<Refusal>> {
+        let now = self.clock.now();
+        let events = self.book.state.decide(command, &now)?;
+        for event in &events {
+            self.event(event, meta, &now);
+        }
+        for event in &events {
+            self.settle(event, failure, &now);
+        }
+        Ok(events)
+    }
+
+    /// Applies one event and records it with the object before and after.
+    fn event(&mut self, event: &Event, meta: &Meta, now: &Time) {
+        let about = events::about(event);
+        let before = events::render(&self.book, &about);
+        let (mut groups, mut devices) = events::concerned(&self.book, &about);
+        self.touched.add(&self.book, event);
+        self.book.state.apply(event);
+        self.follow(event);
+        self.touched.add(&self.book, event);
+        let after = events::render(&self.book, &about);
+        let (more_groups, more_devices) = events::concerned(&self.book, &about);
+        merge(&mut groups, more_groups);
+        merge(&mut devices, more_devices);
+        self.book.seq += 1;
+        let reservation = match &about {
+            About::Reservation(id) => id.to_string(),
+            _ => String::new(),
+        };
+        self.events.push(Arc::new(EventRecord {
+            seq: self.book.seq,
+            time_unix_ms: now.unix_ms.0,
+            boot_id: Arc::clone(&self.book.boot.id),
+            actor: meta.actor.clone(),
+            cause: meta.cause.clone(),
+            request_id: meta
+                .request_id
+                .as_ref()
+                .map(|request| request.id.clone())
+                .unwrap_or_default(),
+            kind: events::kind(event, &about),
+            groups,
+            devices,
+            reservation,
+            before,
+            after,
+        }));
+        self.intend(event, now);
+    }
+
+    /// Keeps what stands beside the state in step with it.
+    fn follow(&mut self, event: &Event) {
+        match event {
+            Event::Started { reservation, .. } => {
+                let stale = self
+                    .book
+                    .extras
+                    .get(reservation)
+                    .is_some_and(|extra| extra.last_failure.is_some());
+                if stale {
+                    self.extra(reservation, |extra| extra.last_failure = None);
+                }
+            }
+            Event::Released { reservation, .. } => {
+                self.book.released.push_back(reservation.clone());
+            }
+            Event::Forgotten { reservation } => {
+                self.book.extras.remove(reservation);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn extra(&mut self, id: &ReservationId, change: impl FnOnce(&mut Extra)) {
+        let mut extra =
+            self.book.extras.get(id).map(|known| Extra::clone(known)).unwrap_or_default();
+        change(&mut extra);
+        self.book.extras.insert(id.clone(), Arc::new(extra));
+        self.touched.reservations.insert(id.clone());
+    }
+
+    /// Opens the intent that an event asks for.
+    fn intend(&mut self, event: &Event, now: &Time) {
+        let (reservation, body) = match event {
+            Event::Started { reservation, pending } => (Some(reservation), body_of(pending)),
+            Event::Reserved { reservation } => match &reservation.pending {
+                Some(pending) => (Some(&reservation.id), body_of(pending)),
+                None => return,
+            },
+            Event::KernelDmaStarted { device, op } => {
+                let device = device.clone();
+                let body = match op {
+                    KernelDmaOp::Set { driver } => {
+                        IntentBody::KernelDmaSet { device, driver: driver.clone() }
+                    }
+                    KernelDmaOp::Release => IntentBody::KernelDmaRelease { device },
+                };
+                (None, body)
+            }
+            _ => return,
+        };
+        self.book.last_intent += 1;
+        let id = self.book.last_intent;
+        let intent = Intent { id, reservation: reservation.cloned(), kind: body.kind(), body };
+        if let Some(older) = self.book.open.get(&super::book::key(&intent)).copied() {
+            self.close(older, None, "superseded", now);
+        }
+        self.rows.intents.push(IntentRow(
+            id,
+            reservation.map(ToString::to_string),
+            raw(&intent.body),
+            self.book.boot.id.to_string(),
+            now.unix_ms.0,
+        ));
+        self.book.insert_intent(intent.clone());
+        self.opened.push(intent);
+    }
+
+    /// Closes the intent of what an event was about, once nothing is under way there.
+    fn settle(&mut self, event: &Event, failure: Option<&Refusal>, now: &Time) {
+        let (key, under_way) = match events::about(event) {
+            About::Reservation(id) => {
+                let record = self.book.state.reservation(&id);
+                (id.to_string(), record.is_some_and(|record| record.pending.is_some()))
+            }
+            About::Device(id) => {
+                self.settle_touched(failure, now);
+                let device = self.book.state.device(&id);
+                (id.to_string(), device.is_some_and(|device| device.kernel_dma_op.is_some()))
+            }
+            About::Group(_) => {
+                self.settle_touched(failure, now);
+                return;
+            }
+            About::Context(_) | About::Domain(_) | About::Store => return,
+        };
+        if under_way {
+            return;
+        }
+        if let Some(intent) = self.book.open.get(&key).copied() {
+            let outcome = failure.map_or("done", |failure| failure.reason.name());
+            self.close(intent, failure, outcome, now);
+        }
+    }
+
+    /// Groups and devices that vanish can end what was under way for several reservations.
+    fn settle_touched(&mut self, failure: Option<&Refusal>, now: &Time) {
+        if self.book.open.is_empty() {
+            return;
+        }
+        let ended: Vec<u64> = self
+            .touched
+            .reservations
+            .iter()
+            .filter(|id| {
+                self.book.state.reservation(id).is_none_or(|record| record.pending.is_none())
+            })
+            .filter_map(|id| self.book.open.get(id.as_str()).copied())
+            .collect();
+        for intent in ended {
+            self.close(intent, failure, "moot", now);
+        }
+    }
+
+    fn close(&mut self, intent: u64, failure: Option<&Refusal>, outcome: &str, now: &Time) {
+        let text = failure.map_or_else(
+            || outcome.to_owned(),
+            |failure| format!("{}: {}", failure.reason.name(), failure.message),
+        );
+        self.rows.intents_closed.push(ClosedIntentRow(intent, now.unix_ms.0, text));
+        let about = self.book.waiting.remove(&intent);
+        self.book.remove_intent(intent);
+        let answer = about.and_then(|about| view::answer(&self.book.snapshot(), &about, now));
+        let refusal = failure.map(|failure| serde_json::to_string(failure).unwrap_or_default());
+        self.requests.answer(intent, answer.as_deref(), refusal.as_deref());
+        if answer.is_some() || refusal.is_some() {
+            self.rows.answers.push((intent, answer.clone(), refusal));
+        }
+        let failure = failure.map(|failure| Box::new(failure.clone()));
+        self.closed.insert(intent, Closed { failure, answer });
+    }
+
+    /// Takes the outcome of an intent.
+    pub(super) fn outcome(
+        &mut self,
+        intent: u64,
+        outcome: &Outcome,
+        meta: &Meta,
+    ) -> Result<Vec<Event>, Box<Refusal>> {
+        let Some(open) = self.book.intents.get(&intent).cloned() else {
+            let text = format!("intent {intent} has ended already");
+            return Err(Refusal::new(Reason::NoOperation, intent, text));
+        };
+        if let Some(id) = &open.reservation {
+            let changes = outcome.failure.is_some() || !outcome.given_back.is_empty();
+            if changes && self.book.state.reservation(id).is_some() {
+                self.extra(id, |extra| {
+                    extra.last_failure = outcome.failure.as_deref().cloned();
+                    extra.given_back.clone_from(&outcome.given_back);
+                });
+            }
+        }
+        let events = self.command(&outcome.command, meta, outcome.failure.as_deref())?;
+        let mut restored: Vec<DeviceId> = outcome.restored.clone();
+        match &outcome.command {
+            Command::ReleaseDone { returned, .. } | Command::PrepareFailed { returned, .. } => {
+                restored.extend(
+                    returned
+                        .iter()
+                        .filter(|device| device.baseline_restored)
+                        .map(|device| device.device.clone()),
+                );
+            }
+            Command::KernelDmaDone { device, .. } => {
+                if matches!(open.body, IntentBody::KernelDmaSet { .. }) {
+                    restored.push(device.clone());
+                }
+            }
+            _ => {}
+        }
+        for device in restored {
+            if self.book.baselines.remove(&device).is_some() {
+                self.rows.baselines_gone.push(device.to_string());
+            }
+        }
+        Ok(events)
+    }
+
+    /// Forgets released reservations beyond those that are kept.
+    pub(super) fn forget(&mut self, keep: usize) {
+        while self.book.released.len() > keep {
+            let Some(id) = self.book.released.pop_front() else { return };
+            let released = self
+                .book
+                .state
+                .reservation(&id)
+                .is_some_and(|record| record.state == ReservationState::Released);
+            let command = Command::Forget { reservation: id };
+            let Ok(events) = self.book.state.decide(&command, &self.clock.now()) else { continue };
+            if released {
+                for event in &events {
+                    self.touched.add(&self.book, event);
+                    self.book.state.apply(event);
+                    self.follow(event);
+                }
+            }
+        }
+    }
+
+    /// Completes the rows by all records that differ from before.
+    pub(super) fn complete(&mut self, before: &Book) {
+        rows::records(&mut self.rows, &self.touched, before, &self.book);
+        self.rows.events = self.events.iter().cloned().map(EventRow).collect();
+    }
+}
+
+fn raw(body: &IntentBody) -> Box<RawValue> {
+    // An intent's body is plain data: serializing it can't fail.
+    to_raw_value(body).unwrap_or_default()
+}
+
+fn merge(list: &mut Vec<String>, more: Vec<String>) {
+    for item in more {
+        if !list.contains(&item) {
+            list.push(item);
+        }
+    }
+}
+
+fn body_of(pending: &Pending) -> IntentBody {
+    match pending.kind {
+        OperationKind::Prepare => IntentBody::Prepare,
+        OperationKind::Attach => IntentBody::Attach { domain: pending.domain.clone() },
+        OperationKind::Detach => IntentBody::Detach,
+        OperationKind::Replace => match &pending.domain {
+            Some(domain) => IntentBody::Replace { domain: domain.clone() },
+            None => IntentBody::Attach { domain: None },
+        },
+        OperationKind::Release => {
+            IntentBody::Release { force: pending.force, cause: pending.cause.clone() }
+        }
+    }
+}

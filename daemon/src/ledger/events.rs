@@ -1,0 +1,246 @@
+//! Changes as they are recorded and streamed: what they concern, the object before and after.
+
+use std::collections::BTreeSet;
+
+use berth_ownership::{
+    ContextId, DeviceId, DomainId, Event, Group, GroupId, OperationKind, ReservationId,
+};
+use serde_json::json;
+
+use super::book::Book;
+use crate::view;
+
+/// What a batch touched. Rows are written of what differs from before.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Touched {
+    pub(super) groups: BTreeSet<GroupId>,
+    pub(super) devices: BTreeSet<DeviceId>,
+    pub(super) reservations: BTreeSet<ReservationId>,
+    pub(super) contexts: BTreeSet<ContextId>,
+    pub(super) domains: BTreeSet<DomainId>,
+    /// Devices may have come to or gone from those that are not there but remembered.
+    pub(super) absent: bool,
+}
+
+impl Touched {
+    /// Adds all that an event touches. Called before it is applied, and after.
+    pub(super) fn add(&mut self, book: &Book, event: &Event) {
+        if let Some(id) = event.reservation() {
+            self.reservation(book, id);
+        }
+        match event {
+            Event::GroupObserved { facts } => {
+                self.devices.extend(facts.devices.iter().map(|device| device.id.clone()));
+                for device in &facts.devices {
+                    self.device(book, &device.id);
+                }
+                self.group(book, &facts.id);
+                self.absent = true;
+            }
+            Event::GroupGone { group } => {
+                self.group(book, group);
+                self.absent = true;
+            }
+            Event::DeviceGone { device } => {
+                self.device(book, device);
+                self.absent = true;
+            }
+            Event::KernelDmaStarted { device, .. }
+            | Event::KernelDmaChanged { device, .. }
+            | Event::KernelDmaFailed { device, .. } => self.device(book, device),
+            Event::Marked { device, .. } | Event::Unmarked { device, .. } => {
+                self.device(book, device);
+                self.absent = true;
+            }
+            Event::ContextCreated { context } => {
+                self.contexts.insert(context.id.clone());
+            }
+            Event::ContextDeleted { context } => {
+                self.contexts.insert(context.clone());
+            }
+            Event::DomainCreated { domain } => self.domain(book, &domain.id, Some(&domain.context)),
+            Event::DomainDeleted { domain } => self.domain(book, domain, None),
+            Event::Released { devices, .. } => {
+                for left in devices {
+                    self.device(book, &left.device);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn reservation(&mut self, book: &Book, id: &ReservationId) {
+        self.reservations.insert(id.clone());
+        let Some(record) = book.state.reservation(id) else { return };
+        self.contexts.insert(record.context.clone());
+        self.domains.insert(record.domain.clone());
+        for target in &record.targets {
+            self.groups.insert(target.group.clone());
+            self.devices.extend(target.devices.iter().cloned());
+        }
+    }
+
+    fn group(&mut self, book: &Book, id: &GroupId) {
+        self.groups.insert(id.clone());
+        let Some(group) = book.state.group(id) else { return };
+        self.devices.extend(group.devices.iter().cloned());
+        for reservation in &group.reservations {
+            self.reservation(book, reservation);
+        }
+    }
+
+    fn device(&mut self, book: &Book, id: &DeviceId) {
+        self.devices.insert(id.clone());
+        if let Some(device) = book.state.device(id) {
+            self.group(book, &device.group);
+        }
+    }
+
+    fn domain(&mut self, book: &Book, id: &DomainId, context: Option<&ContextId>) {
+        self.domains.insert(id.clone());
+        let known = book.state.domain(id).map(|domain| &domain.context);
+        if let Some(context) = context.or(known) {
+            self.contexts.insert(context.clone());
+        }
+    }
+}
+
+/// The object that an event is about.
+#[derive(Debug, Clone)]
+pub(super) enum About {
+    Group(GroupId),
+    Device(DeviceId),
+    Reservation(ReservationId),
+    Context(ContextId),
+    Domain(DomainId),
+    Store,
+}
+
+/// The object that an event is about.
+pub(super) fn about(event: &Event) -> About {
+    if let Some(id) = event.reservation() {
+        return About::Reservation(id.clone());
+    }
+    match event {
+        Event::GroupObserved { facts } => About::Group(facts.id.clone()),
+        Event::GroupGone { group } => About::Group(group.clone()),
+        Event::DeviceGone { device }
+        | Event::KernelDmaStarted { device, .. }
+        | Event::KernelDmaChanged { device, .. }
+        | Event::KernelDmaFailed { device, .. }
+        | Event::Marked { device, .. }
+        | Event::Unmarked { device, .. } => About::Device(device.clone()),
+        Event::ContextCreated { context } => About::Context(context.id.clone()),
+        Event::ContextDeleted { context } => About::Context(context.clone()),
+        Event::DomainCreated { domain } => About::Domain(domain.id.clone()),
+        Event::DomainDeleted { domain } => About::Domain(domain.clone()),
+        _ => About::Store,
+    }
+}
+
+/// The event's name on every surface: the kind of object, a dot, what happened to it.
+pub(super) fn kind(event: &Event, about: &About) -> String {
+    let object = match about {
+        About::Group(_) => "group",
+        About::Device(_) => "device",
+        About::Reservation(_) => "reservation",
+        About::Context(_) => "context",
+        About::Domain(_) => "domain",
+        About::Store => "store",
+    };
+    let what = match event {
+        Event::Reserved { .. } | Event::ContextCreated { .. } | Event::DomainCreated { .. } => {
+            "created"
+        }
+        Event::ContextDeleted { .. } | Event::DomainDeleted { .. } => "deleted",
+        Event::GroupObserved { .. } => "observed",
+        Event::GroupGone { .. } | Event::DeviceGone { .. } => "gone",
+        Event::Started { pending, .. } => match pending.kind {
+            OperationKind::Prepare => "preparing",
+            OperationKind::Attach => "attaching",
+            OperationKind::Detach => "detaching",
+            OperationKind::Replace => "replacing",
+            OperationKind::Release => "releasing",
+        },
+        other => other.name(),
+    };
+    format!("{object}.{what}")
+}
+
+/// The object as it stands in the book: proto3 JSON; `None` when it isn't there.
+pub(super) fn render(book: &Book, about: &About) -> Option<String> {
+    let state = &book.state;
+    match about {
+        About::Reservation(id) => {
+            let extra = book.extras.get(id).map(AsRef::as_ref);
+            let shown = view::reservation(state.reservation(id)?, extra, &book.boot);
+            serde_json::to_string(&shown).ok()
+        }
+        About::Context(id) => serde_json::to_string(&view::context(state.context(id)?)).ok(),
+        About::Domain(id) => {
+            serde_json::to_string(&view::domain(state, state.domain(id)?, None)).ok()
+        }
+        About::Group(id) => Some(group(book, state.group(id)?).to_string()),
+        About::Device(id) => {
+            let device = state.device(id)?;
+            Some(
+                json!({
+                    "address": {"pci": id.as_str()},
+                    "group": device.group.as_str(),
+                    "driver": device.facts.dma.driver().unwrap_or_default(),
+                    "condition": view::condition(device.condition()).as_str_name(),
+                    "conditionNote": device.marks.get(&device.condition()).cloned().unwrap_or_default(),
+                    "kernelDmaOrder": device.kernel_dma_op,
+                })
+                .to_string(),
+            )
+        }
+        About::Store => Some(json!({"epochFloor": state.epoch_floor().0.to_string()}).to_string()),
+    }
+}
+
+/// A group without the facts of its devices that don't change.
+fn group(book: &Book, group: &Group) -> serde_json::Value {
+    let drivers: serde_json::Map<String, serde_json::Value> = book
+        .state
+        .devices_of(group)
+        .map(|device| {
+            (device.facts.id.to_string(), device.facts.dma.driver().unwrap_or_default().into())
+        })
+        .collect();
+    json!({
+        "stableId": group.id.as_str(),
+        "ownership": view::ownership_kind(&group.ownership).as_str_name(),
+        "ownerCnt": group.ownership.owner_cnt(),
+        "condition": view::condition(group.condition).as_str_name(),
+        "drivers": drivers,
+        "foreignPids": group.foreign_pids,
+    })
+}
+
+/// The groups and devices that an object concerns.
+pub(super) fn concerned(book: &Book, about: &About) -> (Vec<String>, Vec<String>) {
+    let state = &book.state;
+    match about {
+        About::Group(id) => {
+            let devices = state
+                .group(id)
+                .map(|group| group.devices.iter().map(ToString::to_string).collect());
+            (vec![id.to_string()], devices.unwrap_or_default())
+        }
+        About::Device(id) => {
+            let groups = state.device(id).map(|device| vec![device.group.to_string()]);
+            (groups.unwrap_or_default(), vec![id.to_string()])
+        }
+        About::Reservation(id) => state
+            .reservation(id)
+            .map(|record| {
+                (
+                    record.targets.iter().map(|target| target.group.to_string()).collect(),
+                    record.devices().map(ToString::to_string).collect(),
+                )
+            })
+            .unwrap_or_default(),
+        About::Context(_) | About::Domain(_) | About::Store => (Vec::new(), Vec::new()),
+    }
+}

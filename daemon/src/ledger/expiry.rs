@@ -1,0 +1,46 @@
+//! Leases that end: looked for once a second of boot time.
+
+use std::time::Duration;
+
+use berth_ownership::Command;
+
+use super::LedgerHandle;
+use crate::model::Meta;
+
+const EVERY: Duration = Duration::from_secs(1);
+
+impl LedgerHandle {
+    /// Ends leases that are due, for as long as it is polled.
+    pub async fn expire_leases(self) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.expire_due().await;
+        }
+    }
+
+    /// Ends the leases that are due now.
+    pub async fn expire_due(&self) {
+        let due = self.snapshot().state.due(&self.clock().now());
+        for reservation in due {
+            let command = Command::Expire { reservation: reservation.clone() };
+            if let Err(error) = self.submit(command, Meta::internal("expiry")).await {
+                tracing::warn!(%reservation, %error, "ending a lease");
+            }
+        }
+    }
+
+    /// Scans the machine again and again, for as long as it is polled.
+    pub async fn rescan_every(self, period: Duration) {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.rescan(Meta::internal("scan")).await {
+                tracing::warn!(%error, "scanning the host");
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What can go wrong with the store.
+
+/// The store could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The library is too old.
+    #[error(
+        "SQLite {found} can corrupt a database in WAL mode; 3.51.3 or newer is needed: build with \
+         the bundled one"
+    )]
+    OldSqlite {
+        /// The version found.
+        found: String,
+    },
+    /// Another daemon has the directory.
+    #[error("another berthd uses the state directory {dir}: stop it, or give another --state-dir")]
+    Locked {
+        /// The directory.
+        dir: String,
+    },
+    /// A file operation.
+    #[error("{op} {path}")]
+    File {
+        /// What was attempted.
+        op: &'static str,
+        /// On which path.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// SQLite.
+    #[error("{op} in the store")]
+    Sql {
+        /// What was attempted.
+        op: &'static str,
+        /// Why not.
+        source: sqlx::Error,
+    },
+    /// The schema could not be brought up to date.
+    #[error("migrate the store {path}: is it from a newer berthd?")]
+    Migrate {
+        /// The database.
+        path: String,
+        /// Why not.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A row isn't what it should be.
+    #[error("row of {table} in the store can't be understood: {message}")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl StoreError {
+    pub(super) fn sql(op: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Sql { op, source }
+    }
+
+    /// The error with its causes, in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,179 @@
+//! Reading all current rows, once, at start.
+
+use berth_ownership::{Context, Device, Domain, Epoch, Group, Parts, Reservation};
+use serde::de::DeserializeOwned;
+use sqlx::SqliteConnection;
+
+use super::StoreError;
+use crate::model::{AnswerOf, Baseline, Extra, Intent, OpenIntent, StepNote};
+
+/// Everything that is current.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The state's parts.
+    pub parts: Parts,
+    /// What is known of reservations beside the record.
+    pub extras: Vec<(String, Extra)>,
+    /// Baselines.
+    pub baselines: Vec<Baseline>,
+    /// Identities by address.
+    pub identities: Vec<(String, String)>,
+    /// Intents without an outcome.
+    pub intents: Vec<OpenIntent>,
+    /// What requests are about whose kernel work hasn't ended, by intent.
+    pub waiting: Vec<(u64, AnswerOf)>,
+    /// The last event.
+    pub last_seq: u64,
+    /// The oldest event that is kept.
+    pub oldest_seq: u64,
+    /// The highest intent ever.
+    pub last_intent: u64,
+    /// The boot that was written last.
+    pub boot_id: Option<String>,
+}
+
+fn parse<T: DeserializeOwned>(table: &'static str, json: &str) -> Result<T, StoreError> {
+    serde_json::from_str(json)
+        .map_err(|error| StoreError::Row { table, message: error.to_string() })
+}
+
+fn number(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// Reads all current rows.
+///
+/// # Errors
+/// What can't be read or understood.
+pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded::default();
+    load_records(conn, &mut loaded).await?;
+    load_reservations(conn, &mut loaded).await?;
+    load_intents(conn, &mut loaded).await?;
+    load_meta(conn, &mut loaded).await?;
+    Ok(loaded)
+}
+
+async fn load_records(conn: &mut SqliteConnection, loaded: &mut Loaded) -> Result<(), StoreError> {
+    let all = sqlx::query!(
+        r#"SELECT
+            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM groups) AS "groups!: String",
+            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM devices WHERE present = 1) AS "devices!: String",
+            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM devices WHERE present = 0) AS "absent!: String",
+            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM contexts) AS "contexts!: String",
+            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM domains) AS "domains!: String",
+            (SELECT json_group_array(json_array(address, identity)) FROM identities) AS "identities!: String""#
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(StoreError::sql("read the records"))?;
+    loaded.parts.groups = parse::<Vec<Group>>("groups", &all.groups)?;
+    loaded.parts.devices = parse::<Vec<Device>>("devices", &all.devices)?;
+    loaded.parts.absent = parse::<Vec<Device>>("devices", &all.absent)?;
+    loaded.parts.contexts = parse::<Vec<Context>>("contexts", &all.contexts)?;
+    loaded.parts.domains = parse::<Vec<Domain>>("domains", &all.domains)?;
+    loaded.identities = parse("identities", &all.identities)?;
+    let baselines = sqlx::query!("SELECT address, driver, driver_override FROM baselines")
+        .fetch_all(conn)
+        .await
+        .map_err(StoreError::sql("read the baselines"))?;
+    loaded.baselines = baselines
+        .into_iter()
+        .map(|row| Baseline {
+            device: row.address.into(),
+            driver: row.driver,
+            driver_override: row.driver_override,
+        })
+        .collect();
+    Ok(())
+}
+
+async fn load_reservations(
+    conn: &mut SqliteConnection,
+    loaded: &mut Loaded,
+) -> Result<(), StoreError> {
+    let all = sqlx::query!(
+        r#"SELECT
+            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM reservations) AS "records!: String",
+            (SELECT '[' || coalesce(group_concat('["' || id || '",' || extra || ']', ','), '') || ']'
+                FROM reservations WHERE extra <> '{}') AS "extras!: String""#
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(StoreError::sql("read the reservations"))?;
+    loaded.parts.reservations = parse::<Vec<Reservation>>("reservations", &all.records)?;
+    loaded.extras = parse("reservations", &all.extras)?;
+    Ok(())
+}
+
+async fn load_intents(conn: &mut SqliteConnection, loaded: &mut Loaded) -> Result<(), StoreError> {
+    let intents = sqlx::query!(
+        r#"SELECT id, reservation, body, boot_id FROM intents WHERE closed_unix_ms IS NULL ORDER BY id"#
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(StoreError::sql("read the intents"))?;
+    for row in intents {
+        let steps = sqlx::query!(
+            "SELECT step, detail FROM intent_steps WHERE intent_id = ? ORDER BY ordinal",
+            row.id
+        )
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(StoreError::sql("read the steps"))?;
+        let body: crate::model::IntentBody = parse("intents", &row.body)?;
+        loaded.intents.push(OpenIntent {
+            intent: Intent {
+                id: number(row.id),
+                reservation: row.reservation.map(Into::into),
+                kind: body.kind(),
+                body,
+            },
+            steps: steps
+                .into_iter()
+                .map(|step| StepNote { step: step.step, detail: step.detail })
+                .collect(),
+            boot_id: row.boot_id,
+        });
+    }
+    let waiting = sqlx::query!(
+        r#"SELECT intent_id AS "intent_id!", about FROM request_ids
+           WHERE answer IS NULL AND refusal IS NULL AND intent_id IS NOT NULL"#
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(StoreError::sql("read the waiting requests"))?;
+    for row in waiting {
+        loaded.waiting.push((number(row.intent_id), parse("request_ids", &row.about)?));
+    }
+    Ok(())
+}
+
+async fn load_meta(conn: &mut SqliteConnection, loaded: &mut Loaded) -> Result<(), StoreError> {
+    let seqs = sqlx::query!(
+        r#"SELECT coalesce((SELECT max(seq) FROM events), 0) AS "last!: i64",
+                  coalesce((SELECT min(seq) FROM events), 0) AS "oldest!: i64",
+                  coalesce((SELECT max(id) FROM intents), 0) AS "intent!: i64""#
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(StoreError::sql("read the last event"))?;
+    loaded.last_seq = number(seqs.last);
+    loaded.oldest_seq = number(seqs.oldest);
+    loaded.last_intent = number(seqs.intent);
+    let meta = sqlx::query!("SELECT name, value FROM meta")
+        .fetch_all(conn)
+        .await
+        .map_err(StoreError::sql("read the store's facts"))?;
+    for row in meta {
+        match row.name.as_str() {
+            "boot_id" => loaded.boot_id = Some(row.value),
+            "epoch_floor" => loaded.parts.epoch_floor = Epoch(parse("meta", &row.value)?),
+            "last_intent" => {
+                loaded.last_intent = loaded.last_intent.max(parse("meta", &row.value)?);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! Why a group or device can or can't be given away, device by device.
+
+use std::collections::HashMap;
+
+use berth_host::{Answer, DeviceFacts, DmaKind, Feature, PciAddress, ProcessUse};
+use berth_ownership::{
+    Backend, Command, Condition, Delivery, Device, DeviceId, Flags, Group, GroupId, Hold, Label,
+    Policy, Refusal, ReservationState, Reserve, ResetPolicy, State, TargetRequest, Time,
+};
+use berth_proto::v1;
+
+use super::{device, group, refusal, words};
+use crate::model::Snapshot;
+
+/// What an explanation needs beside the snapshot.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// For which label; nobody in particular when empty.
+    pub label: &'a str,
+    /// Now.
+    pub now: &'a Time,
+    /// Processes that have devices open.
+    pub processes: &'a HashMap<PciAddress, Vec<ProcessUse>>,
+    /// What the host can do.
+    pub features: &'a [Feature],
+    /// The devices that are meant, where a single one was asked about.
+    pub only: Option<&'a DeviceId>,
+}
+
+/// Explains a group.
+#[must_use]
+pub fn explain(snapshot: &Snapshot, record: &Group, asked: &Asked<'_>) -> v1::Explanation {
+    let devices: Vec<v1::DeviceVerdict> = record
+        .devices
+        .iter()
+        .filter_map(|id| Some((id, snapshot.device_by_id(id)?)))
+        .map(|(id, facts)| verdict(snapshot, record, snapshot.state.device(id), facts, asked))
+        .collect();
+    let policies: Vec<v1::PolicyVerdict> = Policy::ALL
+        .into_iter()
+        .map(|policy| {
+            let refused = probe(&snapshot.state, record, policy, asked.label, asked.now).err();
+            v1::PolicyVerdict {
+                policy: words::policy_word(policy).into(),
+                may: refused.is_none(),
+                refusal: refused.as_deref().map(refusal::refusal),
+            }
+        })
+        .collect();
+    v1::Explanation {
+        summary: summary(record, &devices, &policies, asked.only),
+        group: Some(group::group(snapshot, record)),
+        devices,
+        policies,
+        host_notes: host_notes(asked.features),
+    }
+}
+
+/// Whether a policy could be used on a group now, by a decision that is thrown away.
+///
+/// # Errors
+/// The refusal that a real reservation would get.
+pub(super) fn probe(
+    state: &State,
+    record: &Group,
+    policy: Policy,
+    label: &str,
+    now: &Time,
+) -> Result<(), Box<Refusal>> {
+    let delivery = match policy {
+        Policy::Exclusive | Policy::Shared => Delivery::Bound,
+        Policy::Group => Delivery::Held,
+    };
+    let command = Command::Reserve(Box::new(Reserve {
+        id: "r-000000000000".into(),
+        new_context: "c-000000000000".into(),
+        new_domain: "d-000000000000".into(),
+        holder: "nobody".into(),
+        label: Label::new(if label.is_empty() { "-" } else { label }),
+        requester: "berthd".to_owned(),
+        for_identity: "berthd".to_owned(),
+        policy,
+        delivery,
+        backend: Backend::Iommufd,
+        targets: vec![TargetRequest { group: record.id.clone(), devices: Vec::new() }],
+        domain: None,
+        join: None,
+        memory_bytes: 0,
+        ttl_ms: None,
+        flags: Flags::default(),
+        reset_policy: ResetPolicy::None,
+        hold: Hold::Ledger,
+        prepare: true,
+    }));
+    state.decide(&command, now).map(drop)
+}
+
+/// What a device's driver does with kernel DMA, and which policies may attach now.
+#[must_use]
+pub fn kernel_dma_of(snapshot: &Snapshot, facts: &DeviceFacts, now: &Time) -> v1::KernelDma {
+    let group: Option<&Group> = facts
+        .group
+        .and_then(|number| snapshot.group_by_number(number))
+        .and_then(|group| snapshot.state.group(&GroupId::new(&group.stable_id)));
+    let Some(group) = group else {
+        let because = format!("{} has no IOMMU group, so nothing may attach it", facts.address);
+        return device::kernel_dma(facts, [false; 3], because);
+    };
+    let answers = Policy::ALL.map(|policy| probe(&snapshot.state, group, policy, "", now));
+    let because = answers
+        .iter()
+        .find_map(|answer| answer.as_ref().err())
+        .map(|refusal| format!("{}: {}", refusal.reason.name(), refusal.message))
+        .unwrap_or_default();
+    device::kernel_dma(facts, answers.map(|answer| answer.is_ok()), because)
+}
+
+/// What stands in the way of one device: text, and the command that would resolve it.
+struct Finding {
+    blocks: bool,
+    text: String,
+    resolve: String,
+}
+
+fn verdict(
+    snapshot: &Snapshot,
+    group: &Group,
+    record: Option<&Device>,
+    facts: &DeviceFacts,
+    asked: &Asked<'_>,
+) -> v1::DeviceVerdict {
+    let finding = record
+        .and_then(|record| by_condition(record, facts, asked.label))
+        .or_else(|| by_reservation(&snapshot.state, group, facts))
+        .unwrap_or_else(|| by_driver(snapshot, facts));
+    v1::DeviceVerdict {
+        device: Some(device::device(snapshot, facts)),
+        blocks: finding.blocks,
+        text: finding.text,
+        processes: asked
+            .processes
+            .get(&facts.address)
+            .into_iter()
+            .flatten()
+            .map(|user| v1::Process {
+                pid: user.pid,
+                name: user.name.clone(),
+                what: user.what.clone(),
+            })
+            .collect(),
+        resolve: finding.resolve,
+    }
+}
+
+fn by_condition(record: &Device, facts: &DeviceFacts, label: &str) -> Option<Finding> {
+    let at = facts.address;
+    let condition = record.condition();
+    let why = record.marks.get(&condition).map(String::as_str).unwrap_or_default();
+    let word = words::condition_word(condition);
+    let resolve = match condition {
+        Condition::Ok | Condition::Degraded => {
+            let only = record.only_label.as_ref().filter(|only| only.as_str() != label)?;
+            return Some(Finding {
+                blocks: true,
+                text: format!("{at} could not be reset since label {only} had it: only {only} may"),
+                resolve: format!("berth quarantine clear {at} --reason TEXT"),
+            });
+        }
+        Condition::Cordoned => format!("berth uncordon {at}"),
+        Condition::Wedged => String::new(),
+        Condition::Quarantined => format!("berth quarantine clear {at} --reason TEXT"),
+    };
+    Some(Finding { blocks: true, text: format!("{at} is {word}: {why}"), resolve })
+}
+
+fn by_reservation(state: &State, group: &Group, facts: &DeviceFacts) -> Option<Finding> {
+    let id = DeviceId::from(facts.address.to_string());
+    let owner = state
+        .reservations_of(group)
+        .find(|reservation| reservation.devices().any(|device| *device == id))?;
+    let what = match owner.state {
+        ReservationState::Held | ReservationState::Handed => "is attached for",
+        ReservationState::Draining => "is still open after the end of",
+        ReservationState::Preparing
+        | ReservationState::Reserved
+        | ReservationState::Expired
+        | ReservationState::Lost
+        | ReservationState::Released => "is reserved for",
+    };
+    Some(Finding {
+        blocks: true,
+        text: format!(
+            "{} {what} {} ({}, {}, label {})",
+            facts.address, owner.holder, owner.id, owner.policy, owner.label
+        ),
+        resolve: format!("berth release {}", owner.id),
+    })
+}
+
+fn by_driver(snapshot: &Snapshot, facts: &DeviceFacts) -> Finding {
+    let at = facts.address;
+    let driver = facts.driver.as_deref().unwrap_or("none");
+    let kind = if facts.bridge { "bridge" } else { "device" };
+    let blocks = match facts.dma {
+        DmaKind::None => {
+            let text = format!("{kind} {at} has no driver: it doesn't block");
+            return Finding { blocks: false, text, resolve: String::new() };
+        }
+        DmaKind::Managed => {
+            let text = format!(
+                "{kind} {at} is on {driver}, which leaves DMA to its user: it doesn't block"
+            );
+            return Finding { blocks: false, text, resolve: String::new() };
+        }
+        DmaKind::Kernel => format!("{kind} {at} is on host driver {driver}, which uses kernel DMA"),
+        DmaKind::Assumed => {
+            format!("{kind} {at} is on {driver}, an unknown driver: it counts as using kernel DMA")
+        }
+    };
+    let uses = snapshot.uses_of(at);
+    if uses.is_empty() {
+        let resolve = format!("berth kernel-dma release {at}");
+        return Finding { blocks: true, text: blocks, resolve };
+    }
+    let listed: Vec<String> =
+        uses.iter().map(|host_use| format!("{} {}", host_use.kind, host_use.detail)).collect();
+    let mount = uses.iter().find(|host_use| host_use.kind == "mount");
+    Finding {
+        blocks: true,
+        text: format!("{blocks}; the host is using it: {}", listed.join(", ")),
+        resolve: mount.map_or_else(
+            || format!("berth kernel-dma release {at} --host-uses-it-anyway"),
+            |mount| format!("umount {} && berth kernel-dma release {at}", mount.detail),
+        ),
+    }
+}
+
+fn summary(
+    record: &Group,
+    devices: &[v1::DeviceVerdict],
+    policies: &[v1::PolicyVerdict],
+    only: Option<&DeviceId>,
+) -> String {
+    let what = only.map_or_else(
+        || format!("group {}", record.id),
+        |device| format!("{device} (group {})", record.id),
+    );
+    let may: Vec<&str> = policies
+        .iter()
+        .filter(|verdict| verdict.may)
+        .map(|verdict| match verdict.policy() {
+            v1::Policy::Exclusive => "exclusive",
+            v1::Policy::Shared => "shared",
+            v1::Policy::Group => "group",
+            v1::Policy::Unspecified => "no",
+        })
+        .collect();
+    if !may.is_empty() {
+        return format!("{what} can be reserved under: {}", may.join(", "));
+    }
+    let blocking = devices.iter().filter(|verdict| verdict.blocks).count();
+    let first = policies
+        .iter()
+        .rev()
+        .find_map(|verdict| verdict.refusal.as_ref())
+        .map(|refusal| refusal.message.as_str())
+        .unwrap_or_default();
+    format!("{what} can't be reserved: {first} ({blocking} of {} devices block)", devices.len())
+}
+
+/// What the whole host lacks.
+fn host_notes(features: &[Feature]) -> Vec<String> {
+    features
+        .iter()
+        .filter(|feature| feature.answer != Answer::Yes)
+        .map(|feature| {
+            let lack = match feature.answer {
+                Answer::No => "no",
+                Answer::CouldNotTell | Answer::Yes => "could not tell about",
+            };
+            let what = feature.name.replace('-', " ");
+            if feature.note.is_empty() {
+                format!("{lack} {what}")
+            } else {
+                format!("{lack} {what}: {}", feature.note)
+            }
+        })
+        .collect()
+}

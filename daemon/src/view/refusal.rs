@@ -1,0 +1,68 @@
+//! Refusals as the API has them.
+
+use berth_ownership::{Blocker, OwnerInfo, Refusal};
+use berth_proto::v1;
+
+use super::{device::process, errno, words::address};
+
+/// A refusal as the API has it.
+#[must_use]
+pub fn refusal(refusal: &Refusal) -> v1::Refusal {
+    v1::Refusal {
+        reason: refusal.reason.name().to_owned(),
+        errno: refusal.errno,
+        errno_name: errno::name(refusal.errno),
+        object: refusal.object.clone(),
+        message: refusal.message.clone(),
+        owner: refusal.owner.as_ref().map(owner),
+        blockers: refusal.blockers.iter().map(|blocker| one(blocker, &refusal.resolve)).collect(),
+        resolve: refusal.resolve.clone(),
+    }
+}
+
+/// A refusal as JSON, for the hand-over socket.
+#[must_use]
+pub fn refusal_json(refused: &Refusal) -> serde_json::Value {
+    serde_json::to_value(refusal(refused)).unwrap_or_default()
+}
+
+fn owner(owner: &OwnerInfo) -> v1::Owner {
+    use v1::owner::Kind;
+    let kind = match owner.kind.as_str() {
+        // A reservation without claims holds the group, but owns no DMA yet.
+        "hold" | "free" => Kind::Free,
+        "kernel" => Kind::Kernel,
+        "private" => Kind::Private,
+        "exclusive" => Kind::Exclusive,
+        "shared" => Kind::Shared,
+        "group" => Kind::Group,
+        "foreign" => Kind::Foreign,
+        _ => Kind::Unspecified,
+    };
+    v1::Owner {
+        kind: kind.into(),
+        holder: owner.holder.as_ref().map(ToString::to_string).unwrap_or_default(),
+        label: owner.label.as_ref().map(ToString::to_string).unwrap_or_default(),
+        reservation: owner.reservation.as_ref().map(ToString::to_string).unwrap_or_default(),
+        domain: String::new(),
+        claims: owner.claims,
+        processes: Vec::new(),
+    }
+}
+
+fn one(blocker: &Blocker, resolve: &[String]) -> v1::Blocker {
+    let device = blocker.device.as_str();
+    v1::Blocker {
+        device: Some(address(device)),
+        driver: blocker.driver.clone().unwrap_or_default(),
+        processes: blocker.processes.iter().map(|text| process(text)).collect(),
+        uses: blocker.mounts.iter().map(|text| host_use(text)).collect(),
+        text: blocker.text.clone(),
+        resolve: resolve.iter().find(|line| line.contains(device)).cloned().unwrap_or_default(),
+    }
+}
+
+fn host_use(text: &str) -> v1::HostUse {
+    let (kind, detail) = text.split_once(' ').unwrap_or((text, ""));
+    v1::HostUse { kind: kind.to_owned(), detail: detail.to_owned() }
+}
