@@ -31,6 +31,8 @@ pub struct SimLimits {
     pub entries: usize,
     /// How much memory can be mapped.
     pub locked_bytes: u64,
+    /// What type1 answers to a range that wraps: `EOVERFLOW`, before 6.18 or so `EINVAL`.
+    pub type1_wrap: Errno,
 }
 
 impl Default for SimLimits {
@@ -44,6 +46,7 @@ impl Default for SimLimits {
             alignment: 4096,
             entries: 65_535,
             locked_bytes: u64::MAX,
+            type1_wrap: Errno::OVERFLOW,
         }
     }
 }
@@ -104,8 +107,9 @@ impl SimIoas {
     /// # Errors
     ///
     /// As the kernel, in its order: iommufd `EOVERFLOW`, `EINVAL` (access, length, alignment),
-    /// `EOVERFLOW` (wrap), `EINVAL` (reserved), `EEXIST`; type1 `EINVAL` (all of that), `EEXIST`,
-    /// `ENOSPC` (entries), `EINVAL` (not permitted). Then `ENOMEM`.
+    /// `EOVERFLOW` (wrap), `EINVAL` (reserved), `EEXIST`; type1 `EINVAL` (length 0), the errno of a
+    /// wrap, `EINVAL` (access, alignment), `EEXIST`, `ENOSPC` (entries), `EINVAL` (not permitted).
+    /// Then `ENOMEM`.
     pub fn map(
         &self,
         iova: IovaChoice,
@@ -134,7 +138,7 @@ impl SimIoas {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: length 0; a cut, a misalignment or a wrap on type1. `EOVERFLOW`: a wrap.
+    /// `EINVAL`: length 0; a cut or a misalignment on type1. `EOVERFLOW`: a wrap.
     /// `ENOENT`: nothing there, or a cut.
     pub fn unmap(&self, iova: u64, length: u64) -> Result<u64, Errno> {
         let mut state = self.lock();
@@ -261,11 +265,12 @@ impl State {
             IovaChoice::Fixed(iova) => iova,
             IovaChoice::Any => self.place(length, source).map_err(|_| Errno::NOSPC)?,
         };
+        let span = length.checked_sub(1).ok_or(Errno::INVAL)?;
+        let last = iova.checked_add(span).ok_or(self.limits.type1_wrap)?;
         let aligned = (iova | length).is_multiple_of(self.limits.alignment);
-        if !(perms.read || perms.write) || length == 0 || !aligned {
+        if !(perms.read || perms.write) || !aligned {
             return Err(Errno::INVAL);
         }
-        let last = iova.checked_add(length - 1).ok_or(Errno::INVAL)?;
         self.check_free(iova, last)?;
         if self.areas.len() >= self.limits.entries {
             return Err(Errno::NOSPC);
@@ -320,7 +325,7 @@ impl State {
         if length == 0 || !(iova | length).is_multiple_of(self.limits.alignment) {
             return Err(Errno::INVAL);
         }
-        let last = iova.checked_add(length - 1).ok_or(Errno::INVAL)?;
+        let last = iova.checked_add(length - 1).ok_or(self.limits.type1_wrap)?;
         let areas = self.in_range(iova, last);
         // Type1 v2 looks at both ends before it removes anything.
         if areas.iter().any(|area| area.iova < iova || area.last() > last) {

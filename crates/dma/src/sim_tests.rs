@@ -87,7 +87,11 @@ fn numbers_that_make_no_sense() {
     let top = u64::MAX - PAGE + 1;
     let wrap = |flavour| map(&ioas(flavour), top, 2 * PAGE);
     assert_eq!(wrap(SimFlavour::Iommufd), Err(Errno::OVERFLOW));
-    assert_eq!(wrap(SimFlavour::Type1), Err(Errno::INVAL));
+    assert_eq!(wrap(SimFlavour::Type1), Err(Errno::OVERFLOW));
+    let older = SimLimits { type1_wrap: Errno::INVAL, ..SimLimits::default() };
+    let older = SimIoas::new(SimFlavour::Type1, older);
+    assert_eq!(map(&older, top, 2 * PAGE), Err(Errno::INVAL));
+    assert_eq!(older.unmap(top, 2 * PAGE), Err(Errno::INVAL));
     assert_eq!(ioas(SimFlavour::Iommufd).unmap(top, 2 * PAGE), Err(Errno::OVERFLOW));
     assert_eq!(ioas(SimFlavour::Iommufd).unmap(0, u64::MAX), Ok(0));
 }

@@ -285,8 +285,8 @@ impl Iommufd {
     ///
     /// # Errors
     ///
-    /// As [`Iommufd::map`]; also `EINVAL`: not such a file, or past its end, and `ENOTTY`: the
-    /// kernel doesn't know the call.
+    /// As [`Iommufd::map`]; also `EINVAL`: not such a file, or past its end (which is only found
+    /// when the pages are pinned), and `ENOTTY`: the kernel doesn't know the call.
     ///
     /// # Kernel
     ///

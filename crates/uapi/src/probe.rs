@@ -133,7 +133,7 @@ fn cdev(nodes: &DevNodes) -> Answer {
         return Answer::Yes;
     }
     match read_majors(&nodes.proc_devices) {
-        Ok(names) if names.iter().any(|name| name == "vfio-cdev") => Answer::Yes,
+        Ok(names) if names.iter().any(|name| name == "vfio-dev") => Answer::Yes,
         Ok(names) if names.iter().any(|name| name == "vfio") => Answer::No,
         Ok(_) => Answer::Unknown("the vfio module is not loaded".to_owned()),
         Err(error) => Answer::Unknown(format!("read on {}: {error}", nodes.proc_devices.display())),
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn majors_tell_of_cdevs() {
         assert_eq!(probe(&nodes("no", "240 vfio\n")).cdev, Answer::No);
-        assert_eq!(probe(&nodes("yes", "240 vfio\n511 vfio-cdev\n")).cdev, Answer::Yes);
+        assert_eq!(probe(&nodes("yes", "240 vfio\n511 vfio-dev\n")).cdev, Answer::Yes);
     }
 
     #[test]

@@ -14,13 +14,17 @@
 //! the constants of [`topology`](crate::topology). Each scenario runs in a process of its own; what
 //! it leaves running is killed, and a device it leaves on another driver than before makes it fail.
 
+mod dma;
+mod dma_model;
 mod raw;
 mod topology;
+mod uapi;
 
 use crate::guest::Scenario;
 
 /// One list per topic, in the order in which they run.
-const TOPICS: &[&[Scenario]] = &[topology::SCENARIOS, raw::SCENARIOS];
+const TOPICS: &[&[Scenario]] =
+    &[topology::SCENARIOS, raw::SCENARIOS, uapi::SCENARIOS, dma::SCENARIOS, dma_model::SCENARIOS];
 
 /// Every scenario.
 #[must_use]
