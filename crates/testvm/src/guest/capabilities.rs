@@ -36,7 +36,9 @@ pub fn probe_all(config: &GuestConfig) -> BTreeSet<Capability> {
     add(C::Strace, Path::new("/usr/bin/strace").exists());
     add(C::Daemon, ["berthd", "berth"].iter().all(|name| config.bin_dir.join(name).exists()));
     add(C::Shpchp, sysfs::driver(MIXED_BRIDGE).as_deref() == Some("shpchp"));
-    if sysfs::to_vfio(EDU_SPARE).is_ok() {
+    if let Err(error) = sysfs::to_vfio(EDU_SPARE) {
+        eprintln!("nothing is known about interrupts and cdevs: {error:#}");
+    } else {
         add(C::Cdev, fs::read_dir("/dev/vfio/devices").is_ok_and(|dir| dir.count() > 0));
         match probe::interrupts_are_isolated(EDU_SPARE) {
             Some(true) => add(C::Intremap, true),

@@ -26,11 +26,15 @@ pub(super) fn has_type1() -> bool {
 }
 
 /// The cdev node of a device that is on a VFIO driver.
+///
+/// # Kernel
+/// `vfio-dev/vfioN` is in sysfs also where the kernel makes no cdevs: the node decides.
 #[must_use]
 pub fn cdev_path(address: &str) -> Option<PathBuf> {
     let dir = sysfs::device_dir(address).join("vfio-dev");
     let entry = fs::read_dir(dir).ok()?.flatten().next()?;
-    Some(PathBuf::from("/dev/vfio/devices").join(entry.file_name()))
+    let node = PathBuf::from("/dev/vfio/devices").join(entry.file_name());
+    node.exists().then_some(node)
 }
 
 /// Opens the node of a device's group, as a foreign process would.
@@ -89,7 +93,10 @@ pub(super) fn interrupts_are_isolated(address: &str) -> Option<bool> {
     match answer {
         Ok(()) => Some(true),
         Err(Errno::PERM) => Some(false),
-        Err(_) => None,
+        Err(errno) => {
+            eprintln!("whether interrupts are isolated is unknown: {address} answers {errno}");
+            None
+        }
     }
 }
 

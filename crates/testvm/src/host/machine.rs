@@ -25,7 +25,11 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// KVM where `/dev/kvm` opens, else TCG; `BERTH_VM_ACCEL=kvm|tcg` decides otherwise.
+    /// KVM where `/dev/kvm` opens and hardware is behind it, else TCG; `BERTH_VM_ACCEL=kvm|tcg`
+    /// decides otherwise.
+    ///
+    /// A host that is itself a guest may have a `/dev/kvm` that works by software and runs only
+    /// kernels made for it; others crawl through instruction emulation and never come up.
     ///
     /// # Errors
     /// `BERTH_VM_ACCEL` has another value.
@@ -36,7 +40,10 @@ impl Accel {
             Ok(other) => bail!("BERTH_VM_ACCEL={other}: kvm or tcg"),
             Err(_) => {
                 let opens = OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
-                Ok(if opens { Self::Kvm } else { Self::Tcg })
+                let hardware = ["kvm_intel", "kvm_amd"]
+                    .iter()
+                    .any(|module| Path::new("/sys/module").join(module).exists());
+                Ok(if opens && hardware { Self::Kvm } else { Self::Tcg })
             }
         }
     }
@@ -108,6 +115,11 @@ impl RunFiles {
     }
 }
 
+/// The kernel's command line. Without `no_timer_check` a kernel on a busy machine may find its
+/// emulated timer too slow and panics.
+const KERNEL_LINE: &str = "console=ttyS0 rdinit=/init panic=-1 intel_iommu=on no_timer_check \
+                           loglevel=4 printk.devkmsg=on";
+
 /// The command that starts the machine.
 #[must_use]
 pub fn command(
@@ -136,6 +148,9 @@ pub fn command(
             arg("-cpu", "max");
         }
     }
+    // Hot-plug by the ports themselves (pciehp, and shpchp for the bridges where the kernel has it),
+    // as on a server; with ACPI's, shpchp finds its slots taken and gives up.
+    arg("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off");
     arg("-smp", "2");
     arg("-m", "2G");
     let intremap = if profile == Profile::NoIntremap { "off" } else { "on" };
@@ -153,10 +168,7 @@ pub fn command(
     arg("-qmp", &format!("unix:{},server=on,wait=off", escaped(&files.qmp())));
     arg("-kernel", &kernel.image.to_string_lossy());
     arg("-initrd", &files.initramfs().to_string_lossy());
-    arg(
-        "-append",
-        "console=ttyS0 rdinit=/init panic=-1 intel_iommu=on loglevel=4 printk.devkmsg=on",
-    );
+    arg("-append", KERNEL_LINE);
     command
 }
 

@@ -91,13 +91,27 @@ fn given() -> Result<Kernel> {
     Ok(Kernel { kind: Kind::Path, image, modules: Vec::new() })
 }
 
-/// Makes a directory appear at once: built under a temporary name beside it, then renamed.
-fn publish(cache: &Path, name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+/// Makes a directory appear at once: built under a temporary name beside it, then renamed. `build`
+/// is given a scratch directory and the directory for its results. The caller holds the provider's
+/// lock, so scratch directories of the same kind are those of builds that were killed.
+fn publish(
+    cache: &Path,
+    kind: Kind,
+    name: &str,
+    build: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let prefix = format!("building-{kind}-");
+    for entry in fs::read_dir(cache)?.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("remove the abandoned {}", entry.path().display()))?;
+        }
+    }
     let done = cache.join(name);
-    let staging = tempfile::Builder::new().prefix("building-").tempdir_in(cache)?;
-    let result = staging.path().join("result");
+    let scratch = tempfile::Builder::new().prefix(&prefix).tempdir_in(cache)?;
+    let result = scratch.path().join("result");
     fs::create_dir(&result)?;
-    build(&result)?;
+    build(scratch.path(), &result)?;
     fs::rename(&result, &done)
         .with_context(|| format!("rename {} to {}", result.display(), done.display()))?;
     Ok(done)

@@ -48,11 +48,9 @@ pub(super) fn provide() -> Result<Kernel> {
     if dir.join(IMAGE).is_file() {
         return Ok(kernel(&dir));
     }
-    let dir = publish(&cache, &name, |result| {
-        let tree = tempfile::Builder::new().prefix("building-own-").tempdir_in(&cache)?;
-        let inputs = format!("{package} {version}\ngcc {gcc}");
-        fs::write(result.join("inputs"), inputs)?;
-        build(&apt, &package, &version, tree.path(), result, &cache.join("own-build.log"))
+    let dir = publish(&cache, Kind::Own, &name, |scratch, result| {
+        fs::write(result.join("inputs"), format!("{package} {version}\ngcc {gcc}"))?;
+        build(&apt, &package, &version, scratch, result, &cache.join("own-build.log"))
     })?;
     Ok(kernel(&dir))
 }

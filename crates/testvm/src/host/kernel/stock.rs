@@ -62,10 +62,9 @@ pub(super) fn provide() -> Result<Kernel> {
         return kernel(&dir);
     }
     packages::ensure(packages::UNPACK)?;
-    let dir = publish(&cache, &name, |result| {
-        let tree = tempfile::Builder::new().prefix("building-stock-").tempdir_in(&cache)?;
+    let dir = publish(&cache, Kind::Stock, &name, |scratch, result| {
         fs::write(result.join("inputs"), format!("{package} {version}\n"))?;
-        unpack(&apt, &package, &version, tree.path(), result)
+        unpack(&apt, &package, &version, scratch, result)
     })?;
     kernel(&dir)
 }
