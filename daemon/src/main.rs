@@ -4,9 +4,9 @@
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use berth_helper::client::Forked;
+use berth_helper::client::{Deadlines, Forked};
 use berth_host::{
-    Host,
+    Host, Privileged,
     linux::{LinuxConfig, LinuxHost},
     sim::{SimHost, Topology},
 };
@@ -115,4 +115,17 @@ fn host(config: &Config) -> Result<Arc<dyn Host>> {
             privileged: privileged(config)?,
         })),
     })
+}
+
+/// Who does the privileged acts: a helper process for each.
+fn privileged(config: &Config) -> Result<Arc<dyn Privileged>> {
+    let act_ms = config.timeouts.act_ms;
+    let deadlines = Deadlines { bind_ms: act_ms, other_ms: act_ms, ..Deadlines::default() };
+    let root = &config.sysfs_root;
+    let forked = match &config.helper {
+        Some(program) => Forked::new(program, root, deadlines),
+        None => Forked::beside_exe(root, deadlines)
+            .context("find berth-helper: name it with --helper or `helper` in the file")?,
+    };
+    Ok(Arc::new(forked))
 }

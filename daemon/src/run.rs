@@ -1,25 +1,19 @@
 //! The daemon's life: open, catch up with the kernel, serve, drain.
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
 
 use berth_host::Host;
 use tokio::{
     sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
-    time::{MissedTickBehavior, timeout},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::server::HealthReporter;
 
 use crate::{
     acts::{Engine, EngineConfig, LedgerRecords},
-    config::{Config, Endpoint, ResetRule, Serve},
+    config::{Config, Endpoint, Serve},
     grpc, handover,
     ledger::{self, LedgerConfig, LedgerHandle, Opened},
     listen::{self, BindError, Bound, SocketFile},
@@ -68,7 +62,8 @@ pub struct Daemon {
     health: HealthReporter,
     listeners: JoinSet<()>,
     handover: Vec<(JoinHandle<()>, SocketFile)>,
-    rescan: JoinHandle<()>,
+    /// Leases and rescans.
+    chores: JoinSet<()>,
     ledger: JoinHandle<()>,
 }
 
@@ -96,11 +91,8 @@ impl Daemon {
         let Opened { ledger, intents, previous_boot, task } = opened;
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
         let engine = Engine::new(Arc::clone(&host), records, &engine_config(config));
-        let service = Arc::new(Service::new(
-            ledger.clone(),
-            Arc::clone(&host),
-            service_config(config),
-        ));
+        let service =
+            Arc::new(Service::new(ledger.clone(), Arc::clone(&host), service_config(config)));
         let stopping = CancellationToken::new();
         let shared = listen::Shared {
             limits: config.limits,
@@ -128,7 +120,7 @@ impl Daemon {
         for bound in sockets.http {
             listeners.spawn(bound.serve(http.clone(), shared.clone()));
         }
-        catch_up(&engine, &ledger, &host, intents, previous_boot).await?;
+        catch_up(&engine, &ledger, intents, previous_boot).await?;
         // Nobody held it until now, so it can't fail.
         let _ = now_ready.send(true);
         grpc::set_serving(&health, true).await;
@@ -142,7 +134,10 @@ impl Daemon {
             (task, file)
         });
         let handover = handover.collect();
-        let rescan = tokio::spawn(rescan(host, ledger, config.timeouts.rescan_ms));
+        let every = Duration::from_millis(config.timeouts.rescan_ms);
+        let mut chores = JoinSet::new();
+        chores.spawn(ledger.clone().rescan_every(every));
+        chores.spawn(ledger.expire_leases());
         Ok(Self {
             service,
             engine,
@@ -152,7 +147,7 @@ impl Daemon {
             health,
             listeners,
             handover,
-            rescan,
+            chores,
             ledger: task,
         })
     }
@@ -191,7 +186,7 @@ impl Daemon {
         if timeout(patience, self.shared.connections.wait()).await.is_err() {
             tracing::warn!("requests were cut off; what they recorded goes on at the next start");
         }
-        self.rescan.abort();
+        self.chores.shutdown().await;
         for (task, _file) in &self.handover {
             task.abort();
         }
@@ -248,17 +243,11 @@ async fn open_ledger(config: &Config, host: &Arc<dyn Host>) -> Result<Opened, St
 async fn catch_up(
     engine: &Engine,
     ledger: &LedgerHandle,
-    host: &Arc<dyn Host>,
     intents: Vec<OpenIntent>,
     previous_boot: Option<String>,
 ) -> Result<(), StartError> {
     let failed = |source| StartError::Part { what: "catch up with the kernel", source };
-    let (machine, known) = (Arc::clone(host), ledger.snapshot());
-    let scan = tokio::task::spawn_blocking(move || ledger::scan(&*machine, &known))
-        .await
-        .map_err(|error| failed(ApiError::internal("scan", error.to_string())))?
-        .map_err(|error| failed(ApiError::unavailable("scan", error.to_string())))?;
-    ledger.observe(scan, Meta::internal("start")).await.map_err(failed)?;
+    ledger.rescan(Meta::internal("start")).await.map_err(failed)?;
     ledger.set_executor(Arc::new(engine.clone())).map_err(failed)?;
     let engine = engine.clone();
     tokio::task::spawn_blocking(move || {
@@ -268,45 +257,23 @@ async fn catch_up(
     .map_err(|error| failed(ApiError::internal("reconcile", error.to_string())))
 }
 
+/// An intent is several acts: it counts as wedged later than one of them.
 fn engine_config(config: &Config) -> EngineConfig {
-    EngineConfig { deadline: Duration::from_millis(config.timeouts.act_ms.saturating_mul(3)) }
+    let acts = Duration::from_millis(config.timeouts.act_ms.saturating_mul(3));
+    EngineConfig { deadline: acts.max(EngineConfig::default().deadline) }
 }
 
 fn service_config(config: &Config) -> ServiceConfig {
-    let rules = config.reset.iter();
-    let everything = rules.clone().find(|rule| rule.class == "*").map(|rule| rule.policy);
-    let defaults = ServiceConfig::default();
-    ServiceConfig {
+    let mut settings = ServiceConfig {
         wait_ms: config.timeouts.wait_ms,
         state_dir: config.state_dir.display().to_string(),
-        reset_by_class: rules
-            .filter(|rule| rule.class != "*")
-            .map(|ResetRule { class, policy }| (class.clone(), *policy))
-            .collect(),
-        reset_default: everything.unwrap_or(defaults.reset_default),
-        ..defaults
-    }
-}
-
-/// Looks at the machine now and then, for what no event told.
-async fn rescan(host: Arc<dyn Host>, ledger: LedgerHandle, every_ms: u64) {
-    let mut ticks = tokio::time::interval(Duration::from_millis(every_ms));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick is now, and reconciling has just looked.
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        let (machine, known) = (Arc::clone(&host), ledger.snapshot());
-        let found =
-            tokio::task::spawn_blocking(move || ledger::scan(&*machine, &known)).await;
-        match found {
-            Ok(Ok(scan)) => {
-                if let Err(error) = ledger.observe(scan, Meta::internal("rescan")).await {
-                    tracing::warn!(%error, "a rescan could not be recorded");
-                }
-            }
-            Ok(Err(error)) => tracing::warn!(%error, "a rescan failed"),
-            Err(error) => tracing::error!(%error, "a rescan broke"),
+        ..ServiceConfig::default()
+    };
+    for rule in &config.reset {
+        match &rule.class {
+            Some(prefix) => settings.reset_by_class.push((prefix.clone(), rule.policy)),
+            None => settings.reset_default = rule.policy,
         }
     }
+    settings
 }

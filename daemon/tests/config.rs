@@ -114,6 +114,10 @@ fn mistakes_are_named_with_line_key_and_way_out() {
             "[[reset]]\nclass = \"gpu\"\npolicy = \"maybe\"\n",
             "berthd.toml:3: reset.policy: \"maybe\"",
         ),
+        (
+            "[[reset]]\nclass = \"toaster\"\npolicy = \"none\"\n",
+            "berthd.toml:2: reset.class: \"toaster\"",
+        ),
     ];
     for (text, expected) in cases {
         let error = load(text, &[]).expect_err(text);

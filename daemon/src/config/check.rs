@@ -164,12 +164,6 @@ fn retention(raw: &RawRetention, source: &Source<'_>) -> Result<Retention, Confi
     let default = Retention::default();
     Ok(Retention {
         events: range.get(raw.events.as_ref(), "events", default.events, 1_000..=1_000_000_000)?,
-        request_ids_ms: range.get(
-            raw.request_ids_ms.as_ref(),
-            "request_ids_ms",
-            default.request_ids_ms,
-            60_000..=30 * 24 * HOUR_MS,
-        )?,
     })
 }
 
@@ -217,17 +211,28 @@ fn reset(raw: Vec<RawReset>, source: &Source<'_>) -> Result<Vec<ResetRule>, Conf
                     ));
                 }
             };
-            if rule.class.get_ref().is_empty() {
-                return Err(source.error(
-                    Some(rule.class.span()),
-                    "reset.class",
-                    "the class is empty",
-                    "use a class name or code, e.g. gpu, nvme, 0108, or * for all",
-                ));
-            }
-            Ok(ResetRule { class: rule.class.into_inner(), policy })
+            let class = class(rule.class.get_ref()).ok_or_else(|| {
+                let message = format!("{:?} is not a class", rule.class.get_ref());
+                let way_out = "use gpu, nic, nvme, 2 to 6 hexadecimal digits such as 0108, or *";
+                source.error(Some(rule.class.span()), "reset.class", message, way_out)
+            })?;
+            Ok(ResetRule { class, policy })
         })
         .collect()
+}
+
+/// The beginning of a class code; `Some(None)` for every class.
+fn class(word: &str) -> Option<Option<String>> {
+    let digits = match word {
+        "*" => return Some(None),
+        "gpu" => "03",
+        "nic" => "02",
+        "nvme" => "0108",
+        digits => digits,
+    };
+    let is_code =
+        matches!(digits.len(), 2 | 4 | 6) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_code.then(|| Some(digits.to_ascii_lowercase()))
 }
 
 /// The word of the kind of a listener.

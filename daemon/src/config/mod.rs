@@ -40,11 +40,11 @@ pub struct Config {
     pub listen: Vec<Listener>,
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// What is kept, and for how long.
+    /// What is kept.
     pub retention: Retention,
     /// How much is let in.
     pub limits: Limits,
-    /// What must hold about a reset, by class. The first that fits counts.
+    /// What must hold about a reset, by class. The most specific that fits counts.
     pub reset: Vec<ResetRule>,
 }
 
@@ -182,21 +182,16 @@ impl Default for Timeouts {
     }
 }
 
-/// What is kept, and for how long.
+/// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// How many events are kept.
     pub events: u64,
-    /// How long answers are kept for repeated request ids.
-    ///
-    /// # Units
-    /// Milliseconds.
-    pub request_ids_ms: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { events: 1_000_000, request_ids_ms: 86_400_000 }
+        Self { events: 1_000_000 }
     }
 }
 
@@ -222,8 +217,8 @@ impl Default for Limits {
 /// What must hold about the reset of the devices of one class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResetRule {
-    /// A class name or code, as a reservation's selector takes it: `gpu`, `nvme`, `0108`.
-    pub class: String,
+    /// The beginning of the class code in hexadecimal, e.g. `0108`; `None` is every other class.
+    pub class: Option<String>,
     /// The policy.
     pub policy: berth_ownership::ResetPolicy,
 }

@@ -67,7 +67,6 @@ pub(super) struct RawTimeouts {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRetention {
     pub(super) events: Option<Spanned<u64>>,
-    pub(super) request_ids_ms: Option<Spanned<u64>>,
 }
 
 /// `[limits]`.

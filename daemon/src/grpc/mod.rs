@@ -80,13 +80,16 @@ pub async fn set_serving(reporter: &HealthReporter, serving: bool) {
     }
 }
 
-/// Takes the caller out of a request.
-fn open<T>(request: Request<T>) -> Result<(Caller, T), ApiError> {
-    let (_, extensions, message) = request.into_parts();
-    let admission = extensions
-        .get::<Admission>()
-        .ok_or_else(|| ApiError::internal("caller", "a request without a listener"))?;
-    Ok((admission.caller()?.clone(), message))
+impl Grpc {
+    /// Takes the caller out of a request.
+    fn open<T>(&self, request: Request<T>) -> Result<(Caller, T), ApiError> {
+        self.front.check_ready()?;
+        let (_, extensions, message) = request.into_parts();
+        let admission = extensions
+            .get::<Admission>()
+            .ok_or_else(|| ApiError::internal("caller", "a request without a listener"))?;
+        Ok((admission.caller()?.clone(), message))
+    }
 }
 
 /// Answers, and counts the answer.

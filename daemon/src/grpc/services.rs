@@ -7,7 +7,7 @@ use berth_proto::v1;
 use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use super::{Grpc, close, open, status};
+use super::{Grpc, close, status};
 use crate::model::ApiError;
 
 macro_rules! service {
@@ -19,7 +19,7 @@ macro_rules! service {
                     &self,
                     request: Request<v1::$request>,
                 ) -> Result<Response<v1::$response>, Status> {
-                    let answer = match open(request) {
+                    let answer = match self.open(request) {
                         Ok((caller, message)) => self.front.service.$method(&caller, message).await,
                         Err(error) => Err(error),
                     };
@@ -81,7 +81,7 @@ impl v1::events_server::Events for Grpc {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
-        let answer = match open(request) {
+        let answer = match self.open(request) {
             Ok((caller, message)) => self.front.service.list_events(&caller, message).await,
             Err(error) => Err(error),
         };
@@ -102,7 +102,7 @@ impl Grpc {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<EventStream, ApiError> {
-        let (caller, message) = open(request)?;
+        let (caller, message) = self.open(request)?;
         let permit = Arc::clone(&self.front.watchers).try_acquire_owned().map_err(|_| {
             ApiError::new(Reason::Unavailable, "events", "too many clients follow the events")
         })?;

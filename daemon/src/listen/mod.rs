@@ -93,7 +93,7 @@ impl Bound {
     pub async fn bind(listener: &Listener) -> Result<Self, BindError> {
         let socket = match &listener.endpoint {
             Endpoint::Unix { path, mode, gid } => {
-                let (socket, file) = unix::bind(path, *mode, *gid, unix::Kind::Stream)?;
+                let (socket, file) = unix::bind(path, *mode, *gid, Kind::Stream)?;
                 Socket::Unix(unix::into_tokio(socket, path)?, file)
             }
             Endpoint::Tcp { address, hosts } => {

@@ -56,6 +56,16 @@ pub struct Front {
     pub body_bytes: usize,
 }
 
+impl Front {
+    /// Calls are answered once the record agrees with the kernel.
+    pub(crate) fn check_ready(&self) -> Result<(), ApiError> {
+        if *self.ready.borrow() {
+            return Ok(());
+        }
+        Err(ApiError::unavailable("berthd", "the daemon is starting"))
+    }
+}
+
 /// The calls of one method of one path, each with its request's type.
 struct Endpoint {
     calls: Vec<(&'static Route, Arc<MessageInfo>)>,
@@ -142,6 +152,7 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let caller = caller(&parts.extensions)?;
+    endpoint.front.check_ready()?;
     let Some((first, _)) = endpoint.calls.first() else {
         return Err(ApiError::internal(parts.uri.path(), "a path without a call"));
     };
