@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod conformance;
 pub mod linux;
 pub mod sim;
 

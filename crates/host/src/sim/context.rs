@@ -25,24 +25,67 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Groups {
     pub(crate) file: Arc<OpenFile>,
-    files: Mutex<BTreeMap<u32, Weak<OpenFile>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Group files in the container, for as long as a hold or a device needs them.
+    files: BTreeMap<u32, Weak<OpenFile>>,
+    /// `SET_IOMMU` was done since the container was empty.
+    iommu_set: bool,
 }
 
 impl Groups {
     pub(crate) fn new(file: Arc<OpenFile>) -> Self {
-        Self { file, files: Mutex::default() }
+        Self { file, state: Mutex::default() }
     }
 
     /// The group's file in this container, put there when it isn't yet.
     fn enter(&self, number: u32) -> Result<Arc<OpenFile>, VfioError> {
-        let mut files = lock(&self.files);
-        if let Some(file) = files.get(&number).and_then(Weak::upgrade) {
+        let mut state = lock(&self.state);
+        if let Some(file) = state.files.get(&number).and_then(Weak::upgrade) {
             return Ok(file);
         }
         let file = open_group(&self.file.shared, number)?;
         set_container(&file, number, self.file.id)?;
-        files.insert(number, Arc::downgrade(&file));
+        state.files.insert(number, Arc::downgrade(&file));
         Ok(file)
+    }
+
+    /// `SET_IOMMU`, once while groups are in the container.
+    fn set_iommu(&self) -> Result<(), VfioError> {
+        let shared = &self.file.shared;
+        let mut state = lock(&self.state);
+        state.files.retain(|_, file| file.strong_count() > 0);
+        if state.files.is_empty() || !state.iommu_set {
+            shared
+                .pass(Site::SetIommu, None, state.files.keys().next().copied())
+                .and_then(|()| shared.kernel().set_iommu(self.file.id))
+                .map_err(failed("VFIO_SET_IOMMU", "vfio container"))?;
+            state.iommu_set = true;
+        }
+        Ok(())
+    }
+
+    fn forget_iommu_when_empty(&self) {
+        let mut state = lock(&self.state);
+        state.iommu_set &= state.files.values().any(|file| file.strong_count() > 0);
+    }
+
+    fn iommu_set(&self) -> bool {
+        self.forget_iommu_when_empty();
+        lock(&self.state).iommu_set
+    }
+
+    fn devices(&self) -> bool {
+        let kernel = self.file.shared.kernel();
+        let state = lock(&self.state);
+        let files: Vec<FileId> =
+            state.files.values().filter_map(|file| Some(file.upgrade()?.id)).collect();
+        kernel.device_files.values().any(
+            |open| matches!(open.via, super::kernel::files::Via::Group { file } if files.contains(&file)),
+        )
     }
 }
 
@@ -113,6 +156,7 @@ impl SimContext {
                 let ctx = kernel.iommufds.get(&self.id()).ok_or(Errno::BADF);
                 ctx.and_then(|ctx| ctx.space(domain.0).cloned())
             }
+            BackendKind::Type1 if domain.0 != 0 => Err(Errno::NOENT),
             BackendKind::Type1 => {
                 let container = kernel.containers.get(&self.id());
                 container.map(|container| container.space.clone()).ok_or(Errno::BADF)
@@ -138,16 +182,9 @@ impl SimContext {
         let shared = self.shared();
         let name = device.to_string();
         let number = shared.kernel().group_of(device).map_err(failed("find group", &name))?;
+        self.groups.forget_iommu_when_empty();
         let group = self.groups.enter(number)?;
-        let started = |kernel: &super::kernel::Kernel| {
-            kernel.containers.get(&self.id()).is_some_and(|c| c.iommu_driver())
-        };
-        if !started(&shared.kernel()) {
-            shared
-                .pass(Site::SetIommu, Some(device), Some(number))
-                .and_then(|()| shared.kernel().set_iommu(self.id()))
-                .map_err(failed("VFIO_SET_IOMMU", format!("group {number}")))?;
-        }
+        self.groups.set_iommu()?;
         let id = shared
             .pass(Site::OpenDevice, Some(device), Some(number))
             .and_then(|()| shared.kernel().get_device_fd(group.id, device))
@@ -164,7 +201,7 @@ impl SimContext {
         group: Option<Arc<OpenFile>>,
     ) -> SimDevice {
         let context = Arc::clone(&self.groups);
-        SimDevice { address, device_id, file, _group: group, context }
+        SimDevice { address, device_id, attached: false, file, _group: group, context }
     }
 }
 
@@ -186,17 +223,20 @@ impl Context for SimContext {
     }
 
     fn delete_domain(&self, domain: DomainHandle) -> Result<(), VfioError> {
-        let answer = self.shared().pass(Site::DeleteDomain, None, None).and_then(|()| {
-            let mut kernel = self.shared().kernel();
-            match self.backend {
-                BackendKind::Iommufd => kernel.destroy(self.id(), domain.0),
-                BackendKind::Type1 => {
-                    let container = kernel.containers.get(&self.id()).ok_or(Errno::BADF)?;
-                    if container.iommu_driver() { Err(Errno::BUSY) } else { Ok(()) }
-                }
+        let op = "IOMMU_DESTROY";
+        let object = self.object(domain);
+        self.shared().pass(Site::DeleteDomain, None, None).map_err(failed(op, &object))?;
+        match self.backend {
+            BackendKind::Iommufd => {
+                let destroyed = self.shared().kernel().destroy(self.id(), domain.0);
+                destroyed.map_err(failed(op, object))
             }
-        });
-        answer.map_err(failed("IOMMU_DESTROY", self.object(domain)))
+            BackendKind::Type1 if domain.0 != 0 => Err(VfioError::new(op, object, Errno::NOENT)),
+            BackendKind::Type1 if self.groups.devices() => {
+                Err(VfioError::new(op, object, Errno::BUSY))
+            }
+            BackendKind::Type1 => self.unmap_all(domain).map(drop),
+        }
     }
 
     fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError> {
@@ -214,6 +254,9 @@ impl Context for SimContext {
 
     fn address_space(&self, domain: DomainHandle) -> Result<AddressSpace, VfioError> {
         let space = self.space(domain, "open address space")?;
+        if self.backend == BackendKind::Type1 {
+            self.groups.set_iommu()?;
+        }
         if let Err(errno) = self.shared().pass(Site::Map, None, None) {
             space.fail_next(errno);
         }
@@ -221,7 +264,11 @@ impl Context for SimContext {
     }
 
     fn ranges(&self, domain: DomainHandle) -> Result<Vec<IovaRange>, VfioError> {
-        Ok(self.space(domain, "IOMMU_IOAS_IOVA_RANGES")?.ranges())
+        let space = self.space(domain, "IOMMU_IOAS_IOVA_RANGES")?;
+        if self.backend == BackendKind::Type1 {
+            self.groups.set_iommu()?;
+        }
+        Ok(space.ranges())
     }
 
     fn unmap_all(&self, domain: DomainHandle) -> Result<u64, VfioError> {
@@ -230,8 +277,13 @@ impl Context for SimContext {
             BackendKind::Type1 => "VFIO_IOMMU_UNMAP_DMA",
         };
         let space = self.space(domain, op)?;
-        if self.backend == BackendKind::Type1 && space.ranges().is_empty() {
-            return Err(VfioError::new(op, self.object(domain), Errno::INVAL));
+        if self.backend == BackendKind::Type1 {
+            if !self.groups.iommu_set() {
+                return Ok(0);
+            }
+            if space.ranges().is_empty() {
+                return Err(VfioError::new(op, self.object(domain), Errno::INVAL));
+            }
         }
         Ok(space.clear())
     }
@@ -246,6 +298,8 @@ impl Context for SimContext {
 pub(crate) struct SimDevice {
     address: PciAddress,
     device_id: u32,
+    /// On type1 nothing in the kernel tells a first attach from a replace.
+    attached: bool,
     file: Arc<OpenFile>,
     /// Dropped after the device's file: the last close of a group gives it back.
     _group: Option<Arc<OpenFile>>,
@@ -277,7 +331,12 @@ impl AttachedDevice for SimDevice {
         self.on(Site::Attach, op)?;
         let object = format!("{} (ioas {})", self.address, domain.0);
         if self.type1() {
-            let answer = if domain.0 == 0 { Ok(()) } else { Err(Errno::OPNOTSUPP) };
+            let answer = match (domain.0, self.attached) {
+                (0, false) => Ok(()),
+                (0, true) => Err(Errno::OPNOTSUPP),
+                _ => Err(Errno::NOENT),
+            };
+            self.attached |= answer.is_ok();
             return answer.map_err(failed(op, object));
         }
         let mut kernel = self.file.shared.kernel();
@@ -292,9 +351,10 @@ impl AttachedDevice for SimDevice {
             let detached = kernel.detach_ioas(self.file.id);
             return detached.map_err(failed(op, self.address.to_string()));
         }
-        if let Some(container) = kernel.containers.get(&self.context.file.id) {
-            container.space.clear();
-        }
+        let container = kernel.containers.get(&self.context.file.id);
+        let space = container.filter(|c| c.iommu_driver()).map(|c| &c.space);
+        space.ok_or(Errno::INVAL).map_err(failed("VFIO_IOMMU_UNMAP_DMA", "container"))?.clear();
+        self.attached = false;
         Ok(())
     }
 

@@ -188,17 +188,10 @@ impl Host for SimHost {
 
     fn probe_free(&self, group: u32) -> Result<bool, VfioError> {
         let path = format!("/dev/vfio/{group}");
-        let answer = self.shared.pass(Site::ProbeFree, None, Some(group)).and_then(|()| {
-            let mut kernel = self.shared.kernel();
-            let file = match kernel.open_group(group) {
-                Ok(file) => file,
-                Err(Errno::BUSY) => return Ok(false),
-                Err(errno) => return Err(errno),
-            };
-            let viable = kernel.group_viable(file);
-            kernel.put_group_file(file);
-            viable
-        });
+        let answer = self
+            .shared
+            .pass(Site::ProbeFree, None, Some(group))
+            .and_then(|()| self.shared.kernel().probe_free(group));
         answer.map_err(failed("open", path))
     }
 

@@ -71,7 +71,6 @@ impl Kernel {
             }
         }
         if let Via::Group { file } = via {
-            self.leave_container_user(file);
             self.put_group_file(file);
         }
     }

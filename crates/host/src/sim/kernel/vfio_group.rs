@@ -19,20 +19,12 @@ pub(crate) struct VfioGroup {
     pub(crate) incarnation: u64,
     pub(crate) opened_file: Option<FileId>,
     pub(crate) container: Option<FileId>,
-    /// One for the container and one for each open device.
-    pub(crate) container_users: u32,
     pub(crate) cdev_open_cnt: u32,
 }
 
 impl VfioGroup {
     pub(crate) fn new(incarnation: u64) -> Self {
-        Self {
-            incarnation,
-            opened_file: None,
-            container: None,
-            container_users: 0,
-            cdev_open_cnt: 0,
-        }
+        Self { incarnation, opened_file: None, container: None, cdev_open_cnt: 0 }
     }
 }
 
@@ -91,24 +83,28 @@ impl Kernel {
         }
         let (_, vfio) = self.vfio_of(file)?;
         vfio.container = Some(container);
-        vfio.container_users = 1;
         if let Some(container) = self.containers.get_mut(&container) {
             container.groups.insert(number);
         }
         Ok(())
     }
 
-    /// `UNSET_CONTAINER`.
-    pub(crate) fn unset_container(&mut self, file: FileId) -> Result<(), Errno> {
-        let (number, vfio) = self.vfio_of(file)?;
-        if vfio.container.is_none() {
-            return Err(Errno::INVAL);
+    /// Whether nobody owns a group: its node opens and VIABLE is set. Without a node only host
+    /// drivers can own it, and cdevs where the kernel has no group nodes.
+    pub(crate) fn probe_free(&mut self, number: u32) -> Result<bool, Errno> {
+        match self.open_group(number) {
+            Ok(file) => {
+                let viable = self.group_viable(file);
+                self.put_group_file(file);
+                viable
+            }
+            Err(Errno::BUSY) => Ok(false),
+            Err(_) => {
+                let group = self.groups.get(&number).ok_or(Errno::NOENT)?;
+                let cdevs = group.vfio.as_ref().is_some_and(|vfio| vfio.cdev_open_cnt > 0);
+                Ok(!cdevs && !group.ownership.claimed())
+            }
         }
-        if vfio.container_users != 1 {
-            return Err(Errno::BUSY);
-        }
-        self.detach_container(number);
-        Ok(())
     }
 
     /// `GET_DEVICE_FD`.
@@ -127,8 +123,6 @@ impl Kernel {
         if !self.containers.get(&container).is_some_and(|container| container.iommu_driver()) {
             return Err(Errno::INVAL);
         }
-        let (_, vfio) = self.vfio_of(file)?;
-        vfio.container_users += 1;
         if let Some(file) = self.group_files.get_mut(&file) {
             file.references += 1;
         }
@@ -154,19 +148,11 @@ impl Kernel {
         self.group_files.remove(&id);
     }
 
-    /// A device that was opened through the group file closes.
-    pub(crate) fn leave_container_user(&mut self, file: FileId) {
-        if let Ok((_, vfio)) = self.vfio_of(file) {
-            vfio.container_users = vfio.container_users.saturating_sub(1);
-        }
-    }
-
     /// Takes a group out of its container and gives the group's DMA back.
     pub(crate) fn detach_container(&mut self, number: u32) {
         let Some(group) = self.groups.get_mut(&number) else { return };
         let Some(vfio) = group.vfio.as_mut() else { return };
         let Some(container) = vfio.container.take() else { return };
-        vfio.container_users = 0;
         group.ownership.detach();
         group.ownership.release_group();
         self.leave_container(container, number);
