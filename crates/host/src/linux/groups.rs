@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Write, os::fd::OwnedFd};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::tree::{self, PAGE_BYTES, Root};
+use super::{
+    parallel::in_chunks,
+    tree::{self, PAGE_BYTES, Root},
+};
 use crate::{GroupFacts, IovaRange, PciAddress};
 
 /// The name of a group that stays the same over boots: `g-` and the first 12 hex digits of the
@@ -30,21 +33,29 @@ pub fn stable_id(members: &[PciAddress]) -> String {
 /// Reads what the groups' own directories say.
 pub(super) fn read(root: &Root, members: BTreeMap<u32, Vec<PciAddress>>) -> Vec<GroupFacts> {
     let dir = tree::open_dir(&root.join("sys/kernel/iommu_groups"));
-    let mut page = [0; PAGE_BYTES];
-    members
-        .into_iter()
-        .map(|(number, mut members)| {
-            members.sort_unstable();
-            let mut attribute = |name: &str| attribute(&dir, number, name, &mut page);
-            GroupFacts {
-                number,
-                stable_id: stable_id(&members),
-                iommu_type: attribute("type"),
-                reserved_regions: parse_regions(&attribute("reserved_regions")),
-                members,
-            }
-        })
-        .collect()
+    let members: Vec<(u32, Vec<PciAddress>)> = members.into_iter().collect();
+    in_chunks(&members, |chunk| {
+        let mut page = [0; PAGE_BYTES];
+        chunk.iter().map(|(number, members)| group(&dir, *number, members, &mut page)).collect()
+    })
+}
+
+fn group(
+    dir: &Result<OwnedFd, Errno>,
+    number: u32,
+    members: &[PciAddress],
+    page: &mut [u8; PAGE_BYTES],
+) -> GroupFacts {
+    let mut members = members.to_vec();
+    members.sort_unstable();
+    let mut attribute = |name: &str| attribute(dir, number, name, page);
+    GroupFacts {
+        number,
+        stable_id: stable_id(&members),
+        iommu_type: attribute("type"),
+        reserved_regions: parse_regions(&attribute("reserved_regions")),
+        members,
+    }
 }
 
 fn attribute(

@@ -11,6 +11,7 @@ mod features;
 mod grouping;
 mod groups;
 mod names;
+mod parallel;
 mod pci;
 mod procs;
 mod resource;

@@ -11,6 +11,7 @@ use super::{
     grouping::Topology,
     groups,
     names::{Names, Wanted},
+    parallel::in_chunks,
     pci::{self, Function, Reader},
     tree::{self, Root},
     variants::Variants,
@@ -82,11 +83,11 @@ impl Scanner {
     /// Reads functions; one that goes away meanwhile is left out.
     fn read(&self, addresses: &[PciAddress]) -> Result<Vec<Function>, HostError> {
         let devices = pci::open_devices(&self.root)?;
-        let mut reader = Reader::new();
-        Ok(addresses
-            .iter()
-            .filter_map(|address| reader.read(devices.as_fd(), *address).ok())
-            .collect())
+        Ok(in_chunks(addresses, |chunk| {
+            let mut reader = Reader::new();
+            let read = |address: &PciAddress| reader.read(devices.as_fd(), *address).ok();
+            chunk.iter().filter_map(read).collect()
+        }))
     }
 
     fn read_with_ports(&self, around: BTreeSet<PciAddress>) -> Result<Vec<Function>, HostError> {
