@@ -183,7 +183,7 @@ impl PrivateApt {
         let cache = cache::dir()?;
         let _lock = cache::lock(&cache, "apt")?;
         let dir = cache.join("apt").join(suite);
-        for part in ["lists/partial", "archives/partial"] {
+        for part in ["lists/partial", "archives/partial", "no-parts"] {
             fs::create_dir_all(dir.join(part))
                 .with_context(|| format!("create {} in {}", part, dir.display()))?;
         }
@@ -195,6 +195,8 @@ impl PrivateApt {
         );
         fs::write(dir.join("private.sources"), text)
             .with_context(|| format!("write the sources in {}", dir.display()))?;
+        // What is installed here plays no part in what that suite offers.
+        fs::write(dir.join("nothing"), "")?;
         let apt = Self { dir, suite: suite.to_owned() };
         apt.refresh()?;
         Ok(apt)
@@ -233,7 +235,7 @@ impl PrivateApt {
         let dir = self.dir.display();
         for option in [
             format!("Dir::Etc::sourcelist={dir}/private.sources"),
-            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            format!("Dir::Etc::sourceparts={dir}/no-parts"),
             format!("Dir::State::Lists={dir}/lists"),
             format!("Dir::Cache={dir}"),
             format!("Dir::Cache::archives={dir}/archives"),
@@ -248,7 +250,7 @@ impl PrivateApt {
     /// A query that looks at this suite alone, as if nothing were installed.
     fn query(&self, tool: &str) -> Command {
         let mut command = self.command(tool);
-        command.args(["-o", "Dir::State::status=/dev/null"]);
+        command.arg("-o").arg(format!("Dir::State::status={}/nothing", self.dir.display()));
         command
     }
 
