@@ -4,6 +4,7 @@ use super::Decision;
 use crate::command::Command;
 use crate::event::Event;
 use crate::ids::DeviceId;
+use crate::model::Ownership;
 use crate::policy::{self, Claimant};
 use crate::reason::Reason;
 use crate::record::{Device, Flags, Group, KernelDmaOp};
@@ -101,12 +102,13 @@ impl State {
                 let text = format!("set kernel DMA of {id}: {driver} is on it already");
                 Err(Refusal::new(Reason::AlreadyAttached, id, text))
             }
-            (KernelDmaOp::Release, false) => {
+            // In a free group the table has said so.
+            (KernelDmaOp::Release, false) if group.ownership != Ownership::Free => {
                 let text =
                     format!("release kernel DMA of {id} in {}: no host driver is on it", group.id);
                 Err(Refusal::new(Reason::NotAttached, id, text).with_resolve(Vec::new()))
             }
-            (KernelDmaOp::Set { .. }, false) | (KernelDmaOp::Release, true) => Ok(()),
+            (KernelDmaOp::Set { .. }, false) | (KernelDmaOp::Release, _) => Ok(()),
         }
     }
 

@@ -178,7 +178,10 @@ impl State {
 }
 
 /// A reservation as a claimant in one of its groups.
-fn claimant_of<'a>(reservation: &'a Reservation, devices: &'a [crate::DeviceId]) -> Claimant<'a> {
+pub(crate) fn claimant_of<'a>(
+    reservation: &'a Reservation,
+    devices: &'a [crate::DeviceId],
+) -> Claimant<'a> {
     Claimant {
         reservation: Some(reservation),
         policy: Some(reservation.policy),

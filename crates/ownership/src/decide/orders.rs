@@ -20,8 +20,8 @@ impl State {
         now: &Time,
     ) -> Decision {
         let reservation = self.find_ordered(order)?;
-        self.life(reservation, Order::Attach)?;
         check_daemon_attaches(reservation, "attach")?;
+        self.life(reservation, Order::Attach)?;
         let domain = match domain {
             Some(domain) => self.check_same_context(reservation, domain)?,
             None => &reservation.domain,
@@ -89,8 +89,8 @@ impl State {
 
     pub(super) fn decide_detach(&self, order: &OrderFor, now: &Time) -> Decision {
         let reservation = self.find_ordered(order)?;
-        self.life(reservation, Order::Detach)?;
         check_daemon_attaches(reservation, "detach")?;
+        self.life(reservation, Order::Detach)?;
         self.ownership_allows(reservation, |_| Operation::Detach, Some(Reason::NotAttached))?;
         self.conditions_allow(reservation, ConditionOp::Detach)?;
         let (id, pending) = start(reservation, OperationKind::Detach, now);
@@ -104,8 +104,8 @@ impl State {
         now: &Time,
     ) -> Decision {
         let reservation = self.find_ordered(order)?;
-        self.life(reservation, Order::Replace)?;
         check_daemon_attaches(reservation, "replace")?;
+        self.life(reservation, Order::Replace)?;
         self.ownership_allows(reservation, |_| Operation::Replace, None)?;
         if reservation.backend == Backend::Type1 {
             let text = format!(

@@ -53,21 +53,9 @@ impl State {
         Ok(events)
     }
 
-    /// A reservation of that id is met in the first group that both ask for.
     fn check_id(&self, request: &Reserve) -> Result<(), Box<Refusal>> {
-        let Some(known) = self.reservation(&request.id) else { return Ok(()) };
         let id = &request.id;
-        for target in &known.targets {
-            let Some(group) = self.group(&target.group) else { continue };
-            let claimant = Claimant {
-                policy: Some(request.policy),
-                ..super::claimant_of(known, &target.devices)
-            };
-            policy::admit(self, group, &claimant).map_err(|denial| {
-                let text = format!("a reservation is called {id} already ({})", known.state);
-                Refusal::new(denial.reason, id, text).with_cell_errno(denial.errno)
-            })?;
-        }
+        let Some(known) = self.reservation(id) else { return Ok(()) };
         let text = format!("a reservation is called {id} already ({})", known.state);
         Err(Refusal::new(Reason::AlreadyExists, id, text))
     }

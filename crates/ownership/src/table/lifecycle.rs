@@ -125,7 +125,7 @@ pub(super) fn cell(row: LifeRow, order: Order) -> Option<Cell<LifeChange>> {
         LifeRow::Busy => order.waits().then(|| Cell::refuse(Reason::ReservationBusy)),
         LifeRow::Preparing => preparing(order),
         LifeRow::Reserved => Some(reserved(order)),
-        LifeRow::Handed => Some(handed(order)),
+        LifeRow::Handed => handed(order),
         LifeRow::Held => Some(held(order)),
         LifeRow::Expired => Some(expired(order)),
         LifeRow::Draining => Some(draining(order)),
@@ -169,10 +169,10 @@ fn reserved(order: Order) -> Cell<LifeChange> {
     }
 }
 
-/// Only a holder that makes its own domains comes here.
-fn handed(order: Order) -> Cell<LifeChange> {
-    match order {
-        Order::Attach | Order::Detach | Order::Replace => Cell::refuse(Reason::HolderOwnsDomain),
+/// Only a holder that makes its own domains comes here; it is not ours to attach.
+fn handed(order: Order) -> Option<Cell<LifeChange>> {
+    Some(match order {
+        Order::Attach | Order::Detach | Order::Replace => return None,
         Order::HandOver => Cell::Next(LifeChange::Stays),
         Order::Release | Order::ReleaseForce => Cell::Next(LifeChange::Released),
         Order::Expire => Cell::Next(LifeChange::Expired),
@@ -182,7 +182,7 @@ fn handed(order: Order) -> Cell<LifeChange> {
         Order::HolderGone | Order::Restarted => Cell::Next(LifeChange::Reserved),
         Order::HolderMoved => Cell::Next(LifeChange::Drains),
         Order::HoldLost => Cell::Next(LifeChange::Lost),
-    }
+    })
 }
 
 fn held(order: Order) -> Cell<LifeChange> {

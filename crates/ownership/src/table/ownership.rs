@@ -131,11 +131,11 @@ pub(super) fn cell(row: OwnershipRow, op: Operation) -> Option<Cell> {
         }),
         Operation::ReserveShared => reserve_shared(row),
         Operation::ReserveGroup => reserve_group(row),
-        Operation::ReserveOtherLabel => Some(reserve_other_label(row)),
-        Operation::Attach => Some(attach(row)),
+        Operation::ReserveOtherLabel => reserve_other_label(row),
+        Operation::Attach => attach(row),
         Operation::AttachCrowded => attach_crowded(row),
-        Operation::Detach => Some(detach(row)),
-        Operation::Replace => Some(replace(row)),
+        Operation::Detach => detach(row),
+        Operation::Replace => replace(row),
         Operation::Release => Some(release(row)),
         Operation::KernelDmaSet => kernel_dma_set(row),
         Operation::KernelDmaRelease => kernel_dma_release(row),
@@ -194,15 +194,15 @@ fn reserve_any(row: OwnershipRow) -> Option<Cell> {
         | R::SharedOtherDomain
         | R::SharedSameDomain
         | R::GroupSameAttached
-        | R::GroupSameDetached => return None,
-        R::OwnHoldExclusive
+        | R::GroupSameDetached
+        | R::OwnHoldExclusive
         | R::OwnHoldShared
         | R::OwnHoldGroup
         | R::OwnExclusive
         | R::OwnShared
         | R::OwnSharedWithOthers
         | R::OwnGroupAttached
-        | R::OwnGroupDetached => Cell::refuse(Reason::AlreadyExists),
+        | R::OwnGroupDetached => return None,
     })
 }
 
@@ -238,13 +238,15 @@ fn reserve_group(row: OwnershipRow) -> Option<Cell> {
     }
 }
 
-fn reserve_other_label(row: OwnershipRow) -> Cell {
-    if own(row) { Cell::refuse(Reason::AlreadyExists) } else { Cell::refuse(Reason::LabelMismatch) }
+fn reserve_other_label(row: OwnershipRow) -> Option<Cell> {
+    (!own(row)).then(|| Cell::refuse(Reason::LabelMismatch))
 }
 
-fn attach(row: OwnershipRow) -> Cell {
+/// A reservation that lost its hold has no orders, so that only its own holds and those that it
+/// joined come up, and what the host does.
+fn attach(row: OwnershipRow) -> Option<Cell> {
     use OwnershipRow as R;
-    match row {
+    Some(match row {
         R::OwnHoldExclusive => Cell::Next(Change::ExclusiveBegins),
         R::OwnHoldShared => Cell::Next(Change::SharedBegins),
         R::SharedSameDomain => Cell::Next(Change::SharedJoins),
@@ -258,104 +260,56 @@ fn attach(row: OwnershipRow) -> Cell {
         R::Kernel | R::KernelTaken | R::Private => Cell::refuse(Reason::KernelDma),
         R::KernelBusy => Cell::refuse(Reason::ReservationBusy),
         R::Foreign => Cell::refuse(Reason::ForeignOwner),
-        R::Free | R::HoldSameDomain | R::HoldSameToken => Cell::refuse(Reason::HoldLost),
-        R::HoldOther | R::DeviceTaken => Cell::Refuse(Reason::GroupOwned, Errno::EBUSY),
-        R::HoldOtherDomain | R::SharedOtherDomain => Cell::refuse(Reason::DomainMismatch),
-        R::ExclusiveOther | R::GroupOther => Cell::refuse(Reason::GroupOwned),
-    }
+        R::Free
+        | R::HoldOther
+        | R::HoldOtherDomain
+        | R::HoldSameDomain
+        | R::HoldSameToken
+        | R::DeviceTaken
+        | R::ExclusiveOther
+        | R::SharedOtherDomain
+        | R::GroupOther => return None,
+    })
 }
 
-/// Only an exclusive reservation asks this, so that what is same or shared never comes up.
+/// Only an exclusive reservation asks this; its own row refuses before the host's is asked.
 fn attach_crowded(row: OwnershipRow) -> Option<Cell> {
-    use OwnershipRow as R;
     match row {
-        R::OwnExclusive => Some(Cell::refuse(Reason::AlreadyAttached)),
-        R::HoldSameDomain
-        | R::HoldSameToken
-        | R::DeviceTaken
-        | R::SharedSameDomain
-        | R::GroupSameAttached
-        | R::GroupSameDetached
-        | R::OwnHoldShared
-        | R::OwnHoldGroup
-        | R::OwnShared
-        | R::OwnSharedWithOthers
-        | R::OwnGroupAttached
-        | R::OwnGroupDetached => None,
-        R::OwnHoldExclusive
-        | R::Free
-        | R::HostUses
-        | R::Kernel
-        | R::KernelTaken
-        | R::KernelBusy
-        | R::Private
-        | R::Foreign
-        | R::HoldOther
-        | R::HoldOtherDomain
-        | R::ExclusiveOther
-        | R::SharedOtherDomain
-        | R::GroupOther => Some(Cell::refuse(Reason::GroupNotSingleton)),
+        OwnershipRow::OwnExclusive => Some(Cell::refuse(Reason::AlreadyAttached)),
+        OwnershipRow::OwnHoldExclusive => Some(Cell::refuse(Reason::GroupNotSingleton)),
+        _ => None,
     }
 }
 
-fn detach(row: OwnershipRow) -> Cell {
+/// Whether the asker holds the group, and may have joined it.
+fn member(row: OwnershipRow) -> Option<OwnershipRow> {
+    use OwnershipRow as R;
+    let joined = match row {
+        R::SharedSameDomain | R::GroupSameAttached | R::GroupSameDetached => true,
+        other => own(other),
+    };
+    joined.then_some(row)
+}
+
+/// Whoever holds the group is refused by that row, or has claims that the host can't be beside.
+fn detach(row: OwnershipRow) -> Option<Cell> {
     use OwnershipRow as R;
     match row {
-        R::OwnExclusive | R::OwnShared => Cell::Next(Change::ClaimsEnd),
-        R::OwnSharedWithOthers => Cell::Next(Change::SharedLeaves),
-        R::OwnGroupAttached => Cell::Next(Change::GroupBlocks),
-        R::OwnGroupDetached | R::OwnHoldExclusive | R::OwnHoldShared | R::OwnHoldGroup => {
-            Cell::refuse(Reason::NotAttached)
-        }
-        R::Free
-        | R::HostUses
-        | R::Kernel
-        | R::KernelTaken
-        | R::KernelBusy
-        | R::Private
-        | R::Foreign
-        | R::HoldOther
-        | R::HoldOtherDomain
-        | R::HoldSameDomain
-        | R::HoldSameToken
-        | R::DeviceTaken
-        | R::ExclusiveOther
-        | R::SharedOtherDomain
-        | R::SharedSameDomain
-        | R::GroupOther
-        | R::GroupSameAttached
-        | R::GroupSameDetached => Cell::refuse(Reason::NotAttached),
+        R::OwnExclusive | R::OwnShared => Some(Cell::Next(Change::ClaimsEnd)),
+        R::OwnSharedWithOthers => Some(Cell::Next(Change::SharedLeaves)),
+        R::OwnGroupAttached => Some(Cell::Next(Change::GroupBlocks)),
+        other => member(other).map(|_| Cell::refuse(Reason::NotAttached)),
     }
 }
 
-fn replace(row: OwnershipRow) -> Cell {
+fn replace(row: OwnershipRow) -> Option<Cell> {
     use OwnershipRow as R;
     match row {
-        R::OwnGroupAttached => Cell::Next(Change::Replaces),
+        R::OwnGroupAttached => Some(Cell::Next(Change::Replaces)),
         R::OwnExclusive | R::OwnShared | R::OwnSharedWithOthers => {
-            Cell::refuse(Reason::ReplaceRefused)
+            Some(Cell::refuse(Reason::ReplaceRefused))
         }
-        R::OwnGroupDetached | R::OwnHoldExclusive | R::OwnHoldShared | R::OwnHoldGroup => {
-            Cell::refuse(Reason::NotAttached)
-        }
-        R::Free
-        | R::HostUses
-        | R::Kernel
-        | R::KernelTaken
-        | R::KernelBusy
-        | R::Private
-        | R::Foreign
-        | R::HoldOther
-        | R::HoldOtherDomain
-        | R::HoldSameDomain
-        | R::HoldSameToken
-        | R::DeviceTaken
-        | R::ExclusiveOther
-        | R::SharedOtherDomain
-        | R::SharedSameDomain
-        | R::GroupOther
-        | R::GroupSameAttached
-        | R::GroupSameDetached => Cell::refuse(Reason::NotAttached),
+        other => member(other).map(|_| Cell::refuse(Reason::NotAttached)),
     }
 }
 

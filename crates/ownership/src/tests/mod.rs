@@ -1,3 +1,11 @@
 //! Tests of the state machine.
 
+mod cells;
 pub(crate) mod coverage;
+mod fixture;
+mod libvirt;
+mod random;
+mod scenarios;
+mod search;
+mod tables;
+mod world;
