@@ -101,7 +101,11 @@ impl LedgerHandle {
     ///
     /// # Errors
     /// As [`Self::submit`], of the first command that is refused.
-    pub async fn submit_all(&self, commands: Vec<Command>, meta: Meta) -> Result<Applied, ApiError> {
+    pub async fn submit_all(
+        &self,
+        commands: Vec<Command>,
+        meta: Meta,
+    ) -> Result<Applied, ApiError> {
         self.ask(|reply| Message::Submit { commands, meta, reply }).await
     }
 
@@ -155,11 +159,7 @@ impl LedgerHandle {
     ///
     /// # Errors
     /// As [`Self::submit`].
-    pub async fn refresh(
-        &self,
-        devices: Vec<PciAddress>,
-        meta: Meta,
-    ) -> Result<Applied, ApiError> {
+    pub async fn refresh(&self, devices: Vec<PciAddress>, meta: Meta) -> Result<Applied, ApiError> {
         let looked = self.look(devices).await;
         self.ask(|reply| Message::Refresh { looked, meta, reply }).await
     }
@@ -249,6 +249,12 @@ impl LedgerHandle {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
+    }
+
+    /// Who does the kernel work; `None` until it is named.
+    #[must_use]
+    pub fn executor(&self) -> Option<&Arc<dyn Executor>> {
+        self.shared.executor.get()
     }
 
     /// Names who does the kernel work, once. Intents of commits before this are not handed over:

@@ -1,19 +1,28 @@
 //! What the API's calls do, behind gRPC and REST alike: authorize, validate, decide, wait, show.
 
+mod authorize;
 mod devices;
 mod domains;
 mod events;
+mod find;
 mod groups;
 mod host;
+mod orders;
+mod parse;
+mod request;
 mod reservations;
+mod reserve;
+mod select;
+mod wait;
+mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use berth_host::Host;
+use berth_host::{BackendKind, Host};
 
 use crate::{
     ledger::LedgerHandle,
-    model::{ApiError, Snapshot},
+    model::{ApiError, DomainNow, Snapshot},
 };
 
 /// Defaults of the calls, from the configuration.
@@ -44,19 +53,27 @@ impl Default for ServiceConfig {
     }
 }
 
+/// What the host offers, asked once: it doesn't change while a kernel runs.
+#[derive(Debug)]
+struct Offers {
+    backends: Vec<BackendKind>,
+    kernel_hold: bool,
+}
+
 /// The API's calls: one method each.
 #[derive(Debug, Clone)]
 pub struct Service {
     ledger: LedgerHandle,
     host: Arc<dyn Host>,
     config: Arc<ServiceConfig>,
+    offers: Arc<OnceLock<Offers>>,
 }
 
 impl Service {
     /// The service over a ledger and a host.
     #[must_use]
     pub fn new(ledger: LedgerHandle, host: Arc<dyn Host>, config: ServiceConfig) -> Self {
-        Self { ledger, host, config: Arc::new(config) }
+        Self { ledger, host, config: Arc::new(config), offers: Arc::default() }
     }
 
     /// What is published now.
@@ -76,8 +93,28 @@ impl Service {
     pub fn host(&self) -> &Arc<dyn Host> {
         &self.host
     }
-}
 
-fn starting() -> ApiError {
-    ApiError::unavailable("berthd", "the call is not served yet")
+    fn offers(&self) -> &Offers {
+        self.offers.get_or_init(|| Offers {
+            backends: self.host.backends(),
+            kernel_hold: self.host.kernel_hold(),
+        })
+    }
+
+    /// What the daemon sees of a domain now.
+    fn domain_now(&self, domain: &berth_ownership::DomainId) -> Option<DomainNow> {
+        self.ledger.executor().and_then(|executor| executor.domain(domain))
+    }
+
+    /// Runs something that reads the host, off the runtime's threads.
+    async fn on_host<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        read: impl FnOnce(&dyn Host) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let host = Arc::clone(&self.host);
+        tokio::task::spawn_blocking(move || read(&*host))
+            .await
+            .map_err(|error| ApiError::internal(what, format!("{what} ended early: {error}")))
+    }
 }

@@ -1,19 +1,21 @@
-//! Leases that end: looked for once a second of boot time.
+//! What the ledger does by itself, now and then: end leases, look at the machine.
 
 use std::time::Duration;
 
 use berth_ownership::Command;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::LedgerHandle;
 use crate::model::Meta;
 
+/// How often leases are looked at.
 const EVERY: Duration = Duration::from_secs(1);
 
 impl LedgerHandle {
     /// Ends leases that are due, for as long as it is polled.
     pub async fn expire_leases(self) {
-        let mut ticks = tokio::time::interval(EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.expire_due().await;
@@ -33,8 +35,8 @@ impl LedgerHandle {
 
     /// Scans the machine again and again, for as long as it is polled.
     pub async fn rescan_every(self, period: Duration) {
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
             ticks.tick().await;

@@ -1,34 +1,94 @@
-//! The calls about events.
+//! Past events.
 
+use berth_ownership::Reason;
 use berth_proto::v1;
+use futures::stream::BoxStream;
 
-use super::{Service, starting};
-use crate::model::{ApiError, Caller};
+use super::{Service, authorize::require, find, watch};
+use crate::{
+    model::{ApiError, Caller, Role},
+    store::StoreError,
+    view,
+};
+
+const DEFAULT_LIMIT: u32 = 1000;
+const MAX_LIMIT: u32 = 10_000;
 
 impl Service {
-    /// `list_events`.
+    /// Past events, oldest first.
     ///
     /// # Errors
-    /// The refusal.
+    /// `EVENTS_COMPACTED` when the event after `since_seq` isn't kept any more; 0 starts with the
+    /// oldest that is.
     pub async fn list_events(
         &self,
         caller: &Caller,
         request: v1::ListEventsRequest,
     ) -> Result<v1::ListEventsResponse, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
+        require(caller, Role::Viewer, "list events")?;
+        let snapshot = self.snapshot();
+        let object = find::event_object(&snapshot, &request.object)?;
+        let store = self.ledger.store();
+        let oldest_seq = store.oldest_seq().await.map_err(unread)?;
+        check_kept(request.since_seq, oldest_seq, snapshot.seq)?;
+        let limit = match request.limit {
+            0 => DEFAULT_LIMIT,
+            limit => limit.min(MAX_LIMIT),
+        };
+        let records = store.events(request.since_seq, limit, &object).await.map_err(unread)?;
+        let full = records.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+        let last = records.last().map_or(request.since_seq, |record| record.seq);
+        Ok(v1::ListEventsResponse {
+            resume_seq: if full { last } else { last.max(snapshot.seq) },
+            events: records.iter().map(view::event).collect(),
+            oldest_seq,
+        })
     }
 
-    /// `watch`.
+    /// Events after `since_seq`, then every new one.
     ///
     /// # Errors
-    /// The refusal.
+    /// `EVENTS_COMPACTED`, also within the stream when a slow reader fell behind what is kept.
     pub async fn watch(
         &self,
         caller: &Caller,
         request: v1::WatchRequest,
-    ) -> Result<futures::stream::BoxStream<'static, Result<v1::Event, ApiError>>, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
+    ) -> Result<BoxStream<'static, Result<v1::Event, ApiError>>, ApiError> {
+        require(caller, Role::Viewer, "watch events")?;
+        // Subscribed before the snapshot is read, so that nothing falls between the two.
+        let live = self.ledger.events();
+        let snapshot = self.snapshot();
+        let object = find::event_object(&snapshot, &request.object)?;
+        let store = self.ledger.store().clone();
+        let last = match request.since_seq {
+            None => snapshot.seq,
+            Some(since) => {
+                let oldest = store.oldest_seq().await.map_err(unread)?;
+                check_kept(since, oldest, snapshot.seq)?;
+                since.max(oldest.saturating_sub(1))
+            }
+        };
+        Ok(watch::stream(store, live, last, snapshot.seq, object))
     }
+}
+
+/// Refuses to start before the oldest event, or after the last.
+pub(super) fn check_kept(since: u64, oldest: u64, last: u64) -> Result<(), ApiError> {
+    if since > last {
+        return Err(ApiError::invalid_argument(
+            "since_seq",
+            format!("since_seq {since} is in the future: the last event is {last}"),
+            "list the state anew and go on from its resume_seq",
+        ));
+    }
+    if since == 0 || since.saturating_add(1) >= oldest {
+        return Ok(());
+    }
+    let text = format!("events after {since} are gone; the oldest that is kept is {oldest}");
+    Err(ApiError::new(Reason::EventsCompacted, format!("event {since}"), text))
+}
+
+pub(super) fn unread(error: StoreError) -> ApiError {
+    tracing::error!(error = error.chain(), "past events can't be read");
+    ApiError::unavailable("events", format!("past events can't be read: {}", error.chain()))
 }

@@ -1,47 +1,87 @@
 //! The calls about groups.
 
+use std::collections::HashMap;
+
+use berth_ownership::DeviceId;
 use berth_proto::v1;
 
-use super::{Service, starting};
-use crate::model::{ApiError, Caller};
+use super::{Service, authorize::require, find};
+use crate::{
+    model::{ApiError, Caller, Role},
+    view::{self, Asked},
+};
 
 impl Service {
-    /// `list_groups`.
+    /// All groups.
     ///
     /// # Errors
-    /// The refusal.
+    /// The caller may not.
     pub async fn list_groups(
         &self,
         caller: &Caller,
-        request: v1::ListGroupsRequest,
+        _request: v1::ListGroupsRequest,
     ) -> Result<v1::ListGroupsResponse, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
+        require(caller, Role::Viewer, "list groups")?;
+        let snapshot = self.snapshot();
+        let groups = snapshot.state.groups().map(|group| view::group(&snapshot, group)).collect();
+        Ok(v1::ListGroupsResponse { groups, resume_seq: snapshot.seq })
     }
 
-    /// `get_group`.
+    /// One group by stable id, kernel number or member's address.
     ///
     /// # Errors
-    /// The refusal.
+    /// There is no such group.
     pub async fn get_group(
         &self,
         caller: &Caller,
         request: v1::GetGroupRequest,
     ) -> Result<v1::Group, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
+        require(caller, Role::Viewer, "get a group")?;
+        let snapshot = self.snapshot();
+        let group = find::group(&snapshot, &request.group)?;
+        Ok(view::group(&snapshot, group))
     }
 
-    /// `explain`.
+    /// Why a group or device can or can't be given away. Looks at its devices again first.
     ///
     /// # Errors
-    /// The refusal.
+    /// There is no such group or device.
     pub async fn explain(
         &self,
         caller: &Caller,
         request: v1::ExplainRequest,
     ) -> Result<v1::Explanation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
+        require(caller, Role::Viewer, "explain")?;
+        let snapshot = self.snapshot();
+        let named = find::group(&snapshot, &request.object)?;
+        let members: Vec<_> =
+            named.devices.iter().filter_map(|id| id.as_str().parse().ok()).collect();
+        let asked = members.clone();
+        let (processes, features) = self
+            .on_host("explain", move |host| {
+                let mut processes = HashMap::new();
+                for address in asked {
+                    // A device that can't be asked has no processes to show.
+                    processes.insert(address, host.users_of(address).unwrap_or_default());
+                }
+                (processes, host.features())
+            })
+            .await?;
+        let refreshed = self.ledger.refresh(members, crate::model::Meta::internal("explain")).await;
+        let snapshot = refreshed.map_or(snapshot, |applied| applied.snapshot);
+        let group = find::group(&snapshot, &request.object)?;
+        let only: Option<DeviceId> = request
+            .object
+            .parse::<berth_host::PciAddress>()
+            .ok()
+            .map(|address| DeviceId::from(address.to_string()));
+        let asked = Asked {
+            label: &request.label,
+            now: &self.ledger.clock().now(),
+            processes: &processes,
+            features: &features,
+            only: only.as_ref(),
+        };
+        Ok(view::explain(&snapshot, group, &asked))
     }
 }

@@ -1,125 +1,51 @@
-//! The calls about reservations.
+//! Reading reservations.
 
+use berth_ownership::ReservationState;
 use berth_proto::v1;
 
-use super::{Service, starting};
-use crate::model::{ApiError, Caller};
+use super::{Service, authorize::require, find};
+use crate::{
+    model::{ApiError, Caller, Role},
+    view,
+};
 
 impl Service {
-    /// `list_reservations`.
+    /// All reservations but those that are given back.
     ///
     /// # Errors
-    /// The refusal.
+    /// The caller may not.
     pub async fn list_reservations(
         &self,
         caller: &Caller,
-        request: v1::ListReservationsRequest,
+        _request: v1::ListReservationsRequest,
     ) -> Result<v1::ListReservationsResponse, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
+        require(caller, Role::Viewer, "list reservations")?;
+        let snapshot = self.snapshot();
+        let reservations = snapshot
+            .state
+            .reservations()
+            .filter(|record| record.state != ReservationState::Released)
+            .map(|record| {
+                let extra = snapshot.extras.get(&record.id).map(AsRef::as_ref);
+                view::reservation(record, extra, &snapshot.boot)
+            })
+            .collect();
+        Ok(v1::ListReservationsResponse { reservations, resume_seq: snapshot.seq })
     }
 
-    /// `get_reservation`.
+    /// One reservation; one that was given back as long as it is remembered.
     ///
     /// # Errors
-    /// The refusal.
+    /// There is no such reservation.
     pub async fn get_reservation(
         &self,
         caller: &Caller,
         request: v1::GetReservationRequest,
     ) -> Result<v1::Reservation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
-    }
-
-    /// `reserve`.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn reserve(
-        &self,
-        caller: &Caller,
-        request: v1::ReserveRequest,
-    ) -> Result<v1::Reservation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
-    }
-
-    /// `renew`.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn renew(
-        &self,
-        caller: &Caller,
-        request: v1::RenewRequest,
-    ) -> Result<v1::Reservation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
-    }
-
-    /// `attach`.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn attach(
-        &self,
-        caller: &Caller,
-        request: v1::AttachRequest,
-    ) -> Result<v1::Reservation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
-    }
-
-    /// `detach`.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn detach(
-        &self,
-        caller: &Caller,
-        request: v1::DetachRequest,
-    ) -> Result<v1::Reservation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
-    }
-
-    /// `replace`.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn replace(
-        &self,
-        caller: &Caller,
-        request: v1::ReplaceRequest,
-    ) -> Result<v1::Reservation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
-    }
-
-    /// `release`.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn release(
-        &self,
-        caller: &Caller,
-        request: v1::ReleaseRequest,
-    ) -> Result<v1::Reservation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
-    }
-
-    /// `revoke`.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn revoke(
-        &self,
-        caller: &Caller,
-        request: v1::RevokeRequest,
-    ) -> Result<v1::Reservation, ApiError> {
-        let _ = (caller, request);
-        Err(starting())
+        require(caller, Role::Viewer, "get a reservation")?;
+        let snapshot = self.snapshot();
+        let record = find::reservation(&snapshot, &request.id)?;
+        let extra = snapshot.extras.get(&record.id).map(AsRef::as_ref);
+        Ok(view::reservation(record, extra, &snapshot.boot))
     }
 }

@@ -9,7 +9,12 @@ use berth_ownership::{
 };
 use berth_proto::v1;
 
-use super::{device, group, refusal, words};
+use super::{
+    device::{device, kernel_dma},
+    group::group,
+    refusal::refusal,
+    words,
+};
 use crate::model::Snapshot;
 
 /// What an explanation needs beside the snapshot.
@@ -43,13 +48,13 @@ pub fn explain(snapshot: &Snapshot, record: &Group, asked: &Asked<'_>) -> v1::Ex
             v1::PolicyVerdict {
                 policy: words::policy_word(policy).into(),
                 may: refused.is_none(),
-                refusal: refused.as_deref().map(refusal::refusal),
+                refusal: refused.as_deref().map(refusal),
             }
         })
         .collect();
     v1::Explanation {
         summary: summary(record, &devices, &policies, asked.only),
-        group: Some(group::group(snapshot, record)),
+        group: Some(group(snapshot, record)),
         devices,
         policies,
         host_notes: host_notes(asked.features),
@@ -104,7 +109,7 @@ pub fn kernel_dma_of(snapshot: &Snapshot, facts: &DeviceFacts, now: &Time) -> v1
         .and_then(|group| snapshot.state.group(&GroupId::new(&group.stable_id)));
     let Some(group) = group else {
         let because = format!("{} has no IOMMU group, so nothing may attach it", facts.address);
-        return device::kernel_dma(facts, [false; 3], because);
+        return kernel_dma(facts, [false; 3], because);
     };
     let answers = Policy::ALL.map(|policy| probe(&snapshot.state, group, policy, "", now));
     let because = answers
@@ -112,7 +117,7 @@ pub fn kernel_dma_of(snapshot: &Snapshot, facts: &DeviceFacts, now: &Time) -> v1
         .find_map(|answer| answer.as_ref().err())
         .map(|refusal| format!("{}: {}", refusal.reason.name(), refusal.message))
         .unwrap_or_default();
-    device::kernel_dma(facts, answers.map(|answer| answer.is_ok()), because)
+    kernel_dma(facts, answers.map(|answer| answer.is_ok()), because)
 }
 
 /// What stands in the way of one device: text, and the command that would resolve it.
@@ -134,7 +139,7 @@ fn verdict(
         .or_else(|| by_reservation(&snapshot.state, group, facts))
         .unwrap_or_else(|| by_driver(snapshot, facts));
     v1::DeviceVerdict {
-        device: Some(device::device(snapshot, facts)),
+        device: Some(device(snapshot, facts)),
         blocks: finding.blocks,
         text: finding.text,
         processes: asked

@@ -1,0 +1,165 @@
+//! Orders for a reservation: renew, attach, detach, replace, release, revoke.
+
+use berth_ownership::{Command, DomainId, Epoch, Order, Reservation};
+use berth_proto::v1;
+use prost::Message;
+
+use super::{
+    Service,
+    authorize::{force, own},
+    find, request,
+    reserve::show,
+    wait::Wait,
+};
+use crate::model::{AnswerOf, ApiError, Caller, Meta};
+
+/// What all orders have in common.
+struct Given<'a> {
+    call: &'static str,
+    id: &'a str,
+    epoch: u64,
+    request_id: &'a str,
+    wait: Wait,
+}
+
+impl Service {
+    /// Begins a lease anew.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn renew(
+        &self,
+        caller: &Caller,
+        mut request: v1::RenewRequest,
+    ) -> Result<v1::Reservation, ApiError> {
+        let request_id = std::mem::take(&mut request.request_id);
+        let given = Given {
+            call: "renew",
+            id: &request.id,
+            epoch: request.epoch,
+            request_id: &request_id,
+            wait: Wait { wait_ms: 0, no_wait: true },
+        };
+        let ttl_ms = (request.ttl_ms != 0).then_some(request.ttl_ms);
+        self.order(caller, &given, &request, own, |order| Command::Renew { order, ttl_ms }).await
+    }
+
+    /// Binds and attaches the devices: the claims begin.
+    ///
+    /// # Errors
+    /// The refusal; why the kernel work failed.
+    pub async fn attach(
+        &self,
+        caller: &Caller,
+        mut request: v1::AttachRequest,
+    ) -> Result<v1::Reservation, ApiError> {
+        let request_id = std::mem::take(&mut request.request_id);
+        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let (id, epoch) = (request.id.clone(), request.epoch);
+        let given = Given { call: "attach", id: &id, epoch, request_id: &request_id, wait };
+        self.order(caller, &given, &request, own, |order| Command::Attach { order, domain: None })
+            .await
+    }
+
+    /// Detaches the devices.
+    ///
+    /// # Errors
+    /// The refusal; why the kernel work failed.
+    pub async fn detach(
+        &self,
+        caller: &Caller,
+        mut request: v1::DetachRequest,
+    ) -> Result<v1::Reservation, ApiError> {
+        let request_id = std::mem::take(&mut request.request_id);
+        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let (id, epoch) = (request.id.clone(), request.epoch);
+        let given = Given { call: "detach", id: &id, epoch, request_id: &request_id, wait };
+        self.order(caller, &given, &request, own, |order| Command::Detach { order }).await
+    }
+
+    /// Switches the reservation's groups to another domain of its context.
+    ///
+    /// # Errors
+    /// The refusal; why the kernel work failed. The old domain stays attached then.
+    pub async fn replace(
+        &self,
+        caller: &Caller,
+        mut request: v1::ReplaceRequest,
+    ) -> Result<v1::Reservation, ApiError> {
+        if request.domain.is_empty() {
+            return Err(ApiError::invalid_argument(
+                "domain",
+                "domain is missing",
+                "name a domain of the reservation's context; `berth domain create` makes one",
+            ));
+        }
+        let request_id = std::mem::take(&mut request.request_id);
+        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let (id, epoch) = (request.id.clone(), request.epoch);
+        let domain = DomainId::new(&request.domain);
+        let given = Given { call: "replace", id: &id, epoch, request_id: &request_id, wait };
+        self.order(caller, &given, &request, own, |order| Command::Replace { order, domain }).await
+    }
+
+    /// Gives the devices back.
+    ///
+    /// # Errors
+    /// The refusal; why the kernel work failed.
+    pub async fn release(
+        &self,
+        caller: &Caller,
+        mut request: v1::ReleaseRequest,
+    ) -> Result<v1::Reservation, ApiError> {
+        let request_id = std::mem::take(&mut request.request_id);
+        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let (id, epoch) = (request.id.clone(), request.epoch);
+        let given = Given { call: "release", id: &id, epoch, request_id: &request_id, wait };
+        let forced = request.force;
+        let may = if forced { force } else { own };
+        self.order(caller, &given, &request, may, |order| Command::Release { order, force: forced })
+            .await
+    }
+
+    /// Cuts the holder's DMA and ends its claims, without its consent.
+    ///
+    /// # Errors
+    /// The refusal; why the kernel work failed.
+    pub async fn revoke(
+        &self,
+        caller: &Caller,
+        mut request: v1::RevokeRequest,
+    ) -> Result<v1::Reservation, ApiError> {
+        let request_id = std::mem::take(&mut request.request_id);
+        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let (id, epoch) = (request.id.clone(), request.epoch);
+        let given = Given { call: "revoke", id: &id, epoch, request_id: &request_id, wait };
+        self.order(caller, &given, &request, force, |order| Command::Release { order, force: true })
+            .await
+    }
+
+    async fn order(
+        &self,
+        caller: &Caller,
+        given: &Given<'_>,
+        body: &impl Message,
+        may: impl Fn(&Caller, &Reservation, &str) -> Result<(), ApiError>,
+        command: impl FnOnce(Order) -> Command,
+    ) -> Result<v1::Reservation, ApiError> {
+        let snapshot = self.snapshot();
+        let id = {
+            let record = find::reservation(&snapshot, given.id)?;
+            may(caller, record, given.call)?;
+            record.id.clone()
+        };
+        let about = AnswerOf::Reservation(id.clone());
+        let meta: Meta = request::meta(caller, given.call, given.request_id, body, about.clone())?;
+        let epoch = (given.epoch != 0).then_some(Epoch(given.epoch));
+        let order = Order { reservation: id, epoch };
+        let applied = self.ledger.submit(command(order), meta).await?;
+        self.answer(applied, given.wait, about, show).await
+    }
+}
+
+fn take_wait(wait_ms: &mut u64, no_wait: &mut bool) -> Wait {
+    Wait { wait_ms: std::mem::take(wait_ms), no_wait: std::mem::take(no_wait) }
+}

@@ -1,0 +1,391 @@
+//! Reserve: from a request to a command.
+
+use berth_host::{BackendKind, DeviceFacts, PciAddress};
+use berth_ownership::{
+    Backend, Command, ContextId, Delivery, DeviceId, DomainId, Event, Flags, GroupId, Hold, Policy,
+    Reason, Refusal, ReservationId, Reserve, ResetPolicy, State, TargetRequest,
+};
+use berth_proto::v1;
+
+use super::{Service, authorize::require, find, parse, request, select, wait::Wait};
+use crate::{
+    model::{AnswerOf, ApiError, Caller, Role, Snapshot},
+    view,
+};
+
+/// How often a choice by class is made anew when others were faster.
+const TRIES: usize = 4;
+/// The longest lease.
+const MAX_TTL_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
+/// The shortest.
+const MIN_TTL_MS: u64 = 1000;
+/// How many groups or devices one request may name.
+const MAX_TARGETS: usize = 256;
+
+impl Service {
+    /// Promises groups to a holder.
+    ///
+    /// # Errors
+    /// What is wrong with the request; who stands in the way; why the kernel work failed.
+    pub async fn reserve(
+        &self,
+        caller: &Caller,
+        mut request: v1::ReserveRequest,
+    ) -> Result<v1::Reservation, ApiError> {
+        require(caller, Role::Orchestrator, "reserve")?;
+        let wait = Wait {
+            wait_ms: std::mem::take(&mut request.wait_ms),
+            no_wait: std::mem::take(&mut request.no_wait),
+        };
+        let request_id = std::mem::take(&mut request.request_id);
+        let id = ReservationId::from(request::fresh("r-"));
+        let about = AnswerOf::Reservation(id.clone());
+        let meta = request::meta(caller, "reserve", &request_id, &request, about.clone())?;
+        let mut template = self.template(caller, &request, id)?;
+        if request.dry_run {
+            self.place(caller, &request, &mut template)?;
+            return self.dry_run(&template);
+        }
+        let mut tries = 0;
+        let applied = loop {
+            tries += 1;
+            let snapshot = self.snapshot();
+            if let Err(error) = self.place(caller, &request, &mut template) {
+                // A repeated call finds its devices taken, by itself: its answer is on record.
+                if meta.request_id.is_none() || template.targets.is_empty() {
+                    return Err(error);
+                }
+            }
+            if template.flags.take_from_host {
+                self.look_at(&snapshot, &template).await?;
+            }
+            let command = Command::Reserve(Box::new(template.clone()));
+            match self.ledger.submit(command, meta.clone()).await {
+                Err(error)
+                    if request.class.is_some()
+                        && tries < TRIES
+                        && error.reason() == Reason::GroupOwned => {}
+                result => break result?,
+            }
+        };
+        self.answer(applied, wait, about, show).await
+    }
+
+    /// All of the command but its targets, and what depends on them.
+    fn template(
+        &self,
+        caller: &Caller,
+        request: &v1::ReserveRequest,
+        id: ReservationId,
+    ) -> Result<Reserve, ApiError> {
+        parse::name("holder", &request.holder)?;
+        let policy = view::policy(request.policy).ok_or_else(|| {
+            ApiError::invalid_argument(
+                "policy",
+                "policy is missing or unknown",
+                "give policy as exclusive, shared or group",
+            )
+        })?;
+        let for_identity = if request.for_identity.is_empty() {
+            caller.identity.clone()
+        } else {
+            parse::identity("for_identity", &request.for_identity)?;
+            request.for_identity.clone()
+        };
+        let flags = flags(caller, request)?;
+        let named = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Ok(Reserve {
+            id,
+            new_context: ContextId::from(request::fresh("c-")),
+            new_domain: DomainId::from(request::fresh("d-")),
+            holder: request.holder.as_str().into(),
+            label: parse::label(&request.label, &for_identity)?,
+            requester: caller.identity.clone(),
+            for_identity,
+            policy,
+            delivery: delivery(policy, request.delivery)?,
+            backend: self.backend_for(request)?,
+            targets: Vec::new(),
+            domain: named(&request.domain).map(DomainId::from),
+            join: named(&request.join).map(ReservationId::from),
+            memory_bytes: request.memory_bytes,
+            ttl_ms: ttl(request.ttl_ms)?,
+            flags,
+            reset_policy: ResetPolicy::AllowSameLabel,
+            hold: if self.offers().kernel_hold { Hold::Kernel } else { Hold::Ledger },
+            prepare: true,
+        })
+    }
+
+    /// Chooses the targets, and what must come of their reset.
+    fn place(
+        &self,
+        caller: &Caller,
+        request: &v1::ReserveRequest,
+        template: &mut Reserve,
+    ) -> Result<(), ApiError> {
+        let snapshot = self.snapshot();
+        template.targets = targets(&snapshot, request)?;
+        if let Some(class) = &request.class {
+            let now = self.ledger.clock().now();
+            template.targets = select::by_class(&snapshot, class, template, &now)?;
+        }
+        template.reset_policy = self.reset_policy(caller, request, &snapshot, &template.targets)?;
+        Ok(())
+    }
+
+    /// Looks at the devices of the targets again: what the host does with them must be true now.
+    async fn look_at(&self, snapshot: &Snapshot, template: &Reserve) -> Result<(), ApiError> {
+        let devices: Vec<PciAddress> = template
+            .targets
+            .iter()
+            .filter_map(|target| snapshot.state.group(&target.group))
+            .flat_map(|group| &group.devices)
+            .filter_map(|id| id.as_str().parse().ok())
+            .collect();
+        self.ledger.refresh(devices, crate::model::Meta::internal("reserve")).await.map(drop)
+    }
+
+    /// What would come of it, decided on a copy that is thrown away.
+    fn dry_run(&self, template: &Reserve) -> Result<v1::Reservation, ApiError> {
+        let snapshot = self.snapshot();
+        let command = Command::Reserve(Box::new(template.clone()));
+        let events = snapshot.state.decide(&command, &self.ledger.clock().now())?;
+        let record = events.iter().find_map(|event| match event {
+            Event::Reserved { reservation } => Some(reservation),
+            _ => None,
+        });
+        let record = record
+            .ok_or_else(|| ApiError::internal(&template.id, "a dry run led to no reservation"))?;
+        let mut shown = view::reservation(record, None, &snapshot.boot);
+        shown.detail = taken_text(&record.taken);
+        Ok(shown)
+    }
+
+    /// The back end of a request: as named, as of what it joins, or the best one.
+    fn backend_for(&self, request: &v1::ReserveRequest) -> Result<Backend, ApiError> {
+        let snapshot = self.snapshot();
+        let state: &State = &snapshot.state;
+        if request.backend == i32::from(v1::Backend::Auto) {
+            let joined = state
+                .reservation(&ReservationId::new(&request.join))
+                .map(|record| &record.context)
+                .or_else(|| {
+                    state.domain(&DomainId::new(&request.domain)).map(|domain| &domain.context)
+                })
+                .and_then(|context| state.context(context));
+            if let Some(context) = joined {
+                return Ok(context.backend);
+            }
+        }
+        self.backend(request.backend)
+    }
+
+    /// A back end that this host has.
+    pub(super) fn backend(&self, number: i32) -> Result<Backend, ApiError> {
+        let has = &self.offers().backends;
+        let wanted = match v1::Backend::try_from(number) {
+            Ok(v1::Backend::Auto) => has.first().copied(),
+            Ok(v1::Backend::Iommufd) => Some(BackendKind::Iommufd),
+            Ok(v1::Backend::Type1) => Some(BackendKind::Type1),
+            Err(_) => {
+                return Err(ApiError::invalid_argument(
+                    "backend",
+                    format!("backend {number} is unknown"),
+                    "give backend as auto, iommufd or type1",
+                ));
+            }
+        };
+        match wanted {
+            Some(kind) if has.contains(&kind) => Ok(view::backend(kind)),
+            Some(kind) => {
+                let text =
+                    format!("this host has no {kind:?} back end; it has {has:?}").to_lowercase();
+                Err(ApiError::new(Reason::Unsupported, "backend", text))
+            }
+            None => Err(ApiError::new(
+                Reason::Unsupported,
+                "backend",
+                "this host has neither iommufd nor type1: is the IOMMU on and vfio loaded?",
+            )),
+        }
+    }
+
+    /// What must come of the reset: as asked, where that isn't less than the configuration wants
+    /// of any of the devices.
+    fn reset_policy(
+        &self,
+        caller: &Caller,
+        request: &v1::ReserveRequest,
+        snapshot: &Snapshot,
+        targets: &[TargetRequest],
+    ) -> Result<ResetPolicy, ApiError> {
+        let configured = targets
+            .iter()
+            .flat_map(|target| members(snapshot, target))
+            .filter_map(|id| snapshot.device_by_id(&id))
+            .map(|facts| self.reset_of(facts))
+            .max_by_key(|policy| strictness(*policy))
+            .unwrap_or(self.config.reset_default);
+        let asked = match v1::ResetPolicy::try_from(request.reset_policy) {
+            Ok(v1::ResetPolicy::Default) => return Ok(configured),
+            Ok(v1::ResetPolicy::Require) => ResetPolicy::Require,
+            Ok(v1::ResetPolicy::AllowSameLabel) => ResetPolicy::AllowSameLabel,
+            Ok(v1::ResetPolicy::None) => ResetPolicy::None,
+            Err(_) => {
+                return Err(ApiError::invalid_argument(
+                    "reset_policy",
+                    format!("reset_policy {} is unknown", request.reset_policy),
+                    "leave reset_policy out, or give REQUIRE, ALLOW_SAME_LABEL or NONE",
+                ));
+            }
+        };
+        if strictness(asked) < strictness(configured) {
+            require(caller, Role::Operator, "a reset policy weaker than the configuration's")?;
+        }
+        Ok(asked)
+    }
+
+    fn reset_of(&self, facts: &DeviceFacts) -> ResetPolicy {
+        let class = format!("{:06x}", facts.class);
+        self.config
+            .reset_by_class
+            .iter()
+            .filter(|(prefix, _)| class.starts_with(prefix.as_str()))
+            .max_by_key(|(prefix, _)| prefix.len())
+            .map_or(self.config.reset_default, |(_, policy)| *policy)
+    }
+}
+
+/// A reservation as the API has it, by what an answer is about.
+pub(super) fn show(snapshot: &Snapshot, about: &AnswerOf) -> Result<v1::Reservation, ApiError> {
+    let AnswerOf::Reservation(id) = about else {
+        return Err(ApiError::internal("request_ids", "the answer is about something else"));
+    };
+    let record = find::reservation(snapshot, id.as_str())?;
+    let extra = snapshot.extras.get(id).map(AsRef::as_ref);
+    Ok(view::reservation(record, extra, &snapshot.boot))
+}
+
+fn strictness(policy: ResetPolicy) -> u8 {
+    match policy {
+        ResetPolicy::None => 0,
+        ResetPolicy::AllowSameLabel => 1,
+        ResetPolicy::Require => 2,
+    }
+}
+
+fn taken_text(taken: &[DeviceId]) -> String {
+    if taken.is_empty() {
+        return "dry run".to_owned();
+    }
+    let names: Vec<&str> = taken.iter().map(DeviceId::as_str).collect();
+    format!("dry run: would take {} from host drivers", names.join(", "))
+}
+
+fn members(snapshot: &Snapshot, target: &TargetRequest) -> Vec<DeviceId> {
+    if !target.devices.is_empty() {
+        return target.devices.clone();
+    }
+    snapshot.state.group(&target.group).map(|group| group.devices.clone()).unwrap_or_default()
+}
+
+fn flags(caller: &Caller, request: &v1::ReserveRequest) -> Result<Flags, ApiError> {
+    if request.host_uses_it_anyway {
+        require(caller, Role::Operator, "taking a device that the host is using")?;
+        if !request.take_from_host {
+            return Err(ApiError::invalid_argument(
+                "host_uses_it_anyway",
+                "host_uses_it_anyway means nothing without take_from_host",
+                "give both, or neither",
+            ));
+        }
+    }
+    Ok(Flags {
+        take_from_host: request.take_from_host,
+        host_uses_it_anyway: request.host_uses_it_anyway,
+    })
+}
+
+fn ttl(ttl_ms: u64) -> Result<Option<u64>, ApiError> {
+    if ttl_ms == 0 {
+        return Ok(None);
+    }
+    if (MIN_TTL_MS..=MAX_TTL_MS).contains(&ttl_ms) {
+        return Ok(Some(ttl_ms));
+    }
+    Err(ApiError::invalid_argument(
+        "ttl_ms",
+        format!("ttl_ms {ttl_ms} is not between {MIN_TTL_MS} and {MAX_TTL_MS}"),
+        "give a lease of at least a second, or 0 for none",
+    ))
+}
+
+/// The delivery: as asked, or what the policy can do.
+fn delivery(policy: Policy, number: i32) -> Result<Delivery, ApiError> {
+    if number == i32::from(v1::Delivery::Unspecified) {
+        return Ok(match policy {
+            Policy::Exclusive | Policy::Shared => Delivery::Bound,
+            Policy::Group => Delivery::Held,
+        });
+    }
+    let delivery = view::delivery(number).ok_or_else(|| {
+        ApiError::invalid_argument(
+            "delivery",
+            format!("delivery {number} is unknown"),
+            "give delivery as held or bound",
+        )
+    })?;
+    match delivery {
+        Delivery::Held | Delivery::Bound => Ok(delivery),
+        Delivery::Unbound | Delivery::Node => Err(Refusal::new(
+            Reason::Unsupported,
+            "delivery",
+            format!("delivery {delivery} is not served by this version; held and bound are"),
+        )
+        .with_resolve(vec!["reserve with --delivery held or --delivery bound".to_owned()])
+        .into()),
+    }
+}
+
+/// The targets that a request names by groups or devices; none when it names a class.
+fn targets(
+    snapshot: &Snapshot,
+    request: &v1::ReserveRequest,
+) -> Result<Vec<TargetRequest>, ApiError> {
+    let kinds = [!request.groups.is_empty(), !request.devices.is_empty(), request.class.is_some()];
+    if kinds.iter().filter(|given| **given).count() != 1 {
+        return Err(ApiError::invalid_argument(
+            "groups",
+            "exactly one of groups, devices and class must be given",
+            "name what you want by --group, by --device or by --class",
+        ));
+    }
+    if request.groups.len().max(request.devices.len()) > MAX_TARGETS {
+        return Err(ApiError::invalid_argument(
+            "groups",
+            format!("one reservation takes at most {MAX_TARGETS} groups or devices"),
+            "split it into several reservations",
+        ));
+    }
+    let mut targets: Vec<TargetRequest> = Vec::new();
+    for text in &request.groups {
+        let group = find::group(snapshot, text)?;
+        targets.push(TargetRequest { group: group.id.clone(), devices: Vec::new() });
+    }
+    for address in &request.devices {
+        let address = parse::device("devices", Some(address))?;
+        let facts = find::device(snapshot, address)?;
+        add(&mut targets, &find::group_of(snapshot, facts)?.id, facts);
+    }
+    Ok(targets)
+}
+
+/// Adds a device to the target of its group.
+pub(super) fn add(targets: &mut Vec<TargetRequest>, group: &GroupId, facts: &DeviceFacts) {
+    let device = DeviceId::from(facts.address.to_string());
+    match targets.iter_mut().find(|target| target.group == *group) {
+        Some(target) => target.devices.push(device),
+        None => targets.push(TargetRequest { group: group.clone(), devices: vec![device] }),
+    }
+}

@@ -1,0 +1,104 @@
+//! The stream of events: from the store until it has caught up, then as they are published; from
+//! the store again when the reader was too slow.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use berth_proto::v1;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::events::{check_kept, unread};
+use crate::{
+    model::ApiError,
+    store::{EventRecord, Store},
+    view,
+};
+
+/// How many events are read from the store at a time.
+const PAGE: u32 = 512;
+
+struct Cursor {
+    store: Store,
+    live: Receiver<Arc<EventRecord>>,
+    /// The last event that was looked at.
+    last: u64,
+    /// Up to here the store has to be read, as the live stream began later.
+    behind: u64,
+    read: VecDeque<EventRecord>,
+    object: String,
+    ended: bool,
+}
+
+/// Events after `last`; those up to `behind` are in the store alone.
+pub(super) fn stream(
+    store: Store,
+    live: Receiver<Arc<EventRecord>>,
+    last: u64,
+    behind: u64,
+    object: String,
+) -> BoxStream<'static, Result<v1::Event, ApiError>> {
+    let read = VecDeque::new();
+    let cursor = Cursor { store, live, last, behind, read, object, ended: false };
+    stream::unfold(cursor, |mut cursor| async move {
+        if cursor.ended {
+            return None;
+        }
+        match cursor.next().await {
+            Ok(Some(event)) => Some((Ok(event), cursor)),
+            Ok(None) => None,
+            Err(error) => {
+                cursor.ended = true;
+                Some((Err(error), cursor))
+            }
+        }
+    })
+    .boxed()
+}
+
+impl Cursor {
+    /// The next event that concerns the object; `None` when the daemon stops.
+    async fn next(&mut self) -> Result<Option<v1::Event>, ApiError> {
+        loop {
+            if let Some(record) = self.read.pop_front() {
+                self.last = record.seq;
+                if self.wanted(&record) {
+                    return Ok(Some(view::event(&record)));
+                }
+                continue;
+            }
+            if self.last < self.behind {
+                self.read_on().await?;
+                continue;
+            }
+            match self.live.recv().await {
+                Ok(record) if record.seq <= self.last => {}
+                Ok(record) if record.seq == self.last + 1 => {
+                    self.last = record.seq;
+                    if self.wanted(&record) {
+                        return Ok(Some(view::event(&record)));
+                    }
+                }
+                Ok(record) => self.behind = record.seq,
+                Err(RecvError::Lagged(missed)) => {
+                    self.behind = self.last.saturating_add(missed);
+                }
+                Err(RecvError::Closed) => return Ok(None),
+            }
+        }
+    }
+
+    async fn read_on(&mut self) -> Result<(), ApiError> {
+        let oldest = self.store.oldest_seq().await.map_err(unread)?;
+        check_kept(self.last, oldest, u64::MAX)?;
+        let page = self.store.events(self.last, PAGE, "").await.map_err(unread)?;
+        if page.is_empty() {
+            self.behind = self.last;
+        }
+        self.read.extend(page);
+        Ok(())
+    }
+
+    fn wanted(&self, record: &EventRecord) -> bool {
+        self.object.is_empty() || record.concerns(&self.object)
+    }
+}
