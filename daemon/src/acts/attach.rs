@@ -59,7 +59,7 @@ fn attach_group(
         tools.domain(&context, domain).map_err(explained)?;
         // The group's node and a bound cdev exclude each other, so the hold has to go first.
         tools.note(intent, "hold dropped", &group.id)?;
-        drop(tools.runtime.take_hold(group.number));
+        tools.drop_hold(group.number);
     } else {
         tools.note(intent, "open", &group.id)?;
         tools.settle_hold(job, group).map_err(explained)?;
@@ -203,7 +203,13 @@ fn block(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
 /// Closes the devices of a reservation. The last close ends their DMA.
 pub(crate) fn close(tools: &Tools, job: &Job) {
     for address in job.devices() {
-        drop(tools.runtime.take_device(address));
+        let ours = {
+            let tables = tools.runtime.tables();
+            tables.devices.get(&address).is_some_and(|live| live.reservation == job.reservation)
+        };
+        if ours {
+            drop(tools.runtime.take_device(address));
+        }
     }
 }
 

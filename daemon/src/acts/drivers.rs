@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::Baseline;
 
-/// Puts a device on its VFIO driver. True when that took a change.
+/// Puts a device on its VFIO driver.
 ///
 /// # Errors
 /// `KERNEL_DMA` when it is on a host driver that wasn't given up, and the act's own.
@@ -19,11 +19,11 @@ pub(crate) fn to_vfio(
     intent: u64,
     job: &Job,
     address: PciAddress,
-) -> Result<bool, Box<Refusal>> {
+) -> Result<(), Box<Refusal>> {
     let facts = facts(tools, address)?;
     remember(tools, intent, &facts)?;
     if on_vfio(&facts) {
-        return Ok(false);
+        return Ok(());
     }
     if facts.driver.is_some() {
         if uses_kernel_dma(&facts) && !job.taken.contains(&address) {
@@ -34,21 +34,20 @@ pub(crate) fn to_vfio(
     tools.note(intent, "bind", format!("{address} {}", facts.vfio_driver))?;
     let act = Act::Bind { device: address, driver: facts.vfio_driver };
     tools.perform(&act, address)?;
-    Ok(true)
+    Ok(())
 }
 
-/// Takes a device from its host driver without giving it another. True when that took a change.
+/// Takes a device from its host driver without giving it another.
 ///
 /// # Errors
 /// The act's own.
-pub(crate) fn take(tools: &Tools, intent: u64, address: PciAddress) -> Result<bool, Box<Refusal>> {
+pub(crate) fn take(tools: &Tools, intent: u64, address: PciAddress) -> Result<(), Box<Refusal>> {
     let facts = facts(tools, address)?;
     if facts.driver.is_none() || !uses_kernel_dma(&facts) {
-        return Ok(false);
+        return Ok(());
     }
     remember(tools, intent, &facts)?;
-    unbind(tools, intent, address)?;
-    Ok(true)
+    unbind(tools, intent, address)
 }
 
 /// Unbinds whatever driver a device has.

@@ -36,6 +36,17 @@ impl Default for EngineConfig {
     }
 }
 
+/// How much the daemon has open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Devices.
+    pub devices: usize,
+    /// Holds on groups.
+    pub holds: usize,
+    /// iommufds and containers.
+    pub contexts: usize,
+}
+
 /// Does the kernel work of the daemon. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -71,9 +82,13 @@ impl Engine {
         &self.inner.tools
     }
 
-    /// Takes no more work and waits for what runs. True when all of it ended in time.
+    /// Takes no more work, waits for what runs, and closes what is open, as the end of the process
+    /// would. True when all work ended in time.
     pub fn close(&self, patience: Duration) -> bool {
-        self.inner.scheduler.close(patience)
+        let ended = self.inner.scheduler.close(patience);
+        let open = std::mem::take(&mut *self.tools().runtime.tables());
+        drop(open);
+        ended
     }
 
     /// What an intent waits for: the work before it that touches the same devices or context.
@@ -113,6 +128,23 @@ impl Engine {
         self.inner.watchdog.knows(intent)
     }
 
+    /// How much is open now: devices, holds, contexts.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let tables = self.tools().runtime.tables();
+        Census {
+            devices: tables.devices.len(),
+            holds: tables.holds.len(),
+            contexts: tables.contexts.len(),
+        }
+    }
+
+    /// A duplicate of an open device's descriptor.
+    #[must_use]
+    pub fn device_fd(&self, device: PciAddress) -> Option<std::os::fd::OwnedFd> {
+        self.tools().runtime.tables().devices.get(&device)?.device.fd().ok()
+    }
+
     /// Closes what no record has any more.
     pub fn tidy(&self) {
         self.tools().sweep();
@@ -120,9 +152,10 @@ impl Engine {
 
     /// After a reboot: brings the drivers of a reservation in order again.
     pub(crate) fn viable_again(&self, job: &Job) -> Result<(), Box<Refusal>> {
-        let mut changed = Vec::new();
-        let viable = prepare::make_viable(self.tools(), NO_INTENT, job, &mut changed);
-        if let Err(error) = self.tools().records.changed(&changed) {
+        let viable = prepare::make_viable(self.tools(), NO_INTENT, job);
+        let members: Vec<PciAddress> =
+            job.groups.iter().flat_map(|group| group.members.iter().copied()).collect();
+        if let Err(error) = self.tools().records.changed(&members) {
             tracing::warn!(%error, "changed drivers could not be recorded");
         }
         viable

@@ -42,6 +42,30 @@ impl Holders {
     }
 }
 
+/// How often a process that can't be opened is looked for.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A process that has a device open.
+#[derive(Debug)]
+pub(crate) enum User {
+    /// It can be watched.
+    Seen(HolderProcess, OwnedFd),
+    /// Its pid is all there is.
+    Named(HolderProcess),
+}
+
+impl User {
+    pub(crate) fn process(&self) -> &HolderProcess {
+        match self {
+            Self::Seen(process, _) | Self::Named(process) => process,
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.process().pid
+    }
+}
+
 /// One descriptor to hand over.
 #[derive(Debug)]
 pub(crate) enum Handed {
@@ -236,21 +260,49 @@ impl Engine {
             return;
         }
         let Ok(job) = Job::of(&snapshot, id) else { return };
-        match self.mover(&job) {
-            Some((next, pidfd)) => {
-                tracing::warn!(reservation = %id, pid = next.pid, "a device is still open");
+        match self.user(&job) {
+            Some(next) => {
+                tracing::warn!(reservation = %id, pid = next.pid(), "a device is still open");
+                let process = next.process();
                 let moved =
-                    Command::HolderMoved { reservation: id.clone(), process: next.clone() };
+                    Command::HolderMoved { reservation: id.clone(), process: process.clone() };
                 self.told(moved);
-                self.watch(id, next, pidfd);
+                match next {
+                    User::Seen(process, pidfd) => self.watch(id, process, pidfd),
+                    User::Named(process) => self.watch_named(id, process),
+                }
             }
             None => self.claims_end(&job),
         }
     }
 
-    /// A living process other than ours that has a device of the job open.
-    fn mover(&self, job: &Job) -> Option<(HolderProcess, OwnedFd)> {
-        self.tools().users(job.devices()).iter().find_map(|user| process_of(user.pid).ok())
+    /// A process other than ours that has a device of the job open.
+    pub(crate) fn user(&self, job: &Job) -> Option<User> {
+        let users = self.tools().users(job.devices());
+        let seen = users.iter().find_map(|user| process_of(user.pid).ok());
+        if let Some((process, pidfd)) = seen {
+            return Some(User::Seen(process, pidfd));
+        }
+        let pid = users.first()?.pid;
+        Some(User::Named(HolderProcess {
+            pid: u32::try_from(pid).unwrap_or_default(),
+            start_ticks: 0,
+        }))
+    }
+
+    /// Looks now and then at a process that can't be opened.
+    pub(crate) fn watch_named(&self, id: &ReservationId, process: HolderProcess) {
+        let holders = &self.inner.holders;
+        let key = (id.clone(), process);
+        if !super::runtime::lock(&holders.watched).insert(key.clone()) {
+            return;
+        }
+        let engine = std::sync::Arc::downgrade(&self.inner);
+        holders.handle.spawn(async move {
+            tokio::time::sleep(LOOK).await;
+            let Some(inner) = engine.upgrade() else { return };
+            Engine { inner }.died(key.0, key.1);
+        });
     }
 
     /// Nobody has the devices any more: back to a hold.

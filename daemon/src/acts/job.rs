@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use berth_host::{BackendKind, IovaRange, PciAddress};
 use berth_ownership::{
-    Backend, ContextId, Delivery, DeviceId, DomainId, GroupId, Label, Policy, Reason, Refusal,
-    Reservation, ReservationId,
+    Backend, ContextId, Delivery, DeviceId, DomainId, GroupId, Policy, Reason, Refusal,
+    Reservation, ReservationId, ReservationState,
 };
 
 use super::scheduler::Key;
@@ -43,14 +43,14 @@ pub(crate) struct Job {
     pub(crate) context: ContextId,
     /// Its domain.
     pub(crate) domain: DomainId,
-    /// Its label.
-    pub(crate) label: Label,
     /// Its groups.
     pub(crate) groups: Vec<GroupJob>,
     /// Devices that may be taken from host drivers.
     pub(crate) taken: Vec<PciAddress>,
     /// Whether any device was ever attached.
     pub(crate) ever_claimed: bool,
+    /// Somebody else took its groups: what it still has is let go, and nothing more is claimed.
+    pub(crate) lost: bool,
 }
 
 impl Job {
@@ -74,10 +74,10 @@ impl Job {
             backend: backend_kind(reservation.backend),
             context: reservation.context.clone(),
             domain: reservation.domain.clone(),
-            label: reservation.label.clone(),
             groups: groups?,
             taken: reservation.taken.iter().filter_map(address).collect(),
             ever_claimed: reservation.ever_claimed,
+            lost: reservation.state == ReservationState::Lost,
         })
     }
 
@@ -136,7 +136,16 @@ fn group_job(
         id: group.clone(),
         number: facts.number,
         members: facts.members.clone(),
-        devices: devices.iter().filter_map(address).collect(),
+        // A device that somebody else has by now, as the reservation was lost, is left alone.
+        devices: devices
+            .iter()
+            .filter(|id| {
+                let holder =
+                    snapshot.state.device(id).and_then(|d| snapshot.state.device_reservation(d));
+                holder.is_none_or(|holder| holder.id == reservation.id)
+            })
+            .filter_map(address)
+            .collect(),
         reserved: facts.reserved_regions.clone(),
         others,
     })

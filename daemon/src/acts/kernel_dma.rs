@@ -20,7 +20,7 @@ pub(crate) fn release(tools: &Tools, intent: u64, device: PciAddress) -> Outcome
         }
         facts(tools, device)
     })();
-    finish(tools, device, done.map(|facts| (facts, false)))
+    finish(device, done.map(|facts| (facts, false)))
 }
 
 /// Binds a host driver: the one named, else the one that was there.
@@ -53,18 +53,14 @@ pub(crate) fn set(
         let back = baseline.is_some_and(|had| had.driver == now.driver);
         Ok((now, back))
     })();
-    finish(tools, device, done)
+    finish(device, done)
 }
 
 fn finish(
-    tools: &Tools,
     address: PciAddress,
     done: Result<(berth_host::DeviceFacts, bool), Box<Refusal>>,
 ) -> Outcome {
     let device = device_id(address);
-    if let Err(error) = tools.records.changed(&[address]) {
-        tracing::warn!(device = %address, %error, "a changed driver could not be recorded");
-    }
     match done {
         Ok((facts, back)) => {
             let dma = driver_dma(&facts);

@@ -1,17 +1,14 @@
 //! [`Records`] over the ledger.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
-use berth_host::{Host, Inventory, PciAddress};
+use berth_host::PciAddress;
 use berth_ownership::Command;
 use tokio::runtime::Handle;
 
-use super::{records::Records, runtime::lock};
+use super::records::Records;
 use crate::{
-    ledger::{LedgerHandle, Scan},
+    ledger::LedgerHandle,
     model::{ApiError, Baseline, Meta, Outcome, Snapshot, StepNote},
 };
 
@@ -19,17 +16,14 @@ use crate::{
 #[derive(Debug)]
 pub struct LedgerRecords {
     ledger: LedgerHandle,
-    host: Arc<dyn Host>,
     handle: Handle,
-    /// One look at changed devices at a time: each is based on what the one before published.
-    looking: Mutex<()>,
 }
 
 impl LedgerRecords {
     /// The records of a ledger. Must be called within its runtime.
     #[must_use]
-    pub fn new(ledger: LedgerHandle, host: Arc<dyn Host>) -> Self {
-        Self { ledger, host, handle: Handle::current(), looking: Mutex::default() }
+    pub fn new(ledger: LedgerHandle) -> Self {
+        Self { ledger, handle: Handle::current() }
     }
 }
 
@@ -58,34 +52,7 @@ impl Records for LedgerRecords {
         if devices.is_empty() {
             return Ok(());
         }
-        let _looking = lock(&self.looking);
-        let scan = patched(&*self.host, &self.ledger.snapshot(), devices);
-        self.handle.block_on(self.ledger.observe(scan, Meta::internal("acts"))).map(drop)
+        let refreshed = self.ledger.refresh(devices.to_vec(), Meta::internal("acts"));
+        self.handle.block_on(refreshed).map(drop)
     }
-}
-
-/// The published inventory with some devices read again.
-fn patched(host: &dyn Host, snapshot: &Snapshot, devices: &[PciAddress]) -> Scan {
-    let mut inventory: Inventory = (*snapshot.inventory).clone();
-    let mut uses = snapshot.index.uses.clone();
-    for facts in &mut inventory.devices {
-        if !devices.contains(&facts.address) {
-            continue;
-        }
-        let Ok(now) = host.device(facts.address) else { continue };
-        let used = host.uses(facts.address).unwrap_or_default();
-        if used.is_empty() {
-            uses.remove(&facts.address);
-        } else {
-            uses.insert(facts.address, used);
-        }
-        *facts = now;
-    }
-    let foreign: HashMap<u32, Vec<u32>> = snapshot
-        .state
-        .groups()
-        .filter(|group| !group.foreign_pids.is_empty())
-        .filter_map(|group| Some((snapshot.group_number(&group.id)?, group.foreign_pids.clone())))
-        .collect();
-    Scan { inventory, uses, foreign }
 }

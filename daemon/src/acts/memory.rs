@@ -14,17 +14,17 @@ use super::{
 
 /// What a client wants mapped.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Where; `None` leaves it to the daemon.
-    pub iova: Option<u64>,
+    pub(crate) iova: Option<u64>,
     /// Where in the file.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// How much.
-    pub length_bytes: u64,
+    pub(crate) length_bytes: u64,
     /// The device may read.
-    pub read: bool,
+    pub(crate) read: bool,
     /// The device may write.
-    pub write: bool,
+    pub(crate) write: bool,
 }
 
 /// Maps part of a sealed memfd into the reservation's domain.

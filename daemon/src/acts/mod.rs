@@ -30,6 +30,6 @@ mod scheduler;
 pub(crate) mod tools;
 mod watchdog;
 
-pub use engine::{Engine, EngineConfig};
+pub use engine::{Census, Engine, EngineConfig};
 pub use ledger_records::LedgerRecords;
 pub use records::Records;

@@ -22,14 +22,7 @@ pub(crate) fn run(tools: &Tools, intent: u64, job: &Job) -> Outcome {
 }
 
 fn attempt(tools: &Tools, intent: u64, job: &Job) -> Result<Hold, Box<Refusal>> {
-    let mut changed = Vec::new();
-    let drivers = make_viable(tools, intent, job, &mut changed);
-    if !changed.is_empty()
-        && let Err(error) = tools.records.changed(&changed)
-    {
-        tracing::warn!(%error, "changed drivers could not be recorded");
-    }
-    drivers?;
+    make_viable(tools, intent, job)?;
     let mut hold = Hold::Kernel;
     for group in &job.groups {
         tools.note(intent, "hold", &group.id)?;
@@ -46,19 +39,16 @@ pub(crate) fn make_viable(
     tools: &Tools,
     intent: u64,
     job: &Job,
-    changed: &mut Vec<PciAddress>,
 ) -> Result<(), Box<Refusal>> {
     for group in &job.groups {
         // A host driver on any member would refuse the hold, so those go first.
         for &address in &group.members {
-            if job.taken.contains(&address) && drivers::take(tools, intent, address)? {
-                changed.push(address);
+            if job.taken.contains(&address) {
+                drivers::take(tools, intent, address)?;
             }
         }
         for &address in &group.devices {
-            if drivers::to_vfio(tools, intent, job, address)? && !changed.contains(&address) {
-                changed.push(address);
-            }
+            drivers::to_vfio(tools, intent, job, address)?;
         }
     }
     Ok(())
@@ -77,14 +67,12 @@ fn failed(tools: &Tools, intent: u64, job: &Job, refusal: Box<Refusal>) -> Outco
         }
         let touched = drivers::touched(tools, group);
         let left = drivers::leave_vfio(tools, intent, &touched);
-        drop(tools.runtime.take_hold(group.number));
+        tools.drop_hold(group.number);
         let back = drivers::restore(tools, intent, &touched, left);
         returned.extend(returns(&back));
         restored.extend(back.done.iter().map(|address| device_id(*address)));
-        if let Err(error) = tools.records.changed(&touched) {
-            tracing::warn!(%error, "restored drivers could not be recorded");
-        }
     }
+    super::release::close_context(tools, job);
     let why = refusal.message.clone();
     let command =
         Command::PrepareFailed { reservation: job.reservation.clone(), why, returned };

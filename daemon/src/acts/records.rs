@@ -25,7 +25,7 @@ pub trait Records: Send + Sync + Debug {
     /// The ledger's: then the device must not be touched.
     fn remember(&self, intent: u64, baseline: Baseline) -> Result<(), ApiError>;
 
-    /// Records how an intent ended.
+    /// Records how an intent ended, and what its devices are like now.
     ///
     /// # Errors
     /// The ledger's: then the intent stays open, and start-up looks at it.
@@ -37,7 +37,7 @@ pub trait Records: Send + Sync + Debug {
     /// The refusal.
     fn command(&self, command: Command, cause: &str) -> Result<(), ApiError>;
 
-    /// Devices changed their driver: look at them again.
+    /// Devices changed their driver without an intent: look at them again.
     ///
     /// # Errors
     /// The ledger's.

@@ -24,11 +24,7 @@ pub(crate) fn run(tools: &Tools, intent: u64, job: &Job, force: bool) -> Outcome
             restored: back.iter().filter(|d| d.forget).map(|d| d.shown.device.clone()).collect(),
             ..Outcome::done(Command::ReleaseDone {
                 reservation,
-                returned: back
-                    .iter()
-                    .filter(|device| device.claimed)
-                    .map(Back::record)
-                    .collect(),
+                returned: back.iter().map(Back::record).collect(),
             })
         },
         Err(refusal) => {
@@ -41,8 +37,6 @@ pub(crate) fn run(tools: &Tools, intent: u64, job: &Job, force: bool) -> Outcome
 /// One device, given back.
 struct Back {
     shown: GivenBack,
-    /// The reservation claimed it; the others were only touched on the way.
-    claimed: bool,
     /// Its baseline is there again, so the record of it can go.
     forget: bool,
     /// Its host driver comes back when the group's last reservation goes.
@@ -79,10 +73,25 @@ fn attempt(
     }
     tools.note(intent, "close", &job.reservation)?;
     attach::close(tools, job);
-    for group in &job.groups {
+    for group in job.groups.iter().filter(|_| !job.lost) {
         prove(tools, job, group)?;
     }
-    Ok(job.groups.iter().flat_map(|group| let_go(tools, intent, job, group, &resets)).collect())
+    let back =
+        job.groups.iter().flat_map(|group| let_go(tools, intent, job, group, &resets)).collect();
+    close_context(tools, job);
+    Ok(back)
+}
+
+/// The context goes with its last reservation, before that is told to be released.
+pub(crate) fn close_context(tools: &Tools, job: &Job) {
+    let snapshot = tools.records.snapshot();
+    let last = snapshot.state.context(&job.context).is_none_or(|context| {
+        context.automatic && context.reservations.iter().all(|id| *id == job.reservation)
+    });
+    if last {
+        let context = tools.runtime.tables().contexts.remove(&job.context);
+        drop(context);
+    }
 }
 
 /// Blocks the devices' DMA before anything else. With shared, the siblings' goes on: there the
@@ -122,8 +131,13 @@ fn reset(
     Ok(outcome)
 }
 
-/// The kernel's own word that nobody has the group any more: the hold can be taken.
+/// The kernel's own word that nobody has the group any more: the hold can be taken. Without a
+/// member on a VFIO driver there is no node that anybody could have open.
 fn prove(tools: &Tools, job: &Job, group: &GroupJob) -> Result<(), Box<Refusal>> {
+    let members = group.members.iter().filter_map(|at| tools.host.device(*at).ok());
+    if !members.into_iter().any(|facts| drivers::on_vfio(&facts)) {
+        return Ok(());
+    }
     let taken = tools.settle_hold(job, group);
     taken.map(|_| ()).map_err(|error| tools.explain(group, &error))
 }
@@ -139,7 +153,7 @@ fn let_go(
     let touched = drivers::touched(tools, group);
     let restored = if last {
         let left = drivers::leave_vfio(tools, intent, &touched);
-        drop(tools.runtime.take_hold(group.number));
+        tools.drop_hold(group.number);
         drivers::restore(tools, intent, &touched, left)
     } else {
         let own: Vec<PciAddress> = touched
@@ -150,11 +164,13 @@ fn let_go(
             .collect();
         drivers::restore(tools, intent, &own, drivers::Restored::default())
     };
-    if let Err(error) = tools.records.changed(&touched) {
-        tracing::warn!(%error, "restored drivers could not be recorded");
-    }
     let mut all = group.devices.clone();
-    all.extend(restored.done.iter().filter(|address| !group.devices.contains(address)));
+    let others = group.members.iter().filter(|address| !group.devices.contains(address));
+    all.extend(others.filter(|address| {
+        job.taken.contains(address)
+            || restored.done.contains(address)
+            || restored.failure(**address).is_some()
+    }));
     all.into_iter()
         .map(|address| back(tools, job, group, address, resets, &restored, last))
         .collect()
@@ -214,7 +230,7 @@ fn back(
         driver: driver.unwrap_or_default(),
         note: notes.join("; "),
     };
-    Back { shown, claimed, forget, later }
+    Back { shown, forget, later }
 }
 
 /// A device without a reset is given back when it is silent: it answers, and its bus master is

@@ -43,7 +43,7 @@ fn signal_all(
     for user in users {
         let act = Act::Kill {
             pid: user.pid,
-            start_time: start_time(user.pid).unwrap_or_default(),
+            start_time: start_time(user.pid).unwrap_or_else(|| scripted_start(user.pid)),
             signal: signal.as_raw(),
         };
         match tools.perform(&act, device) {
@@ -92,6 +92,12 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
     // The name in parentheses may hold anything, so count from its end.
     let rest = stat.rsplit_once(')')?.1;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Scripted processes of the simulated host are not in /proc; their start time is their pid. For a
+/// real process that is gone, any number is as wrong as another.
+fn scripted_start(pid: i32) -> u64 {
+    u64::try_from(pid).unwrap_or_default()
 }
 
 #[cfg(test)]

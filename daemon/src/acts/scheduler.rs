@@ -108,6 +108,7 @@ impl Scheduler {
     }
 
     /// Whether the work has begun and not ended.
+    #[cfg(test)]
     pub(crate) fn runs(&self, ticket: Ticket) -> bool {
         self.inner.lock().running.iter().any(|work| work.id == ticket.0)
     }

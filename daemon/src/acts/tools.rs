@@ -116,6 +116,13 @@ impl Tools {
         Ok(Hold::Kernel)
     }
 
+    /// Gives a hold back.
+    pub(crate) fn drop_hold(&self, group: u32) {
+        if let Some(live) = self.runtime.take_hold(group) {
+            tracing::debug!(group = live.hold.group(), "hold given back");
+        }
+    }
+
     /// Processes other than this one that have a device of the reservation open.
     pub(crate) fn users(&self, devices: impl IntoIterator<Item = PciAddress>) -> Vec<ProcessUse> {
         let mut users: Vec<ProcessUse> = Vec::new();

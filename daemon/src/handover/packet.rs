@@ -14,11 +14,11 @@ use rustix::{
     },
 };
 
-use super::wire::{MAX_FDS, MAX_PACKET_BYTES};
+use super::wire::{MAX_ANSWER_FDS, MAX_PACKET_BYTES};
 
 /// What one receive brought.
 #[derive(Debug)]
-pub enum Received {
+pub(super) enum Received {
     /// A packet.
     Packet(Vec<u8>, Vec<OwnedFd>),
     /// A packet that is over a limit. Its descriptors are closed already.
@@ -31,14 +31,17 @@ pub enum Received {
 ///
 /// # Errors
 /// EAGAIN when the peer doesn't read and `flags` say not to wait; EPIPE when it is gone; EMSGSIZE
-/// when there are more than [`MAX_FDS`] descriptors.
-pub fn send(
+/// when there are more descriptors than one message takes.
+pub(super) fn send(
     socket: impl AsFd,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
     flags: SendFlags,
 ) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    if fds.len() > MAX_ANSWER_FDS {
+        return Err(Errno::MSGSIZE);
+    }
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len()))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::MSGSIZE);
@@ -49,13 +52,18 @@ pub fn send(
     if sent == bytes.len() { Ok(()) } else { Err(Errno::MSGSIZE) }
 }
 
-/// Receives one packet. Descriptors are close-on-exec; what is over the limit, the kernel closes.
+/// Receives one packet. Descriptors are close-on-exec; those of a packet with more than `max_fds`
+/// are closed.
 ///
 /// # Errors
 /// EAGAIN when there is none and `flags` say not to wait, or a receive time-out passed.
-pub fn receive(socket: impl AsFd, flags: RecvFlags) -> Result<Received, Errno> {
+pub(super) fn receive(
+    socket: impl AsFd,
+    flags: RecvFlags,
+    max_fds: usize,
+) -> Result<Received, Errno> {
     let mut bytes = vec![0; MAX_PACKET_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(max_fds))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = rustix::io::retry_on_intr(|| {
         let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -67,8 +75,8 @@ pub fn receive(socket: impl AsFd, flags: RecvFlags) -> Result<Received, Errno> {
             fds.extend(rights);
         }
     }
-    if message.flags.contains(ReturnFlags::CTRUNC) {
-        return Ok(Received::TooMuch("a packet may carry at most 8 descriptors"));
+    if message.flags.contains(ReturnFlags::CTRUNC) || fds.len() > max_fds {
+        return Ok(Received::TooMuch("the packet carries too many descriptors"));
     }
     if message.flags.contains(ReturnFlags::TRUNC) {
         return Ok(Received::TooMuch("a packet may have at most 16 KiB"));
@@ -84,7 +92,7 @@ pub fn receive(socket: impl AsFd, flags: RecvFlags) -> Result<Received, Errno> {
 mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    use super::*;
+    use super::{super::wire::MAX_FDS, *};
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
@@ -94,10 +102,6 @@ mod tests {
         rustix::fs::memfd_create("packet", rustix::fs::MemfdFlags::CLOEXEC).unwrap()
     }
 
-    fn open_fds() -> usize {
-        std::fs::read_dir("/proc/self/fd").unwrap().count()
-    }
-
     #[test]
     fn descriptors_arrive_close_on_exec_with_their_packet() {
         let (a, b) = pair();
@@ -105,48 +109,48 @@ mod tests {
         rustix::io::write(&sent, b"berth").unwrap();
         send(&a, b"one", &[sent.as_fd()], SendFlags::empty()).unwrap();
         send(&a, b"two", &[], SendFlags::empty()).unwrap();
-        let Received::Packet(bytes, fds) = receive(&b, RecvFlags::empty()).unwrap() else {
+        let Received::Packet(bytes, fds) = receive(&b, RecvFlags::empty(), MAX_FDS).unwrap() else {
             panic!("no packet");
         };
         assert_eq!(bytes, b"one");
         assert_eq!(rustix::fs::fstat(&fds[0]).unwrap().st_size, 5);
         let flags = rustix::io::fcntl_getfd(&fds[0]).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
-        let Received::Packet(bytes, fds) = receive(&b, RecvFlags::empty()).unwrap() else {
+        let Received::Packet(bytes, fds) = receive(&b, RecvFlags::empty(), MAX_FDS).unwrap() else {
             panic!("no packet");
         };
         assert_eq!((bytes.as_slice(), fds.len()), (b"two".as_slice(), 0));
         drop(a);
-        assert!(matches!(receive(&b, RecvFlags::empty()).unwrap(), Received::End));
+        assert!(matches!(receive(&b, RecvFlags::empty(), MAX_FDS).unwrap(), Received::End));
     }
 
     #[test]
     fn too_many_descriptors_are_closed_not_leaked() {
         let (a, b) = pair();
-        let many: Vec<OwnedFd> = (0..MAX_FDS + 4).map(|_| memfd()).collect();
+        let many: Vec<OwnedFd> = (0..MAX_FDS + 1).map(|_| memfd()).collect();
         let borrowed: Vec<BorrowedFd<'_>> = many.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS + 4))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS + 1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
         sendmsg(&a, &[IoSlice::new(b"many")], &mut control, SendFlags::empty()).unwrap();
         let before: Vec<_> = many.iter().map(|fd| rustix::fs::fstat(fd).unwrap().st_ino).collect();
-        assert!(matches!(receive(&b, RecvFlags::empty()).unwrap(), Received::TooMuch(_)));
+        assert!(matches!(receive(&b, RecvFlags::empty(), MAX_FDS).unwrap(), Received::TooMuch(_)));
         drop(many);
         let leaked = std::fs::read_dir("/proc/self/fd")
             .unwrap()
             .filter_map(|entry| std::fs::metadata(entry.ok()?.path()).ok())
             .filter(|meta| before.contains(&std::os::unix::fs::MetadataExt::ino(meta)))
             .count();
-        assert_eq!(leaked, 0, "of {} open", open_fds());
+        assert_eq!(leaked, 0);
     }
 
     #[test]
     fn a_packet_over_the_limit_is_said_to_be() {
         let (a, b) = pair();
         send(&a, &vec![b' '; MAX_PACKET_BYTES + 1], &[], SendFlags::empty()).unwrap();
-        assert!(matches!(receive(&b, RecvFlags::empty()).unwrap(), Received::TooMuch(_)));
+        assert!(matches!(receive(&b, RecvFlags::empty(), MAX_FDS).unwrap(), Received::TooMuch(_)));
         assert_eq!(
-            send(&a, b"x", &[a.as_fd(); MAX_FDS + 1], SendFlags::empty()),
+            send(&a, b"x", &[a.as_fd(); MAX_ANSWER_FDS + 1], SendFlags::empty()),
             Err(Errno::MSGSIZE)
         );
     }

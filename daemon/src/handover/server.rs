@@ -17,7 +17,7 @@ use super::{
     desk::{self, Answer},
     packet::{Received, receive, send},
     peer::Peer,
-    wire::Request,
+    wire::{MAX_FDS, Request},
 };
 use crate::{
     acts::{Engine, ready::ready},
@@ -112,7 +112,7 @@ async fn converse(socket: OwnedFd, engine: &Engine) -> std::io::Result<()> {
     let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
     loop {
         let mut guard = socket.readable().await?;
-        let received = match guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT)?)) {
+        let received = match guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, MAX_FDS)?)) {
             Err(_would_block) => continue,
             Ok(received) => received?,
         };

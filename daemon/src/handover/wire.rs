@@ -7,8 +7,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Bytes of the largest packet.
 pub const MAX_PACKET_BYTES: usize = 16 * 1024;
 
-/// Descriptors that one packet may carry.
+/// Descriptors that one request may carry.
 pub const MAX_FDS: usize = 8;
+
+/// Descriptors that one answer may carry: what the kernel lets through in one message.
+pub const MAX_ANSWER_FDS: usize = 253;
 
 /// An I/O address, written as `"0x…"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

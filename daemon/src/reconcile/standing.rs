@@ -1,15 +1,14 @@
 //! Reservations without kernel work under way: their holds and claims.
 
 use berth_ownership::{
-    Command, Delivery, HolderProcess, Reason, Refusal, Reservation, ReservationId,
-    ReservationState,
+    Command, Delivery, Reason, Refusal, Reservation, ReservationId, ReservationState,
 };
 
 use super::Report;
 use crate::{
     acts::{
         Engine,
-        holder::{lives, process_of},
+        holder::{User, lives, process_of},
         job::Job,
     },
     model::ApiError,
@@ -78,22 +77,15 @@ fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiEr
         engine.watch(&record.id, found, pidfd);
         return Ok(true);
     }
-    let next = users.iter().find_map(|user| process_of(user.pid).ok());
-    let (process, pidfd) = match next {
-        Some((process, pidfd)) => (process, Some(pidfd)),
-        // It shows in /proc's tables and can't be opened: name it all the same.
-        None => (unknown(users[0].pid), None),
-    };
-    let moved = Command::HolderMoved { reservation: record.id.clone(), process: process.clone() };
+    let Some(user) = engine.user(job) else { return Ok(false) };
+    let process = user.process().clone();
+    let moved = Command::HolderMoved { reservation: record.id.clone(), process };
     engine.tools().records.command(moved, "reconcile")?;
-    if let Some(pidfd) = pidfd {
-        engine.watch(&record.id, process, pidfd);
+    match user {
+        User::Seen(process, pidfd) => engine.watch(&record.id, process, pidfd),
+        User::Named(process) => engine.watch_named(&record.id, process),
     }
     Ok(true)
-}
-
-fn unknown(pid: i32) -> HolderProcess {
-    HolderProcess { pid: u32::try_from(pid).unwrap_or_default(), start_ticks: 0 }
 }
 
 /// The kernel closed what the daemon or a dead holder had.

@@ -1,0 +1,226 @@
+//! A crash at the k-th point: the thread that reaches it unwinds and so closes what it had open,
+//! and nothing is recorded or asked of the host any more. Dropping the engine closes the rest, as
+//! the kernel does for a process that died.
+
+use std::{
+    any::Any,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, Once,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use berth_dma::AddressSpace;
+use berth_host::{
+    Act, ActOutcome, AttachedDevice, BackendKind, Context, DeviceFacts, DomainHandle, Feature,
+    GroupHold, Host, HostError, HostUse, Inventory, IovaRange, PciAddress, ProcessUse, VfioError,
+    sim::SimHost,
+};
+
+/// What a crash unwinds with.
+struct Crashed;
+
+#[derive(Debug, Default)]
+pub struct Crash {
+    passed: AtomicU64,
+    at: AtomicU64,
+    dead: AtomicBool,
+    place: Mutex<String>,
+}
+
+impl Crash {
+    /// Crashes at the `at`-th point from now; 0 never does.
+    pub fn arm(&self, at: u64) {
+        quiet();
+        self.passed.store(0, Ordering::SeqCst);
+        self.dead.store(false, Ordering::SeqCst);
+        self.at.store(at, Ordering::SeqCst);
+    }
+
+    pub fn happened(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    /// Where it was.
+    pub fn place(&self) -> String {
+        self.place.lock().unwrap().clone()
+    }
+
+    pub fn point(&self, place: &str) {
+        if self.happened() {
+            std::panic::panic_any(Crashed);
+        }
+        let passed = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
+        if passed == self.at.load(Ordering::SeqCst) {
+            self.dead.store(true, Ordering::SeqCst);
+            *self.place.lock().unwrap() = place.to_owned();
+            std::panic::panic_any(Crashed);
+        }
+    }
+}
+
+/// Planted crashes are not worth a backtrace each.
+fn quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !info.payload().is::<Crashed>() {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// The simulated host with a point before and after each call that changes something.
+#[derive(Debug)]
+pub struct CrashHost {
+    pub sim: SimHost,
+    pub crash: Arc<Crash>,
+}
+
+impl CrashHost {
+    fn around<T>(&self, what: &str, call: impl FnOnce() -> T) -> T {
+        around(&self.crash, what, call)
+    }
+}
+
+fn around<T>(crash: &Crash, what: &str, call: impl FnOnce() -> T) -> T {
+    crash.point(&format!("before {what}"));
+    let answer = call();
+    crash.point(&format!("after {what}"));
+    answer
+}
+
+impl Host for CrashHost {
+    fn simulated(&self) -> bool {
+        true
+    }
+    fn topology(&self) -> Option<String> {
+        self.sim.topology()
+    }
+    fn kernel_release(&self) -> String {
+        self.sim.kernel_release()
+    }
+    fn boot_id(&self) -> String {
+        "boot".to_owned()
+    }
+    fn features(&self) -> Vec<Feature> {
+        self.sim.features()
+    }
+    fn kernel_hold(&self) -> bool {
+        self.sim.kernel_hold()
+    }
+    fn backends(&self) -> Vec<BackendKind> {
+        self.sim.backends()
+    }
+    fn scan(&self) -> Result<Inventory, HostError> {
+        self.sim.scan()
+    }
+    fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError> {
+        self.sim.device(address)
+    }
+    fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
+        self.sim.uses(address)
+    }
+    fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
+        self.sim.users_of(address)
+    }
+    fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
+        self.around(&format!("{act:?}"), || self.sim.perform(act))
+    }
+    fn open_context(&self, backend: BackendKind) -> Result<Box<dyn Context>, VfioError> {
+        let context = self.around("opening a context", || self.sim.open_context(backend))?;
+        Ok(Box::new(CrashContext { inner: context, crash: Arc::clone(&self.crash) }))
+    }
+    fn hold(
+        &self,
+        group: u32,
+        context: Option<&dyn Context>,
+    ) -> Result<Box<dyn GroupHold>, VfioError> {
+        self.around("a hold", || {
+            let context = context.map(|context| {
+                context.as_any().downcast_ref::<CrashContext>().map_or(context, |own| &*own.inner)
+            });
+            self.sim.hold(group, context)
+        })
+    }
+    fn probe_free(&self, group: u32) -> Result<bool, VfioError> {
+        self.sim.probe_free(group)
+    }
+    fn adopt_context(
+        &self,
+        backend: BackendKind,
+        fd: OwnedFd,
+    ) -> Result<Box<dyn Context>, VfioError> {
+        self.sim.adopt_context(backend, fd)
+    }
+}
+
+#[derive(Debug)]
+struct CrashContext {
+    inner: Box<dyn Context>,
+    crash: Arc<Crash>,
+}
+
+impl Context for CrashContext {
+    fn backend(&self) -> BackendKind {
+        self.inner.backend()
+    }
+    fn new_domain(&self) -> Result<DomainHandle, VfioError> {
+        around(&self.crash, "a domain", || self.inner.new_domain())
+    }
+    fn delete_domain(&self, domain: DomainHandle) -> Result<(), VfioError> {
+        self.inner.delete_domain(domain)
+    }
+    fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        let inner = around(&self.crash, "opening a device", || self.inner.open_device(device))?;
+        Ok(Box::new(CrashDevice { inner, crash: Arc::clone(&self.crash) }))
+    }
+    fn fd(&self) -> Result<OwnedFd, VfioError> {
+        self.inner.fd()
+    }
+    fn address_space(&self, domain: DomainHandle) -> Result<AddressSpace, VfioError> {
+        self.inner.address_space(domain)
+    }
+    fn ranges(&self, domain: DomainHandle) -> Result<Vec<IovaRange>, VfioError> {
+        self.inner.ranges(domain)
+    }
+    fn unmap_all(&self, domain: DomainHandle) -> Result<u64, VfioError> {
+        self.inner.unmap_all(domain)
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[derive(Debug)]
+struct CrashDevice {
+    inner: Box<dyn AttachedDevice>,
+    crash: Arc<Crash>,
+}
+
+impl AttachedDevice for CrashDevice {
+    fn address(&self) -> PciAddress {
+        self.inner.address()
+    }
+    fn device_id(&self) -> u32 {
+        self.inner.device_id()
+    }
+    fn attach(&mut self, domain: DomainHandle) -> Result<(), VfioError> {
+        around(&self.crash, "an attach", || self.inner.attach(domain))
+    }
+    fn detach(&mut self) -> Result<(), VfioError> {
+        around(&self.crash, "a detach", || self.inner.detach())
+    }
+    fn reset(&mut self) -> Result<(), VfioError> {
+        self.inner.reset()
+    }
+    fn fd(&self) -> Result<OwnedFd, VfioError> {
+        self.inner.fd()
+    }
+    fn bound(&self) -> Result<bool, VfioError> {
+        self.inner.bound()
+    }
+}

@@ -1,0 +1,9 @@
+//! The kernel work of berthd on the simulated host.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test program of several files")]
+
+mod book;
+mod crash;
+mod crashes;
+mod life;
+mod world;

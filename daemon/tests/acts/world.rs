@@ -1,0 +1,301 @@
+//! A simulated machine with an engine and a book, and what must hold on it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use berth_host::{Host, PciAddress, sim::SimHost};
+use berth_ownership::{
+    Backend, Command, Condition, Delivery, DomainId, Flags, Hold, Order, Ownership, Policy,
+    ReservationId, ReservationState, ResetPolicy, Reserve, TargetRequest,
+};
+use berthd::{
+    acts::{Engine, EngineConfig, Records},
+    reconcile,
+};
+
+use crate::{
+    book::{Book, PATIENCE},
+    crash::{Crash, CrashHost},
+};
+
+pub struct World {
+    pub sim: SimHost,
+    pub book: Arc<Book>,
+    pub engine: Engine,
+    pub crash: Arc<Crash>,
+    before: Drivers,
+}
+
+type Drivers = BTreeMap<PciAddress, (Option<String>, Option<String>)>;
+
+pub fn at(text: &str) -> PciAddress {
+    text.parse().unwrap()
+}
+
+pub fn id(text: &str) -> ReservationId {
+    ReservationId::new(text)
+}
+
+fn drivers(sim: &SimHost) -> Drivers {
+    let inventory = sim.scan().unwrap();
+    inventory
+        .devices
+        .into_iter()
+        .map(|facts| (facts.address, (facts.driver, facts.driver_override)))
+        .collect()
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::on(SimHost::builtin("small").unwrap())
+    }
+
+    pub fn on(sim: SimHost) -> Self {
+        let crash = Arc::new(Crash::default());
+        let book = Book::new(&sim, &crash);
+        let engine = engine(&sim, &book, &crash);
+        let before = drivers(&sim);
+        Self { sim, book, engine, crash, before }
+    }
+
+    /// The process ends as it stands and a new one starts.
+    pub fn restart(&mut self) -> reconcile::Report {
+        self.engine.close(PATIENCE);
+        self.crash.arm(0);
+        self.engine = engine(&self.sim, &self.book, &self.crash);
+        self.book.look();
+        let engine = self.engine.clone();
+        let open = self.book.open_intents();
+        let report = reconcile::run(&engine, open, Some("boot"), PATIENCE);
+        assert!(!report.late);
+        self.book.settled();
+        report
+    }
+
+    pub fn state(&self, name: &str) -> ReservationState {
+        self.book.snapshot().state.reservation(&id(name)).unwrap().state
+    }
+
+    pub fn group_of(&self, device: &str) -> berth_ownership::GroupId {
+        self.book.snapshot().group_of(at(device)).unwrap().id.clone()
+    }
+
+    pub fn number_of(&self, device: &str) -> u32 {
+        self.sim.device(at(device)).unwrap().group.unwrap()
+    }
+
+    pub fn ownership(&self, device: &str) -> Ownership {
+        let group = self.group_of(device);
+        self.book.snapshot().state.group(&group).unwrap().ownership.clone()
+    }
+
+    pub fn reserve(&self, ask: &Ask) -> Result<(), Box<berth_ownership::Refusal>> {
+        let command = Command::Reserve(Box::new(self.request(ask)));
+        self.book.run(&command, &id(ask.name))
+    }
+
+    pub fn request(&self, ask: &Ask) -> Reserve {
+        let mut targets: Vec<TargetRequest> = Vec::new();
+        for device in ask.devices {
+            let group = self.group_of(device);
+            match targets.iter_mut().find(|target| target.group == group) {
+                Some(target) => target.devices.push((*device).into()),
+                None => targets.push(TargetRequest { group, devices: vec![(*device).into()] }),
+            }
+        }
+        Reserve {
+            id: id(ask.name),
+            new_context: format!("c-{}", ask.name).into(),
+            new_domain: format!("d-{}", ask.name).into(),
+            holder: berth_ownership::Holder::new(ask.name),
+            label: "tenant".into(),
+            requester: "uid:0".to_owned(),
+            for_identity: ask.uid.clone(),
+            policy: ask.policy,
+            delivery: ask.delivery,
+            backend: ask.backend,
+            targets,
+            domain: ask.domain.map(DomainId::from),
+            join: ask.join.map(id),
+            memory_bytes: ask.memory_bytes,
+            ttl_ms: None,
+            flags: Flags { take_from_host: ask.take, host_uses_it_anyway: ask.take },
+            reset_policy: ResetPolicy::AllowSameLabel,
+            hold: Hold::Kernel,
+            prepare: true,
+        }
+    }
+
+    pub fn attach(&self, name: &str) -> Result<(), Box<berth_ownership::Refusal>> {
+        self.book.run(&Command::Attach { order: Order::new(name), domain: None }, &id(name))
+    }
+
+    pub fn detach(&self, name: &str) -> Result<(), Box<berth_ownership::Refusal>> {
+        self.book.run(&Command::Detach { order: Order::new(name) }, &id(name))
+    }
+
+    pub fn release(&self, name: &str) -> Result<(), Box<berth_ownership::Refusal>> {
+        let command = Command::Release { order: Order::new(name), force: false };
+        self.book.run(&command, &id(name))
+    }
+
+    /// Nothing runs any more and nothing is open.
+    fn wait_idle(&self) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while self.engine.census() != Default::default() {
+            let late = std::time::Instant::now() >= deadline;
+            assert!(!late, "something is still open: {:?}", self.engine.census());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// The crash did not come: nothing more is to be seen here.
+    pub fn settle_down(&mut self) {
+        self.crash.arm(0);
+        self.give_all_back();
+        self.check_given_back();
+    }
+
+    /// Releases every reservation, and gives host drivers back that were released on purpose.
+    pub fn give_all_back(&self) {
+        let names: Vec<ReservationId> = self
+            .book
+            .snapshot()
+            .state
+            .reservations()
+            .filter(|record| record.state != ReservationState::Released)
+            .map(|record| record.id.clone())
+            .collect();
+        for name in names {
+            let order = Order::new(name.as_str());
+            let done = self.book.run(&Command::Release { order, force: false }, &name);
+            assert_eq!(done.map_err(|refusal| refusal.message), Ok(()), "release of {name}");
+        }
+        for baseline in self.book.baselines() {
+            let set = Command::KernelDmaSet { device: baseline.device, driver: None };
+            self.book.order(&set).unwrap();
+            self.book.settled();
+        }
+    }
+
+    /// A process gets the descriptors of a reservation, as from the hand-over socket.
+    pub fn hand_to(&self, process: &berth_host::sim::Foreign, name: &str) {
+        let state = &self.book.snapshot().state;
+        let record = state.reservation(&id(name)).unwrap();
+        for device in record.devices() {
+            let fd = self.engine.device_fd(device.as_str().parse().unwrap()).unwrap();
+            process.receive(fd).unwrap();
+        }
+        let process = berth_ownership::HolderProcess {
+            pid: process.pid().try_into().unwrap(),
+            start_ticks: process.start_time(),
+        };
+        self.book.order(&Command::HandOver { order: Order::new(name), process }).unwrap();
+    }
+
+    /// What must hold whenever no kernel work is under way.
+    pub fn check(&self) {
+        let snapshot = self.book.snapshot();
+        let state = &snapshot.state;
+        berth_ownership::invariants::check(state).unwrap();
+        self.sim.check().unwrap();
+        for group in state.groups() {
+            let number = snapshot.group_number(&group.id).unwrap();
+            let vfio = group.devices.iter().any(|device| {
+                let facts = self.sim.device(device.as_str().parse().unwrap()).unwrap();
+                facts.driver.as_deref() == Some(facts.vfio_driver.as_str())
+            });
+            let free = self.sim.probe_free(number).unwrap_or(!vfio);
+            let held = state.reservations_of(group).next().is_some();
+            if group.ownership == Ownership::Free && !held && vfio {
+                assert!(free, "{} is free on record and not in the kernel", group.id);
+            }
+            if held {
+                assert!(!free, "{} is held on record and free in the kernel", group.id);
+                let rival = self.sim.foreign_open_group(number);
+                assert!(rival.is_err(), "a rival opened {}", group.id);
+            }
+        }
+    }
+
+    /// Everything given back: the machine is as it was, or says where it isn't.
+    pub fn check_given_back(&self) {
+        self.check();
+        let snapshot = self.book.snapshot();
+        let now = drivers(&self.sim);
+        for (address, had) in &self.before {
+            let device = snapshot.state.device(&address.to_string().as_str().into());
+            let quarantined = device.is_some_and(|d| d.condition() == Condition::Quarantined);
+            if !quarantined {
+                assert_eq!(&now[address], had, "{address} is not as it was");
+            }
+        }
+        self.wait_idle();
+    }
+}
+
+fn engine(sim: &SimHost, book: &Arc<Book>, crash: &Arc<Crash>) -> Engine {
+    let host: Arc<dyn Host> =
+        Arc::new(CrashHost { sim: sim.clone(), crash: Arc::clone(crash) });
+    let records: Arc<dyn Records> = Arc::clone(book) as Arc<dyn Records>;
+    let config = EngineConfig { deadline: Duration::from_secs(30) };
+    let engine = Engine::new(host, records, &config);
+    book.set_executor(Arc::new(engine.clone()));
+    engine
+}
+
+/// A reservation that a test asks for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub name: &'static str,
+    pub devices: &'static [&'static str],
+    pub policy: Policy,
+    pub delivery: Delivery,
+    pub backend: Backend,
+    pub take: bool,
+    pub domain: Option<&'static str>,
+    pub join: Option<&'static str>,
+    pub uid: String,
+    pub memory_bytes: u64,
+}
+
+impl Ask {
+    pub fn new(name: &'static str, policy: Policy, devices: &'static [&'static str]) -> Self {
+        Self {
+            name,
+            devices,
+            policy,
+            delivery: Delivery::Held,
+            backend: Backend::Iommufd,
+            take: false,
+            domain: None,
+            join: None,
+            uid: format!("uid:{}", rustix::process::getuid().as_raw()),
+            memory_bytes: 0,
+        }
+    }
+
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    pub fn delivery(mut self, delivery: Delivery) -> Self {
+        self.delivery = delivery;
+        self
+    }
+
+    pub fn take(mut self) -> Self {
+        self.take = true;
+        self
+    }
+
+    pub fn domain(mut self, domain: &'static str) -> Self {
+        self.domain = Some(domain);
+        self
+    }
+
+    pub fn join(mut self, join: &'static str) -> Self {
+        self.join = Some(join);
+        self
+    }
+}
