@@ -31,7 +31,7 @@ pub struct SimLimits {
     pub entries: usize,
     /// How much memory can be mapped.
     pub locked_bytes: u64,
-    /// What type1 answers to a range that wraps: `EOVERFLOW`, before 6.18 or so `EINVAL`.
+    /// What type1 answers to a range that wraps: `EOVERFLOW` on 7.3, `EINVAL` on 6.12.
     pub type1_wrap: Errno,
 }
 

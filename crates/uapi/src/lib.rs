@@ -8,6 +8,9 @@
 //! This crate decides nothing and remembers nothing: it states no policy, keeps no table and
 //! starts no thread. All files are opened with `O_CLOEXEC`.
 
+#[cfg(all(feature = "attach-does-nothing", not(debug_assertions)))]
+compile_error!("attach-does-nothing is for tests of tests and never for a release");
+
 mod bytes;
 mod caps;
 mod cdev;

@@ -8,7 +8,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use berth_dma::{AddressSpace, DmaBuffer, DmaError, DmaErrorKind, DmaPerms, Errno, IovaChoice};
 use berth_uapi::{Device, PtId, VfioContainer, VfioGroup};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, ftruncate, memfd_create},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{CapabilitySet, capabilities, set_capabilities},
+};
 
 use crate::{
     guest::{
@@ -29,6 +33,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("dma_file_type1", &[Type1, Intremap], file_type1),
     Scenario::new("dma_refusals_iommufd", &[Iommufd, Cdev, Intremap], refusals_iommufd),
     Scenario::new("dma_refusals_type1", &[Type1, Intremap], refusals_type1),
+    Scenario::new("dma_memlock_iommufd", &[Iommufd, Cdev, Intremap], memlock_iommufd),
+    Scenario::new("dma_memlock_type1", &[Type1, Intremap], memlock_type1),
 ];
 
 const PAGE: u64 = 4096;
@@ -218,4 +224,43 @@ fn refusals_iommufd(ctx: &mut Ctx) -> Result<Outcome> {
 
 fn refusals_type1(ctx: &mut Ctx) -> Result<Outcome> {
     refusals(ctx, Bench::type1()?)
+}
+
+/// Who may not lock memory at will is told need and limit, and raising the limit helps.
+fn memlock(ctx: &Ctx, bench: Bench) -> Result<Outcome> {
+    const MIB: u64 = 1 << 20;
+    let (edu, space) = (bench.edu()?, &bench.space);
+    // The scenario is a process of its own with one thread, so this ends with it.
+    let mut sets = capabilities(None)?;
+    sets.effective.remove(CapabilitySet::IPC_LOCK);
+    set_capabilities(None, sets)?;
+    let limit = |bytes| {
+        let maximum = getrlimit(Resource::Memlock).maximum;
+        setrlimit(Resource::Memlock, Rlimit { current: Some(bytes), maximum })
+    };
+    limit(MIB)?;
+    let (small, large) = (DmaBuffer::new(1 << 19)?, DmaBuffer::new(1 << 21)?);
+    let iova = space.map_buffer(IovaChoice::Any, &small, RW).context("below the limit")?;
+    let refused = space.map_buffer(IovaChoice::Any, &large, RW);
+    let Err(DmaError::Memlock { needs_kib, limit_kib, .. }) = refused else {
+        bail!("above the limit: {refused:?}")
+    };
+    if let Err(error) = refused {
+        ctx.say(error);
+    }
+    // Half a MiB is locked already, as far as this process's own counters show it.
+    ensure!(limit_kib == 1024 && (2048..=2560).contains(&needs_kib), "{needs_kib} {limit_kib}");
+    limit(4 * MIB)?;
+    let second = space.map_buffer(IovaChoice::Any, &large, RW).context("below the new limit")?;
+    space.unmap(iova, MIB / 2)?;
+    space.unmap(second, 2 * MIB)?;
+    bench.end(edu)
+}
+
+fn memlock_iommufd(ctx: &mut Ctx) -> Result<Outcome> {
+    memlock(ctx, Bench::iommufd()?)
+}
+
+fn memlock_type1(ctx: &mut Ctx) -> Result<Outcome> {
+    memlock(ctx, Bench::type1()?)
 }
