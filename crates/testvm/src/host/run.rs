@@ -113,7 +113,7 @@ fn prepare(options: &Options) -> Result<Prepared> {
     let qemu = packages::ensure_qemu()?;
     let init = build_init(options)?;
     let vm = options.target.join("vm");
-    let stage = tempfile::Builder::new().prefix("stage-").tempdir_in(&vm)?;
+    let stage = own_dir(&vm, "stage-")?;
     let source = match &options.programs {
         Some(dir) => dir.clone(),
         None => {
@@ -131,6 +131,25 @@ fn prepare(options: &Options) -> Result<Prepared> {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(stage.path(), open)?;
     Ok(Prepared { qemu, init, stage, accel })
+}
+
+/// A directory with our process id in its name, removed when dropped; those of processes that were
+/// killed before they could remove theirs go now.
+fn own_dir(parent: &Path, prefix: &str) -> Result<tempfile::TempDir> {
+    for entry in fs::read_dir(parent)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next());
+        let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            // Somebody else may be removing it too, or may own it.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let prefix = format!("{prefix}{}-", std::process::id());
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .tempdir_in(parent)
+        .with_context(|| format!("make a directory in {}", parent.display()))
 }
 
 /// Keeps a program as it is now, though cargo may write it anew while the guest runs.
@@ -188,7 +207,7 @@ fn files_for(
     mode: Mode,
 ) -> Result<(tempfile::TempDir, RunFiles)> {
     // Under the system's temporary directory: socket paths must stay short.
-    let dir = tempfile::Builder::new().prefix("berth-vm-").tempdir()?;
+    let dir = own_dir(&env::temp_dir(), "berth-vm-")?;
     let files = RunFiles { dir: dir.path().to_owned() };
     let names = kernel.modules.iter().filter_map(|m| Some(m.file_name()?.to_str()?.to_owned()));
     let config = GuestConfig {
@@ -296,5 +315,28 @@ impl Collector<'_> {
         let mut one = Report { lines: vec![line] };
         print!("{}", one.table());
         self.lines.append(&mut one.lines);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::own_dir;
+
+    #[test]
+    fn what_the_dead_left_is_removed_and_what_the_living_use_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = |name: &str| parent.path().join(name);
+        // No process has a number above the kernel's limit of 2^22.
+        for name in ["x-4294967295-a", "x-1-b", "x-odd", "y-4294967295-c"] {
+            fs::create_dir(dir(name)).unwrap();
+        }
+        let mine = own_dir(parent.path(), "x-").unwrap();
+        assert!(!dir("x-4294967295-a").exists());
+        assert!(dir("x-1-b").exists() && dir("x-odd").exists() && dir("y-4294967295-c").exists());
+        let path = mine.path().to_owned();
+        drop(mine);
+        assert!(!path.exists());
     }
 }

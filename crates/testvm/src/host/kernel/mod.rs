@@ -136,6 +136,7 @@ fn newest_name(names: Vec<String>) -> Option<String> {
 }
 
 fn version_key(name: &str) -> Vec<u64> {
+    let name = name.trim_end_matches("-amd64");
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
