@@ -1,6 +1,5 @@
 //! Tests of the state machine.
 
-mod cells;
 pub(crate) mod coverage;
 mod fixture;
 mod libvirt;

@@ -15,7 +15,7 @@ const HELD: &[Delivery] = &[Delivery::Held];
 const BOTH: &[Delivery] = &[Delivery::Held, Delivery::Unbound];
 const IOMMUFD: &[Backend] = &[Backend::Iommufd];
 const ALL: &[Policy] = &Policy::ALL;
-const DEEP: &[Policy] = &[Policy::Exclusive, Policy::Group];
+const DEEP: &[Policy] = &[Policy::Group];
 const NO_LABELS: [&str; 3] = ["a", "a", "b"];
 const STRANGERS: [&str; 3] = ["a", "b", "a"];
 
@@ -129,10 +129,6 @@ fn search(world: &World, decisive: &BTreeSet<CellRef>) -> Found {
     let mut seen = HashSet::from([key(&start)]);
     let mut queue = VecDeque::from([start]);
     while let Some(state) = queue.pop_front() {
-        if seen.len() > 400_000 {
-            println!("CAP queue {}", queue.len());
-            break;
-        }
         assert_can_release(&state, world.owners);
         for (cmd, time) in world.commands(&state) {
             found.decisions += 1;
@@ -146,14 +142,15 @@ fn search(world: &World, decisive: &BTreeSet<CellRef>) -> Found {
             }
             let mut next = state.clone();
             next.apply_all(&events);
-            if let Err(broken) = invariants::check(&next) {
-                panic!("{}: {broken}\nafter {cmd:?}\nin {:#?}", world.name, state.parts());
-            }
             assert_step(&state, &next, &cmd);
             for next in settled(world, next) {
-                if seen.insert(key(&next)) {
-                    queue.push_back(next);
+                if !seen.insert(key(&next)) {
+                    continue;
                 }
+                if let Err(broken) = invariants::check(&next) {
+                    panic!("{}: {broken}\nafter {cmd:?}\nin {:#?}", world.name, state.parts());
+                }
+                queue.push_back(next);
             }
         }
     }
@@ -175,9 +172,6 @@ fn settled(world: &World, state: State) -> Vec<State> {
         let events = state.decide(&cmd, &at(T0)).expect("an outcome of what is under way is taken");
         let mut next = state.clone();
         next.apply_all(&events);
-        if let Err(broken) = invariants::check(&next) {
-            panic!("{broken}\nafter {cmd:?}\nin {:#?}", state.parts());
-        }
         assert_step(&state, &next, &cmd);
         states.push(next);
     }
