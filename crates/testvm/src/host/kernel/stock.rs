@@ -29,6 +29,8 @@ const WANTED: &[&str] = &[
     "9p",
     "overlay",
     "ext4",
+    // ext4 asks for this by name when it mounts; no dependency says so.
+    "crc32c_generic",
     "nvme",
     "e1000",
     "e1000e",
