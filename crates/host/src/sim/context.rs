@@ -36,6 +36,14 @@ struct State {
     iommu_set: bool,
 }
 
+impl State {
+    /// The kernel forgets the IOMMU with the last group.
+    fn forget_iommu_when_empty(&mut self) {
+        self.files.retain(|_, file| file.strong_count() > 0);
+        self.iommu_set &= !self.files.is_empty();
+    }
+}
+
 impl Groups {
     pub(crate) fn new(file: Arc<OpenFile>) -> Self {
         Self { file, state: Mutex::default() }
@@ -47,6 +55,7 @@ impl Groups {
         if let Some(file) = state.files.get(&number).and_then(Weak::upgrade) {
             return Ok(file);
         }
+        state.forget_iommu_when_empty();
         let file = open_group(&self.file.shared, number)?;
         set_container(&file, number, self.file.id)?;
         state.files.insert(number, Arc::downgrade(&file));
@@ -57,8 +66,8 @@ impl Groups {
     fn set_iommu(&self) -> Result<(), VfioError> {
         let shared = &self.file.shared;
         let mut state = lock(&self.state);
-        state.files.retain(|_, file| file.strong_count() > 0);
-        if state.files.is_empty() || !state.iommu_set {
+        state.forget_iommu_when_empty();
+        if !state.iommu_set {
             shared
                 .pass(Site::SetIommu, None, state.files.keys().next().copied())
                 .and_then(|()| shared.kernel().set_iommu(self.file.id))
@@ -68,14 +77,10 @@ impl Groups {
         Ok(())
     }
 
-    fn forget_iommu_when_empty(&self) {
-        let mut state = lock(&self.state);
-        state.iommu_set &= state.files.values().any(|file| file.strong_count() > 0);
-    }
-
     fn iommu_set(&self) -> bool {
-        self.forget_iommu_when_empty();
-        lock(&self.state).iommu_set
+        let mut state = lock(&self.state);
+        state.forget_iommu_when_empty();
+        state.iommu_set
     }
 
     fn devices(&self) -> bool {
@@ -182,7 +187,6 @@ impl SimContext {
         let shared = self.shared();
         let name = device.to_string();
         let number = shared.kernel().group_of(device).map_err(failed("find group", &name))?;
-        self.groups.forget_iommu_when_empty();
         let group = self.groups.enter(number)?;
         self.groups.set_iommu()?;
         let id = shared

@@ -128,3 +128,14 @@ fn the_last_vfio_member_takes_the_hold_with_it() {
     drop(again);
     host.check().unwrap();
 }
+
+#[test]
+fn a_container_forgets_its_iommu_with_the_last_group() {
+    let host = ready();
+    let context = container(&host);
+    drop(context.open_device(pair().0).unwrap());
+    let hold = host.hold(5, Some(&*context)).unwrap();
+    let device = context.open_device(pair().0).unwrap();
+    drop((hold, device));
+    assert_eq!(host.probe_free(5), Ok(true));
+}
