@@ -1,6 +1,12 @@
 //! The daemon's life: open, catch up with the kernel, serve, drain.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use berth_host::Host;
 use tokio::{
@@ -17,7 +23,7 @@ use crate::{
     grpc, handover,
     ledger::{self, LedgerConfig, LedgerHandle, Opened},
     listen::{self, BindError, Bound, SocketFile},
-    model::{ApiError, Meta, OpenIntent},
+    model::{ApiError, Executor, Intent, Meta, OpenIntent, Snapshot},
     reconcile,
     rest::{self, Front, Metrics},
     service::{Service, ServiceConfig},
@@ -55,7 +61,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Daemon {
     service: Arc<Service>,
-    engine: Engine,
+    engine: Arc<Engine>,
     shared: listen::Shared,
     tcp: Vec<SocketAddr>,
     ready: watch::Receiver<bool>,
@@ -65,6 +71,19 @@ pub struct Daemon {
     /// Leases and rescans.
     chores: JoinSet<()>,
     ledger: JoinHandle<()>,
+}
+
+/// The engine as the ledger sees it. The engine holds the ledger; held in turn, neither would end.
+/// An intent that comes when the engine is gone stays on record for the next start.
+#[derive(Debug)]
+struct Hands(Weak<Engine>);
+
+impl Executor for Hands {
+    fn submit(&self, intent: Intent, snapshot: Arc<Snapshot>) {
+        if let Some(engine) = self.0.upgrade() {
+            engine.submit(intent, snapshot);
+        }
+    }
 }
 
 /// How long start-up waits for kernel work that the last daemon left; what takes longer goes on
@@ -90,7 +109,7 @@ impl Daemon {
         let opened = open_ledger(config, &host).await?;
         let Opened { ledger, intents, previous_boot, task } = opened;
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
-        let engine = Engine::new(Arc::clone(&host), records, &engine_config(config));
+        let engine = Arc::new(Engine::new(Arc::clone(&host), records, &engine_config(config)));
         let service =
             Arc::new(Service::new(ledger.clone(), Arc::clone(&host), service_config(config)));
         let stopping = CancellationToken::new();
@@ -125,7 +144,7 @@ impl Daemon {
         let _ = now_ready.send(true);
         grpc::set_serving(&health, true).await;
         let handover = sockets.handover.into_iter().map(|(socket, file)| {
-            let engine = engine.clone();
+            let engine = Engine::clone(&engine);
             let task = tokio::spawn(async move {
                 if let Err(error) = handover::serve(socket, engine).await {
                     tracing::error!(%error, "the hand-over socket broke");
@@ -190,7 +209,7 @@ impl Daemon {
         for (task, _file) in &self.handover {
             task.abort();
         }
-        let engine = self.engine.clone();
+        let engine = Arc::clone(&self.engine);
         let closed = tokio::task::spawn_blocking(move || engine.close(patience)).await;
         if !closed.unwrap_or(false) {
             tracing::warn!("kernel work is still under way; it is seen to at the next start");
@@ -241,15 +260,15 @@ async fn open_ledger(config: &Config, host: &Arc<dyn Host>) -> Result<Opened, St
 
 /// Looks at the machine, records what is found, and settles what the last daemon left.
 async fn catch_up(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     ledger: &LedgerHandle,
     intents: Vec<OpenIntent>,
     previous_boot: Option<String>,
 ) -> Result<(), StartError> {
     let failed = |source| StartError::Part { what: "catch up with the kernel", source };
     ledger.rescan(Meta::internal("start")).await.map_err(failed)?;
-    ledger.set_executor(Arc::new(engine.clone())).map_err(failed)?;
-    let engine = engine.clone();
+    ledger.set_executor(Arc::new(Hands(Arc::downgrade(engine)))).map_err(failed)?;
+    let engine = Arc::clone(engine);
     tokio::task::spawn_blocking(move || {
         reconcile::run(&engine, intents, previous_boot.as_deref(), PATIENCE);
     })

@@ -76,12 +76,13 @@ const DEVICE_OBJECT: Option<Param> =
 
 /// Reads the request out of its JSON. The error names the field.
 fn request<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
-    serde_json::from_value(body).map_err(|error| {
-        ApiError::invalid_argument(
-            "request",
-            error.to_string(),
-            "correct the field; /api/v1/openapi.json describes every request",
-        )
+    serde_path_to_error::deserialize(body).map_err(|error| {
+        let (place, cause) = (error.path().to_string(), error.inner().to_string());
+        let way_out = "correct the field; /api/v1/openapi.json describes every request";
+        if place == "." {
+            return ApiError::invalid_argument("request", cause, way_out);
+        }
+        ApiError::invalid_argument(&place, format!("{place}: {cause}"), way_out)
     })
 }
 
