@@ -57,6 +57,15 @@ pub fn expected(kernel: Kind, profile: Profile) -> BTreeSet<Capability> {
     set
 }
 
+/// A line fit for the table; all of it is in the scenario's log.
+fn shortened(line: &str) -> String {
+    const LONGEST: usize = 400;
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
 impl Report {
     /// In CI a skip for want of something that this kernel should have is a failure, and so is a
     /// skip that names no capability.
@@ -105,7 +114,7 @@ impl Report {
             };
             let machine = format!("{}/{}", line.kernel, line.profile);
             let _ = write!(text, "{machine:<18} {:<40} {word} {:>7.2} s", line.name, line.seconds);
-            let mut reason = reason.lines();
+            let mut reason = reason.lines().map(shortened);
             if let Some(first) = reason.next() {
                 let _ = write!(text, "  {first}");
             }

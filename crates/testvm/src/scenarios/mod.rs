@@ -14,8 +14,11 @@
 //! the constants of [`topology`](crate::topology). Each scenario runs in a process of its own; what
 //! it leaves running is killed, and a device it leaves on another driver than before makes it fail.
 
+mod conformance;
+mod daemon;
 mod dma;
 mod dma_model;
+mod host;
 mod raw;
 mod topology;
 mod uapi;
@@ -23,8 +26,16 @@ mod uapi;
 use crate::guest::Scenario;
 
 /// One list per topic, in the order in which they run.
-const TOPICS: &[&[Scenario]] =
-    &[topology::SCENARIOS, raw::SCENARIOS, uapi::SCENARIOS, dma::SCENARIOS, dma_model::SCENARIOS];
+const TOPICS: &[&[Scenario]] = &[
+    topology::SCENARIOS,
+    daemon::SCENARIOS,
+    raw::SCENARIOS,
+    uapi::SCENARIOS,
+    dma::SCENARIOS,
+    dma_model::SCENARIOS,
+    host::SCENARIOS,
+    conformance::SCENARIOS,
+];
 
 /// Every scenario.
 #[must_use]
