@@ -141,22 +141,26 @@ fn undo(tools: &Tools, intent: u64, job: &Job, fresh: &[PciAddress], moved: &[Pc
     hold_again(tools, intent, job);
 }
 
-/// Takes the holds again after a close. A rival may have been faster: then the hold is lost.
+/// Takes the holds again after a close. A rival may have been faster: then the hold is lost, which
+/// is told once the work at hand has its outcome.
 pub(crate) fn hold_again(tools: &Tools, intent: u64, job: &Job) {
     for group in &job.groups {
         if let Err(refusal) = tools.note(intent, "hold", &group.id) {
             tracing::warn!(group = %group.id, reason = %refusal.message, "unrecorded hold");
         }
-        let Err(error) = tools.settle_hold(job, group) else { continue };
-        let why = tools.explain(group, &error).message;
-        tracing::error!(group = %group.id, reservation = %job.reservation, why, "hold lost");
-        for reservation in group.others.iter().chain([&job.reservation]) {
-            let lost = Command::HoldLost { reservation: reservation.clone(), why: why.clone() };
-            // Refused for those that have a device open and so need no hold.
-            if let Err(error) = tools.records.command(lost, "hold") {
-                tracing::warn!(%reservation, %error, "a lost hold could not be recorded");
-            }
+        if let Err(error) = tools.settle_hold(job, group) {
+            let why = tools.explain(group, &error).message;
+            lost(tools, job, group, &why);
         }
+    }
+}
+
+/// Somebody else has a group: the reservations that hold it are lost.
+pub(crate) fn lost(tools: &Tools, job: &Job, group: &GroupJob, why: &str) {
+    tracing::error!(group = %group.id, reservation = %job.reservation, why, "hold lost");
+    for reservation in group.others.iter().chain([&job.reservation]) {
+        let reservation = reservation.clone();
+        tools.afterwards(Command::HoldLost { reservation, why: why.to_owned() });
     }
 }
 

@@ -160,6 +160,25 @@ pub(crate) fn restore(
     restored
 }
 
+/// Takes a device off VFIO and puts its override back, but binds no host driver.
+///
+/// # Errors
+/// The act's own.
+pub(crate) fn leave_without_driver(
+    tools: &Tools,
+    intent: u64,
+    address: PciAddress,
+) -> Result<(), Box<Refusal>> {
+    let snapshot = tools.records.snapshot();
+    let driver_override = snapshot
+        .baseline(&device_id(address))
+        .and_then(|baseline| baseline.driver_override.clone());
+    tools.note(intent, "restore", format!("{address} none"))?;
+    let act = Act::Restore { device: address, driver: None, driver_override };
+    tools.perform(&act, address)?;
+    Ok(())
+}
+
 fn check(tools: &Tools, address: PciAddress, baseline: &Baseline) -> Result<(), Box<Refusal>> {
     let facts = facts(tools, address)?;
     if facts.driver == baseline.driver && facts.driver_override == baseline.driver_override {

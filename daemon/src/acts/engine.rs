@@ -73,7 +73,8 @@ impl Engine {
         let scheduler = Scheduler::default();
         let watchdog =
             Watchdog::start(config.deadline, scheduler.clone(), Arc::clone(&host), &records);
-        let tools = Tools { host, records, runtime: Runtime::default() };
+        let tools =
+            Tools { host, records, runtime: Runtime::default(), after: Default::default() };
         let holders = super::holder::Holders::new(tokio::runtime::Handle::current());
         Self { inner: Arc::new(Inner { tools, scheduler, watchdog, holders }) }
     }
@@ -190,6 +191,7 @@ impl Engine {
         if let Err(error) = self.tools().records.outcome(intent.id, outcome) {
             tracing::error!(intent = intent.id, %error, "an outcome could not be recorded");
         }
+        self.tools().follow_up();
         self.tools().sweep();
     }
 

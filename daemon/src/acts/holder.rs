@@ -313,6 +313,7 @@ impl Engine {
         self.forget_context(job);
         attach::hold_again(tools, NO_INTENT, job);
         self.told(Command::HolderGone { reservation: job.reservation.clone() });
+        tools.follow_up();
         tools.sweep();
     }
 

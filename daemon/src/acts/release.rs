@@ -39,8 +39,6 @@ struct Back {
     shown: GivenBack,
     /// Its baseline is there again, so the record of it can go.
     forget: bool,
-    /// Its host driver comes back when the group's last reservation goes.
-    later: bool,
 }
 
 impl Back {
@@ -48,7 +46,7 @@ impl Back {
         DeviceReturn {
             device: self.shown.device.clone(),
             reset: self.shown.reset,
-            baseline_restored: self.shown.baseline_restored || self.later,
+            baseline_restored: self.shown.baseline_restored,
             note: self.shown.note.clone(),
         }
     }
@@ -138,8 +136,14 @@ fn prove(tools: &Tools, job: &Job, group: &GroupJob) -> Result<(), Box<Refusal>>
     if !members.into_iter().any(|facts| drivers::on_vfio(&facts)) {
         return Ok(());
     }
-    let taken = tools.settle_hold(job, group);
-    taken.map(|_| ()).map_err(|error| tools.explain(group, &error))
+    let Err(error) = tools.settle_hold(job, group) else { return Ok(()) };
+    if matches!(tools.host.probe_free(group.number), Ok(true)) {
+        tracing::warn!(group = %group.id, %error, "free, but not held while it is given back");
+        return Ok(());
+    }
+    let refusal = tools.explain(group, &error);
+    attach::lost(tools, job, group, &refusal.message);
+    Err(refusal)
 }
 
 fn let_go(
@@ -159,10 +163,10 @@ fn let_go(
         let own: Vec<PciAddress> = touched
             .iter()
             .filter(|address| group.devices.contains(address))
-            .filter(|address| !waits_for_group(tools, **address))
+            .filter(|address| !job.taken.contains(address) || !waits_for_group(tools, **address))
             .copied()
             .collect();
-        drivers::restore(tools, intent, &own, drivers::Restored::default())
+        restore_in_owned_group(tools, intent, &own)
     };
     let mut all = group.devices.clone();
     let others = group.members.iter().filter(|address| !group.devices.contains(address));
@@ -174,6 +178,25 @@ fn let_go(
     all.into_iter()
         .map(|address| back(tools, job, group, address, resets, &restored, last))
         .collect()
+}
+
+/// What can be put back while others hold the group. A host driver that was released on purpose,
+/// before anything was reserved, stays released; one that was taken waits, and is not in `own`.
+fn restore_in_owned_group(
+    tools: &Tools,
+    intent: u64,
+    own: &[PciAddress],
+) -> drivers::Restored {
+    let (wait, now): (Vec<PciAddress>, Vec<PciAddress>) =
+        own.iter().partition(|address| waits_for_group(tools, **address));
+    let mut restored = drivers::restore(tools, intent, &now, drivers::Restored::default());
+    for address in wait {
+        match drivers::leave_without_driver(tools, intent, address) {
+            Ok(()) => restored.done.push(address),
+            Err(refusal) => restored.failed.push((address, refusal)),
+        }
+    }
+    restored
 }
 
 /// A host driver can't come back while others hold the group: the kernel refuses its bind.
@@ -230,7 +253,7 @@ fn back(
         driver: driver.unwrap_or_default(),
         note: notes.join("; "),
     };
-    Back { shown, forget, later }
+    Back { shown, forget }
 }
 
 /// A device without a reset is given back when it is silent: it answers, and its bus master is

@@ -1,11 +1,14 @@
 //! What every piece of kernel work is done with: the host, the records, the open descriptors.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use berth_host::{
     Act, ActOutcome, BackendKind, Context, Host, PciAddress, ProcessUse, VfioError,
 };
-use berth_ownership::{ContextId, DomainId, Hold, Refusal};
+use berth_ownership::{Command, ContextId, DomainId, Hold, Refusal};
 use rustix::io::Errno;
 
 use super::{
@@ -31,6 +34,8 @@ pub(crate) struct Tools {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) runtime: Runtime,
+    /// What follows from work whose outcome is not recorded yet.
+    pub(crate) after: Mutex<Vec<Command>>,
 }
 
 impl Tools {
@@ -46,6 +51,23 @@ impl Tools {
         }
         let note = StepNote { step: step.to_owned(), detail: detail.to_string() };
         self.records.note(intent, note).map_err(|error| error.into_refusal())
+    }
+
+    /// Gives a command once the work at hand has its outcome: until then it would be refused, or
+    /// make the outcome one.
+    pub(crate) fn afterwards(&self, command: Command) {
+        lock(&self.after).push(command);
+    }
+
+    /// Gives the commands that waited for an outcome.
+    pub(crate) fn follow_up(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.after));
+        for command in waiting {
+            // Refused for a reservation that has ended, or has a device open and needs no hold.
+            if let Err(error) = self.records.command(command, "acts") {
+                tracing::warn!(%error, "what followed from kernel work was not taken");
+            }
+        }
     }
 
     /// Does a privileged act.

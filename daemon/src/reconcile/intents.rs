@@ -6,7 +6,7 @@ use berth_ownership::{Command, Reason, Refusal, ReservationState};
 
 use super::Report;
 use crate::{
-    acts::{Engine, attach, engine::failure, holder::lives, job::Job},
+    acts::{Engine, attach, engine::failure, holder::lives, job::Job, tools::NO_INTENT},
     model::{Executor, Intent, IntentBody, OpenIntent, Outcome},
 };
 
@@ -86,7 +86,8 @@ fn broken_off(engine: &Engine, intent: &Intent) {
         }
     }
     if in_use.is_ok() {
-        attach::hold_again(engine.tools(), crate::acts::tools::NO_INTENT, &job);
+        attach::hold_again(engine.tools(), NO_INTENT, &job);
+        engine.tools().follow_up();
     }
 }
 

@@ -5,5 +5,7 @@
 mod book;
 mod crash;
 mod crashes;
+mod faults;
+mod handover;
 mod life;
 mod world;

@@ -17,6 +17,8 @@ use crate::{
     crash::{Crash, CrashHost},
 };
 
+const DEADLINE: Duration = Duration::from_secs(30);
+
 pub struct World {
     pub sim: SimHost,
     pub book: Arc<Book>,
@@ -52,16 +54,21 @@ impl World {
     pub fn on(sim: SimHost) -> Self {
         let crash = Arc::new(Crash::default());
         let book = Book::new(&sim, &crash);
-        let engine = engine(&sim, &book, &crash);
+        let engine = engine(&sim, &book, &crash, DEADLINE);
         let before = drivers(&sim);
         Self { sim, book, engine, crash, before }
+    }
+
+    /// Another engine with a deadline of its own, before anything was done.
+    pub fn engine_with(&mut self, deadline: Duration) {
+        self.engine = engine(&self.sim, &self.book, &self.crash, deadline);
     }
 
     /// The process ends as it stands and a new one starts.
     pub fn restart(&mut self) -> reconcile::Report {
         self.engine.close(PATIENCE);
         self.crash.arm(0);
-        self.engine = engine(&self.sim, &self.book, &self.crash);
+        self.engine = engine(&self.sim, &self.book, &self.crash, DEADLINE);
         self.book.look();
         let engine = self.engine.clone();
         let open = self.book.open_intents();
@@ -233,11 +240,11 @@ impl World {
     }
 }
 
-fn engine(sim: &SimHost, book: &Arc<Book>, crash: &Arc<Crash>) -> Engine {
+fn engine(sim: &SimHost, book: &Arc<Book>, crash: &Arc<Crash>, deadline: Duration) -> Engine {
     let host: Arc<dyn Host> =
         Arc::new(CrashHost { sim: sim.clone(), crash: Arc::clone(crash) });
     let records: Arc<dyn Records> = Arc::clone(book) as Arc<dyn Records>;
-    let config = EngineConfig { deadline: Duration::from_secs(30) };
+    let config = EngineConfig { deadline };
     let engine = Engine::new(host, records, &config);
     book.set_executor(Arc::new(engine.clone()));
     engine
