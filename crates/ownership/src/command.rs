@@ -122,7 +122,7 @@ pub enum Command {
         reservation: ReservationId,
         /// Why.
         why: String,
-        /// The devices that had been touched.
+        /// The devices that had been touched; the others are as they were.
         returned: Vec<DeviceReturn>,
     },
     /// Devices are to be attached (deliveries `held` and `bound`).
@@ -233,7 +233,8 @@ pub enum Command {
     ReleaseDone {
         /// The reservation.
         reservation: ReservationId,
-        /// How each device was given back.
+        /// How each device was given back, those in `taken` included. One that is left out
+        /// after it did DMA, or after its driver was changed, is quarantined.
         returned: Vec<DeviceReturn>,
     },
     /// Giving back failed; the claims stand.

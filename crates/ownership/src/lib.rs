@@ -1,4 +1,49 @@
 //! The ownership state machine: who may do DMA through an IOMMU group.
+//!
+//! It is pure: no I/O, no clock, no randomness, no async. [`State::decide`] answers a [`Command`]
+//! with [`Event`]s or a [`Refusal`]; [`State::apply`] takes an event, in any state, without fail.
+//! Ids and times are handed in. What the answers are stands in [`Table`], as data, and in
+//! `docs/ownership.md`, which is made of it.
+//!
+//! Three axes, never mixed. *Ownership* belongs to a group:
+//!
+//! ```text
+//!             host driver bound                    attach exclusive
+//!   kernel(n) <---------------+         +------------------------------> exclusive
+//!   private   ---------------> \       / <------------------------------
+//!             host driver gone  \     /    detach, release, holder gone
+//!                                free
+//!             a process outside /  |  \    attach shared     join, leave
+//!   foreign   <----------------+   |   +-------------------> shared(n) --+
+//!             ----------------->   |   <-------------------- ^           |
+//!                                  |        last leaves      +-----------+
+//!                 attach by token  |  ^ release: last of the token
+//!                                  v  |
+//!                       group(token, n) attached <---> DMA blocked
+//!                            |  ^           detach / attach
+//!                            +--+ replace
+//! ```
+//!
+//! *Reservation* belongs to a promise. Kernel work is in two steps, intent and outcome: while an
+//! operation is under way ([`Pending`]) other orders for the same reservation are refused.
+//!
+//! ```text
+//!   preparing --> reserved --hand over--> handed --bind seen--> held
+//!       |          |  ^  ^                  |                   | |
+//!       |          |  |  +---- undone ------+   attach (intent, | | lease ends
+//!       |          |  +------------- outcome), detach ----------+ |
+//!       | failed   | lease ends                                   v
+//!       +--------> released <---- release by force --------- expired --renew--> as before
+//!                     ^                                        |
+//!                     +---- release --- draining <--- another process has it open
+//!
+//!   any of them --a device or the hold is gone--> lost --release--> released
+//! ```
+//!
+//! A reservation that holds blocks others; only one with claims counts in `owner_cnt`.
+//!
+//! *Condition* belongs to a device, and a group has the worst of its members': ok, degraded,
+//! cordoned, wedged, quarantined. It says whether anything new may begin.
 #![forbid(unsafe_code)]
 
 mod apply;

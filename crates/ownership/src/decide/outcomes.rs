@@ -19,7 +19,11 @@ impl State {
             }
             Command::PrepareFailed { reservation, why, returned } => {
                 let (record, _) = self.pending(reservation, OperationKind::Prepare)?;
-                let devices = self.left(record, returned);
+                let mut devices = self.left(record, returned);
+                let touched = |left: &DeviceLeft| {
+                    returned.iter().any(|outcome| outcome.device == left.device)
+                };
+                devices.retain(touched);
                 Ok(self.released(record, devices, why))
             }
             Command::AttachDone { reservation } => {

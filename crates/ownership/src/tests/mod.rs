@@ -8,3 +8,4 @@ mod scenarios;
 mod search;
 mod tables;
 mod world;
+mod worlds;

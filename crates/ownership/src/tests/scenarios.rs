@@ -354,7 +354,7 @@ fn an_unbound_holder_claims_with_the_hand_over() {
     let attach = Command::Attach { order: order(0), domain: None };
     assert_eq!(refused(&state, &attach).reason, Reason::HolderOwnsDomain);
     let hand_over = Command::HandOver { order: order(0), process: process(7) };
-    run_all(&mut state, &[hand_over.clone()]);
+    run_all(&mut state, std::slice::from_ref(&hand_over));
     assert_eq!(state_of(&state, 0), ReservationState::Handed);
     assert_eq!(state.owner_cnt(&"g-1".into()), 1);
     run_all(&mut state, &[hand_over, Command::BindSeen { reservation: id(0) }]);

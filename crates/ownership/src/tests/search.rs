@@ -5,111 +5,12 @@ use std::sync::Arc;
 
 use super::coverage;
 use super::fixture::{T0, at, id, returned};
-use super::world::{D1, D2, D3, DOUBLE, SINGLE, World, key};
+use super::world::{World, key};
+use super::worlds::worlds;
 use crate::decide::claimant_of;
 use crate::policy;
 use crate::table::{CellRef, Change};
 use crate::*;
-
-const HELD: &[Delivery] = &[Delivery::Held];
-const BOTH: &[Delivery] = &[Delivery::Held, Delivery::Unbound];
-const IOMMUFD: &[Backend] = &[Backend::Iommufd];
-const ALL: &[Policy] = &Policy::ALL;
-const DEEP: &[Policy] = &[Policy::Group];
-const NO_LABELS: [&str; 3] = ["a", "a", "b"];
-const STRANGERS: [&str; 3] = ["a", "b", "a"];
-
-type Targets = &'static [&'static [(&'static str, &'static [&'static str])]];
-const WHOLE: Targets = &[&[(SINGLE, &[])], &[(DOUBLE, &[])]];
-const SINGLES: Targets = &[&[(SINGLE, &[])], &[(DOUBLE, &[D2])], &[(DOUBLE, &[D3])]];
-const ACROSS: Targets = &[&[(DOUBLE, &[D2])], &[(SINGLE, &[D1]), (DOUBLE, &[D3])]];
-const SHARE: Targets = &[&[(DOUBLE, &[D2])], &[(DOUBLE, &[D3])]];
-
-fn worlds() -> Vec<World> {
-    let base = World {
-        labels: NO_LABELS,
-        policies: ALL,
-        deliveries: HELD,
-        backends: IOMMUFD,
-        targets: SINGLES,
-        ..World::default()
-    };
-    let deliveries = World { deliveries: BOTH, holders: true, ..base };
-    vec![
-        World { name: "three owners", owners: 3, atomic: true, ..base },
-        World { name: "two groups at once", owners: 2, targets: ACROSS, failures: true, ..base },
-        World { name: "holders", owners: 2, targets: SHARE, policies: DEEP, ..deliveries },
-        World {
-            name: "holders and failures",
-            owners: 1,
-            targets: WHOLE,
-            failures: true,
-            tombstones: true,
-            leases: true,
-            ..deliveries
-        },
-        World {
-            name: "leases",
-            owners: 2,
-            leases: true,
-            atomic: true,
-            targets: SHARE,
-            ..deliveries
-        },
-        World {
-            name: "preparing",
-            owners: 2,
-            labels: STRANGERS,
-            prepare: true,
-            failures: true,
-            targets: WHOLE,
-            ..base
-        },
-        World {
-            name: "preparing under a lease",
-            owners: 1,
-            prepare: true,
-            leases: true,
-            holders: true,
-            targets: SHARE,
-            ..base
-        },
-        World {
-            name: "host",
-            owners: 1,
-            host: true,
-            host_groups: &[SINGLE],
-            targets: WHOLE,
-            ..deliveries
-        },
-        World {
-            name: "host, two labels",
-            owners: 2,
-            labels: STRANGERS,
-            host: true,
-            host_groups: &[DOUBLE],
-            atomic: true,
-            targets: SHARE,
-            ..base
-        },
-        World {
-            name: "conditions",
-            owners: 2,
-            labels: STRANGERS,
-            conditions: true,
-            atomic: true,
-            targets: &[&[(DOUBLE, &[])]],
-            ..base
-        },
-        World {
-            name: "conditions and host drivers",
-            conditions: true,
-            host: true,
-            host_groups: &[DOUBLE],
-            ..base
-        },
-    ]
-}
 
 /// What the search found.
 #[derive(Default)]
@@ -123,8 +24,8 @@ struct Found {
 }
 
 /// Walks a world to its end.
-fn search(world: &World, decisive: &BTreeSet<CellRef>) -> Found {
-    let mut found = Found { decisive: decisive.clone(), ..Found::default() };
+fn search(world: &World) -> Found {
+    let mut found = Found::default();
     let start = world.start();
     let mut seen = HashSet::from([key(&start)]);
     let mut queue = VecDeque::from([start]);
@@ -387,20 +288,19 @@ fn every_small_world_is_sound_and_every_cell_decides() {
     let mut decisive = BTreeSet::new();
     let mut met: BTreeMap<CellRef, &str> = BTreeMap::new();
     let mut states = 0;
-    for world in worlds() {
-        let start = std::time::Instant::now();
-        let found = search(&world, &decisive);
-        states += found.states;
-        println!(
-            "{}: {} states, {} decisions, {:.1} s",
-            world.name,
-            found.states,
-            found.decisions,
-            start.elapsed().as_secs_f64()
-        );
-        decisive = found.decisive;
-        met.extend(found.met.into_iter().map(|cell| (cell, world.name)));
-    }
+    std::thread::scope(|scope| {
+        let walks: Vec<_> = worlds()
+            .into_iter()
+            .map(|world| (world.name, scope.spawn(move || search(&world))))
+            .collect();
+        for (name, walk) in walks {
+            let found = walk.join().expect("the world is sound");
+            println!("{name}: {} states, {} decisions", found.states, found.decisions);
+            states += found.states;
+            decisive.extend(found.decisive);
+            met.extend(found.met.into_iter().map(|cell| (cell, name)));
+        }
+    });
     let unmet = unmet(&decisive);
     println!(
         "{states} states in all; {} cells, {} decisive",

@@ -8,7 +8,7 @@ use super::fixture::{T0, TTL, at, id, observe, order, process, returned};
 use crate::*;
 
 /// Which commands come up in a world.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct World {
     pub name: &'static str,
     /// How many reservations there may be at a time.
@@ -145,6 +145,11 @@ impl World {
                 cmds.push(super::fixture::ask(Reserve { flags, ..base.clone() }));
             }
         }
+        if self.host && self.labels[0] != self.labels[1] && base.policy != Policy::Exclusive {
+            let flags = Flags { take_from_host: true, host_uses_it_anyway: true };
+            let domain = Some("d-0".into());
+            cmds.push(super::fixture::ask(Reserve { flags, domain, ..base.clone() }));
+        }
         if self.conditions {
             let reset_policy = ResetPolicy::Require;
             cmds.push(super::fixture::ask(Reserve { reset_policy, ..base.clone() }));
@@ -280,12 +285,17 @@ impl World {
         cmds.push(Command::Unwedge { device: device.clone() });
         cmds.push(Command::Quarantine { device: device.clone(), why: why() });
         cmds.push(Command::ClearQuarantine { device: device.clone(), why: why() });
-        cmds.push(Command::Degrade { device: device.clone(), why: why() });
-        cmds.push(Command::Undegrade { device: device.clone() });
+        if self.owners < 2 {
+            cmds.push(Command::Degrade { device: device.clone(), why: why() });
+            cmds.push(Command::Undegrade { device: device.clone() });
+        }
         cmds.push(Command::KernelDmaSet { device: device.clone(), driver: None });
         cmds.push(Command::KernelDmaFailed { device, why: why() });
         cmds.push(Command::DeviceGone { device: D3.into() });
-        if !self.host {
+        if self.host {
+            cmds.push(Command::KernelDmaSet { device: D3.into(), driver: None });
+            cmds.push(Command::KernelDmaFailed { device: D3.into(), why: why() });
+        } else {
             cmds.push(observe(DOUBLE, plain_facts(DOUBLE)));
         }
     }

@@ -1,15 +1,16 @@
 //! Events change the state. Every event is taken in every state; what it names and is not there
 //! is passed over.
 
-use std::collections::BTreeMap;
+mod host;
+
 use std::sync::Arc;
 
 use crate::event::{DeviceLeft, Event};
-use crate::ids::{DeviceId, DomainId, Epoch, GroupId, ReservationId};
+use crate::ids::{DeviceId, DomainId, GroupId, ReservationId};
 use crate::model::{
     Condition, DriverDma, OperationKind, Ownership, Policy, ReservationState, ResetPolicy,
 };
-use crate::record::{Context, Device, Domain, Group, GroupFacts, Reservation};
+use crate::record::{Context, Device, Domain, Group, Reservation};
 use crate::state::State;
 
 impl State {
@@ -256,106 +257,6 @@ impl State {
         self.refresh(&group);
     }
 
-    fn observe(&mut self, facts: &GroupFacts) {
-        let known: Vec<DeviceId> =
-            self.groups.get(&facts.id).map(|group| group.devices.clone()).unwrap_or_default();
-        for id in &known {
-            if !facts.devices.iter().any(|device| device.id == *id) {
-                self.drop_device(id);
-            }
-        }
-        for device in &facts.devices {
-            let elsewhere =
-                self.devices.get(&device.id).is_some_and(|known| known.group != facts.id);
-            if elsewhere {
-                self.drop_device(&device.id);
-            }
-            let mut record = self.devices.get(&device.id).map_or_else(
-                || new_device(&facts.id, device.clone(), self.absent.get(&device.id)),
-                |known| Device::clone(known),
-            );
-            record.facts = device.clone();
-            self.absent.remove(&device.id);
-            self.devices.insert(device.id.clone(), Arc::new(record));
-        }
-        let mut group = self
-            .groups
-            .get(&facts.id)
-            .map_or_else(|| new_group(&facts.id, self.epoch_floor), |known| Group::clone(known));
-        group.devices = facts.devices.iter().map(|device| device.id.clone()).collect();
-        group.foreign_pids.clone_from(&facts.foreign_pids);
-        self.groups.insert(facts.id.clone(), Arc::new(group));
-        self.refresh(&facts.id);
-    }
-
-    fn drop_group(&mut self, id: &GroupId) {
-        let Some(group) = self.groups.get(id).map(|slot| Group::clone(slot)) else { return };
-        for device in &group.devices {
-            self.drop_device(device);
-        }
-        self.epoch_floor = self.epoch_floor.max(group.epoch);
-        self.groups.remove(id);
-    }
-
-    /// Removes a device. Reservations go on with the others of their devices; one that has none
-    /// left is lost.
-    fn drop_device(&mut self, id: &DeviceId) {
-        let Some(device) = self.devices.remove(id) else { return };
-        let mut holders = Vec::new();
-        if let Some(slot) = self.groups.get_mut(&device.group) {
-            let group = Arc::make_mut(slot);
-            group.devices.retain(|other| other != id);
-            holders.clone_from(&group.reservations);
-        }
-        let mut left = Device::clone(&device);
-        for holder in &holders {
-            if let Some(label) = self.drop_from_reservation(holder, &device.group, id) {
-                left.only_label = Some(label);
-            }
-        }
-        if !left.marks.is_empty() || left.only_label.is_some() {
-            left.kernel_dma_op = None;
-            self.absent.insert(id.clone(), Arc::new(left));
-        }
-        self.refresh(&device.group);
-    }
-
-    /// Answers the label that the device is bound to, if it leaves a reservation unclean.
-    fn drop_from_reservation(
-        &mut self,
-        holder: &ReservationId,
-        group: &GroupId,
-        device: &DeviceId,
-    ) -> Option<crate::Label> {
-        let slot = self.reservations.get_mut(holder)?;
-        if !slot.devices().any(|other| other == device) {
-            return None;
-        }
-        let reservation = Arc::make_mut(slot);
-        let claimed = reservation.claims > 0;
-        for target in &mut reservation.targets {
-            target.devices.retain(|other| other != device);
-        }
-        reservation.targets.retain(|target| !target.devices.is_empty());
-        reservation.taken.retain(|other| other != device);
-        reservation.detail = format!("{device} is gone");
-        let unclean = reservation.ever_claimed && reservation.reset_policy != ResetPolicy::None;
-        let label = unclean.then(|| reservation.label.clone());
-        if reservation.targets.is_empty() {
-            reservation.claims = 0;
-            reservation.resume = None;
-            reservation.state = ReservationState::Lost;
-            keep_only_release(reservation);
-        } else if claimed {
-            reservation.claims = reservation.device_count();
-        }
-        let still = reservation.targets.iter().any(|target| target.group == *group);
-        if !still && let Some(slot) = self.groups.get_mut(group) {
-            Arc::make_mut(slot).reservations.retain(|other| other != holder);
-        }
-        label
-    }
-
     /// Works out a group's ownership, condition and drift from its devices and reservations.
     pub(crate) fn refresh(&mut self, id: &GroupId) {
         let Some(group) = self.groups.get(id) else { return };
@@ -476,6 +377,21 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
             reservation.state = ReservationState::Draining;
             reservation.detail = format!("pid {} still has the devices open", process.pid);
         }
+        Event::DetachedByRestart { why, expires, .. } => {
+            unclaim(reservation);
+            why.clone_into(&mut reservation.detail);
+            reservation.expires.clone_from(expires);
+            if reservation.state != ReservationState::Preparing {
+                keep_only_release(reservation);
+            }
+        }
+        _ => change_lease(reservation, event),
+    }
+}
+
+/// Changes the lease of one reservation.
+fn change_lease(reservation: &mut Reservation, event: &Event) {
+    match event {
         Event::Renewed { ttl_ms, expires, .. } => {
             reservation.ttl_ms = *ttl_ms;
             reservation.expires.clone_from(expires);
@@ -486,14 +402,6 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
         Event::Expired { .. } => {
             reservation.resume = Some(reservation.state);
             reservation.state = ReservationState::Expired;
-        }
-        Event::DetachedByRestart { why, expires, .. } => {
-            unclaim(reservation);
-            why.clone_into(&mut reservation.detail);
-            reservation.expires.clone_from(expires);
-            if reservation.state != ReservationState::Preparing {
-                keep_only_release(reservation);
-            }
         }
         _ => {}
     }
@@ -528,34 +436,5 @@ fn keep_only_release(reservation: &mut Reservation) {
 fn push_once<T: Clone + PartialEq>(list: &mut Vec<T>, item: &T) {
     if !list.contains(item) {
         list.push(item.clone());
-    }
-}
-
-fn new_group(id: &GroupId, epoch: Epoch) -> Group {
-    Group {
-        id: id.clone(),
-        devices: Vec::new(),
-        ownership: Ownership::Free,
-        condition: Condition::Ok,
-        note: String::new(),
-        epoch,
-        reservations: Vec::new(),
-        foreign_pids: Vec::new(),
-        attached: None,
-        drift: false,
-    }
-}
-
-fn new_device(
-    group: &GroupId,
-    facts: crate::record::DeviceFacts,
-    before: Option<&Arc<Device>>,
-) -> Device {
-    Device {
-        group: group.clone(),
-        facts,
-        marks: before.map_or_else(BTreeMap::new, |before| before.marks.clone()),
-        only_label: before.and_then(|before| before.only_label.clone()),
-        kernel_dma_op: None,
     }
 }
