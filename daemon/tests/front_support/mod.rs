@@ -21,22 +21,22 @@ use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
 
 /// Longer than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A daemon with all its listeners in a directory of its own.
-pub struct Running {
-    pub daemon: Daemon,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Running {
+    pub(crate) daemon: Daemon,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Running {
     /// On the built-in topology `small`, with the default settings.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with("").await
     }
 
     /// With lines of `berthd.toml`.
-    pub async fn with(settings: &str) -> Self {
+    pub(crate) async fn with(settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("berthd.toml");
         std::fs::write(&file, settings).expect("written");
@@ -68,20 +68,20 @@ impl Running {
         Self { daemon, dir }
     }
 
-    pub fn grpc_path(&self) -> PathBuf {
+    pub(crate) fn grpc_path(&self) -> PathBuf {
         self.dir.path().join("berthd.sock")
     }
 
-    pub fn http_path(&self) -> PathBuf {
+    pub(crate) fn http_path(&self) -> PathBuf {
         self.dir.path().join("http.sock")
     }
 
-    pub fn tcp(&self) -> SocketAddr {
+    pub(crate) fn tcp(&self) -> SocketAddr {
         self.daemon.tcp_addresses()[0]
     }
 
     /// A gRPC channel.
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         let path = self.grpc_path();
         Endpoint::from_static("http://berthd")
             .connect_with_connector(tower::service_fn(move |_: http::Uri| {
@@ -93,13 +93,13 @@ impl Running {
     }
 
     /// One request over the unix socket.
-    pub async fn unix(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    pub(crate) async fn unix(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let body = body.map(ToString::to_string);
         self.unix_raw(method, path, body.as_deref(), "").await
     }
 
     /// The same with a body of any kind and more header lines.
-    pub async fn unix_raw(
+    pub(crate) async fn unix_raw(
         &self,
         method: &str,
         path: &str,
@@ -117,7 +117,13 @@ impl Running {
     }
 
     /// One request over TCP with a `Host` and more header lines.
-    pub async fn tcp_raw(&self, method: &str, path: &str, host: &str, headers: &str) -> Answer {
+    pub(crate) async fn tcp_raw(
+        &self,
+        method: &str,
+        path: &str,
+        host: &str,
+        headers: &str,
+    ) -> Answer {
         let request = request(method, path, host, None, headers);
         let address = self.tcp();
         blocking(move || {
@@ -129,7 +135,7 @@ impl Running {
     }
 
     /// Server-sent events, `count` of them, as (id, event, data).
-    pub async fn events(&self, path: &str, headers: &str, count: usize) -> Vec<Frame> {
+    pub(crate) async fn events(&self, path: &str, headers: &str, count: usize) -> Vec<Frame> {
         let headers = format!("accept: text/event-stream\r\n{headers}");
         let request = request("GET", path, "berth", None, &headers);
         let socket = self.http_path();
@@ -145,24 +151,24 @@ impl Running {
 
 /// An answer to a request.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body)
             .unwrap_or_else(|error| panic!("{error}: status {}: {}", self.status, self.body))
     }
 
     /// The problem that it is.
-    pub fn problem(&self) -> Value {
+    pub(crate) fn problem(&self) -> Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let problem = self.json();
         assert_eq!(problem["status"], self.status, "{problem}");
@@ -172,10 +178,10 @@ impl Answer {
 
 /// One server-sent event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Frame {
-    pub id: String,
-    pub event: String,
-    pub data: String,
+pub(crate) struct Frame {
+    pub(crate) id: String,
+    pub(crate) event: String,
+    pub(crate) data: String,
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
