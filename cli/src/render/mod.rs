@@ -11,7 +11,7 @@ pub(crate) mod reservation;
 use std::io::{IsTerminal as _, Write as _};
 
 use berth_proto::v1;
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 use tonic::Code;
 
@@ -117,6 +117,13 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) 
     table.set_header(header.iter().map(|text| Cell::new(*text)));
     for row in rows {
         table.add_row(row);
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 1));
+        // The id is there to be copied: it is never broken.
+        if index == 0 {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }

@@ -1,0 +1,95 @@
+//! What the command line prints and exits with, against a daemon that answers from a script.
+//! `BERTH_BLESS=1` rewrites the golden files.
+
+mod fake;
+
+use std::{fs, path::Path, process::Command};
+
+use fake::Fake;
+
+struct Printed {
+    out: String,
+    err: String,
+    code: i32,
+}
+
+fn berth(fake: &Fake, columns: &str, args: &[&str]) -> Printed {
+    let output = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(args)
+        .env("BERTH_ENDPOINT", fake.endpoint())
+        .env("COLUMNS", columns)
+        .env("NO_COLOR", "1")
+        .output()
+        .expect("run berth");
+    Printed {
+        out: String::from_utf8(output.stdout).expect("UTF-8"),
+        err: String::from_utf8(output.stderr).expect("UTF-8"),
+        code: output.status.code().expect("an exit code"),
+    }
+}
+
+fn golden(name: &str, printed: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("BERTH_BLESS").is_some() {
+        fs::write(&path, printed).expect("write the golden file");
+    }
+    let wanted = fs::read_to_string(&path).expect("the golden file");
+    assert_eq!(printed, wanted, "{name} differs; BERTH_BLESS=1 rewrites it");
+}
+
+#[test]
+fn lists_groups_wide_narrow_and_as_json() {
+    let fake = Fake::start();
+    let wide = berth(&fake, "120", &["group", "list"]);
+    assert_eq!(wide.code, 0, "{}", wide.err);
+    golden("groups-120.txt", &wide.out);
+    let narrow = berth(&fake, "60", &["group", "list"]);
+    golden("groups-60.txt", &narrow.out);
+    assert!(narrow.out.lines().all(|line| line.chars().count() <= 60), "{}", narrow.out);
+    golden("groups.json", &berth(&fake, "60", &["-o", "json", "group", "list"]).out);
+}
+
+#[test]
+fn says_that_the_host_is_simulated() {
+    let fake = Fake::start();
+    assert!(berth(&fake, "80", &["group", "list"]).err.contains("simulated host small"));
+}
+
+#[test]
+fn explains_a_refusal_and_exits_with_three() {
+    let fake = Fake::start();
+    let refused = berth(
+        &fake,
+        "80",
+        &["reserve", "--holder", "vm", "--device", "65:00.0", "--policy", "exclusive"],
+    );
+    assert_eq!(refused.code, 3);
+    golden("refusal.txt", &refused.err);
+}
+
+#[test]
+fn sends_again_with_the_same_request_id() {
+    let fake = Fake::start();
+    let released = berth(&fake, "80", &["release", "r-0123456789ab"]);
+    assert_eq!(released.code, 0, "{}", released.err);
+    let ids = fake.request_ids();
+    assert_eq!(ids.len(), 2, "once refused as unavailable, once answered");
+    assert!(!ids[0].is_empty());
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn exit_codes() {
+    let fake = Fake::start();
+    assert_eq!(berth(&fake, "80", &["group", "show", "g-nothing"]).code, 4);
+    assert_eq!(berth(&fake, "80", &["reservation", "show", "r-forbidden"]).code, 6);
+    assert_eq!(berth(&fake, "80", &["device", "show", "nonsense"]).code, 2);
+    assert_eq!(
+        berth(&fake, "80", &["--timeout", "200ms", "reservation", "show", "r-slow"]).code,
+        7
+    );
+    let away =
+        berth(&fake, "80", &["--endpoint", "unix:/nonexistent/berthd.sock", "group", "list"]);
+    assert_eq!(away.code, 5);
+    assert!(away.err.contains("/nonexistent/berthd.sock"), "{}", away.err);
+}
