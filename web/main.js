@@ -47,9 +47,16 @@ function showHost(host) {
   document.title = host.simulated ? `Berth (simulated ${host.topology})` : "Berth";
 }
 
-function showOwners() {
+/** Groups of bridges alone are shown when asked for: nobody reserves them. */
+function shownGroups() {
+  const all = [...state.groups.values()];
+  if (at("bridges").checked) return all;
+  return all.filter((group) => group.devices.some((device) => !device.isBridge));
+}
+
+function showOwners(groups) {
   const counts = new Map();
-  for (const group of state.groups.values()) {
+  for (const group of groups) {
     counts.set(group.ownership, (counts.get(group.ownership) || 0) + 1);
   }
   if (state.owner && !counts.has(state.owner)) state.owner = "";
@@ -72,9 +79,10 @@ function showOwners() {
 }
 
 function showGroups() {
-  showOwners();
+  const shown = shownGroups();
+  showOwners(shown);
   const wanted = at("filter").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
-  const found = [...state.groups.values()]
+  const found = shown
     .filter((group) => !state.owner || group.ownership === state.owner)
     .filter((group) => {
       const text = wanted.length ? searchText(group) : "";
@@ -84,7 +92,7 @@ function showGroups() {
   const rows = found.slice(0, state.rows).map((group) => groupRow(group, explain));
   at("groups").replaceChildren(...(rows.length ? rows : [emptyRow(6, "no such group")]));
   at("groups-count").textContent =
-    found.length === state.groups.size ? found.length : `${found.length} of ${state.groups.size}`;
+    found.length === shown.length ? found.length : `${found.length} of ${shown.length}`;
   at("more").hidden = found.length <= state.rows;
   at("more").textContent = `Show ${Math.min(PAGE_ROWS, found.length - state.rows)} more`;
 }
@@ -214,6 +222,7 @@ at("filter").addEventListener("input", () => {
   state.rows = PAGE_ROWS;
   showGroups();
 });
+at("bridges").addEventListener("change", showGroups);
 at("more").addEventListener("click", () => {
   state.rows += PAGE_ROWS;
   showGroups();

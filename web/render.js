@@ -50,7 +50,10 @@ function deviceLine(device) {
 
 function ownerCell(group) {
   const kind = word(group.ownership);
-  const cell = h("td", {}, badge(`owner-${kind}`, kind || "unknown"));
+  // A reservation without claims blocks others and owns nothing yet.
+  const promised = kind === "free" && (group.reservations || []).length > 0;
+  const text = promised ? "free, reserved" : kind || "unknown";
+  const cell = h("td", {}, badge(promised ? "state-held" : `owner-${kind}`, text));
   if (group.ownerCnt > 1) cell.append(h("span", { class: "muted" }, ` ×${group.ownerCnt}`));
   const owner = group.owner;
   if (owner?.holder) cell.append(h("div", { class: "small" }, owner.holder));
