@@ -10,6 +10,8 @@ use anyhow::{Context, bail};
 use berth_helper::serve::{Served, serve};
 
 fn main() -> ExitCode {
+    // Why a driver can't be loaded is said there; standard error is the daemon's.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     match run() {
         Ok(Served::Tried) => ExitCode::SUCCESS,
         Ok(Served::Refused) => ExitCode::from(2),

@@ -73,7 +73,7 @@ impl<'f> Topology<'f> {
         });
         let port = own.or_else(|| self.above(function).find(|port| lacks_acs_as_port(port)))?;
         let lacks = match port.ids.capabilities.acs {
-            None => "has no ACS",
+            None => "shows no ACS",
             Some(_) => "has ACS, but not all of it is on",
         };
         let text = if port.address == function.address {

@@ -378,7 +378,7 @@ fn uses_mount(ctx: &mut Ctx) -> Result<Outcome> {
     let disk = block_device(NVME1, ctx)?;
     let dir = ctx.dir().join("mounted");
     std::fs::create_dir(&dir)?;
-    run(Command::new("mke2fs").args(["-q", "-F"]).arg(&disk))?;
+    run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk))?;
     run(Command::new("mount").arg(&disk).arg(&dir))?;
     let uses = host.uses(at(NVME1)?);
     run(Command::new("umount").arg(&dir))?;
