@@ -31,7 +31,7 @@ pub fn probe_all(config: &GuestConfig) -> BTreeSet<Capability> {
     let iommufd = opens("/dev/iommu");
     add(C::Iommufd, iommufd);
     add(C::MapFile, iommufd && probe::knows_map_file());
-    add(C::IommufdTest, Path::new("/sys/kernel/debug/iommufd_test").exists());
+    add(C::IommufdTest, Path::new("/sys/kernel/debug/fail_iommufd").exists());
     add(C::Type1, opens("/dev/vfio/vfio") && probe::has_type1());
     add(C::Strace, Path::new("/usr/bin/strace").exists());
     add(C::Daemon, ["berthd", "berth"].iter().all(|name| config.bin_dir.join(name).exists()));
