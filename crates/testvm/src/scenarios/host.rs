@@ -5,8 +5,8 @@ use std::{path::PathBuf, process::Command, sync::Arc};
 use anyhow::{Context as _, Result, bail, ensure};
 use berth_dma::{AddressSpace, DmaBuffer, DmaPerms, IovaChoice};
 use berth_host::{
-    Act, ActOutcome, AttachedDevice, BackendKind, Context, DeviceFacts, DmaKind, DomainHandle,
-    GroupingCode, Host, Inventory, PciAddress, ResetOutcome,
+    Act, ActOutcome, AttachedDevice, BackendKind, Context, DeviceFacts, DmaKind, GroupingCode,
+    Host, Inventory, PciAddress, ResetOutcome,
     linux::{Direct, LinuxConfig, LinuxHost},
 };
 use berth_uapi::{Device, Errno};
@@ -269,11 +269,15 @@ fn attach_type1(ctx: &mut Ctx) -> Result<Outcome> {
     Ok(Outcome::Pass)
 }
 
+/// Both members of the pair, attached to one domain.
+struct Pair {
+    devices: Vec<Box<dyn AttachedDevice>>,
+    space: AddressSpace,
+    _context: Box<dyn Context>,
+}
+
 /// Opens both members of the pair in one context.
-fn open_pair(
-    host: &LinuxHost,
-    backend: BackendKind,
-) -> Result<(Box<dyn Context>, DomainHandle, Vec<Box<dyn AttachedDevice>>)> {
+fn open_pair(host: &LinuxHost, backend: BackendKind) -> Result<Pair> {
     if sysfs::driver(PAIR_BRIDGE).is_some() {
         host.perform(&Act::Unbind { device: at(PAIR_BRIDGE)? })?;
     }
@@ -288,7 +292,8 @@ fn open_pair(
         device.attach(domain)?;
         devices.push(device);
     }
-    Ok((context, domain, devices))
+    let space = context.address_space(domain)?;
+    Ok(Pair { devices, space, _context: context })
 }
 
 fn close_pair(host: &LinuxHost, bridge: Option<String>) -> Result<()> {
@@ -304,8 +309,7 @@ fn close_pair(host: &LinuxHost, bridge: Option<String>) -> Result<()> {
 fn pair_iommufd(_: &mut Ctx) -> Result<Outcome> {
     let host = host();
     let (group, bridge) = (group_of(PAIR_A)?, sysfs::driver(PAIR_BRIDGE));
-    let (context, domain, mut devices) = open_pair(&host, BackendKind::Iommufd)?;
-    let space = context.address_space(domain)?;
+    let Pair { mut devices, space, _context } = open_pair(&host, BackendKind::Iommufd)?;
     for device in &devices {
         moves_and_stops(&**device, &space)?;
     }
@@ -325,8 +329,7 @@ fn pair_iommufd(_: &mut Ctx) -> Result<Outcome> {
 fn pair_type1(_: &mut Ctx) -> Result<Outcome> {
     let host = host();
     let (group, bridge) = (group_of(PAIR_A)?, sysfs::driver(PAIR_BRIDGE));
-    let (context, domain, mut devices) = open_pair(&host, BackendKind::Type1)?;
-    let space = context.address_space(domain)?;
+    let Pair { mut devices, space, _context } = open_pair(&host, BackendKind::Type1)?;
     for device in &devices {
         moves_and_stops(&**device, &space)?;
     }
