@@ -179,6 +179,16 @@ async fn new_events_arrive_while_one_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_stream_opens_at_once() {
+    let running = Running::start().await;
+    let seq = running.unix("GET", "/api/v1/groups", None).await.json()["resumeSeq"].clone();
+    let path = format!("/api/v1/events?since={}", seq.as_str().expect("a seq"));
+    let head = running.first_line(&path).await;
+    assert_eq!(head, "HTTP/1.1 200 OK");
+    running.daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_readiness_and_numbers_are_served() {
     let running = Running::start().await;
     assert_eq!(running.unix("GET", "/healthz", None).await.body, "ok\n");

@@ -16,6 +16,8 @@ use super::{Front, bind, problem};
 use crate::model::{ApiError, Caller};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// What a client should wait before it comes back.
+const RECONNECT: Duration = Duration::from_secs(2);
 
 /// True when the client asks for one JSON document and not for a stream.
 pub(super) fn wants_document(headers: &HeaderMap) -> bool {
@@ -54,9 +56,12 @@ pub(super) async fn stream(
         std::task::Poll::Ready(None) | std::task::Poll::Pending => None,
     };
     let instance = uri.path().to_owned();
-    let frames = stream::iter(early.map(Ok))
-        .chain(events)
-        .map(move |event| Ok::<_, Infallible>(frame(event, &instance)));
+    // The head leaves with the first bytes of the body: without this an idle stream would look as if
+    // it were never opened.
+    let opening = Event::default().comment("follows").retry(RECONNECT);
+    let frames =
+        stream::iter(early.map(Ok)).chain(events).map(move |event| frame(event, &instance));
+    let frames = stream::iter([opening]).chain(frames).map(Ok::<_, Infallible>);
     let held = Held { frames: Box::pin(frames.take_until(stopped)), _permit: permit };
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("alive");
     let mut response = Sse::new(held).keep_alive(keep_alive).into_response();

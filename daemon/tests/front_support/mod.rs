@@ -134,6 +134,22 @@ impl Running {
         .await
     }
 
+    /// The first line of an answer that goes on; waited for less long than it takes a stream to
+    /// say that it is alive.
+    pub(crate) async fn first_line(&self, path: &str) -> String {
+        let request = request("GET", path, "berth", None, "accept: text/event-stream\r\n");
+        let socket = self.http_path();
+        blocking(move || {
+            let mut stream = UnixStream::connect(socket)?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.write_all(request.as_bytes())?;
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line)?;
+            Ok(line.trim_end().to_owned())
+        })
+        .await
+    }
+
     /// Server-sent events, `count` of them, as (id, event, data).
     pub(crate) async fn events(&self, path: &str, headers: &str, count: usize) -> Vec<Frame> {
         let headers = format!("accept: text/event-stream\r\n{headers}");
