@@ -159,7 +159,8 @@ pub enum Op {
 pub struct After {
     /// Whether the group of each bank is free: `yes`, `no` or an errno.
     pub free: Vec<String>,
-    /// The driver of each seat; empty without one.
+    /// The driver of each seat, empty without one; only after what can change drivers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drivers: Vec<String>,
 }
 

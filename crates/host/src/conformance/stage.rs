@@ -154,15 +154,20 @@ impl<'h> Stage<'h> {
     pub(super) fn run(&mut self, op: Op) -> Entry {
         let got = self.perform(op).unwrap_or_else(|refused| refused);
         self.drop_orphaned_spaces();
-        Entry { op, got, after: self.after() }
+        Entry { op, got, after: self.after(op) }
     }
 
-    fn after(&self) -> After {
+    fn after(&self, op: Op) -> After {
         let free = self.groups.iter().map(|(_, number)| match self.host.probe_free(*number) {
             Ok(true) => "yes".to_owned(),
             Ok(false) => "no".to_owned(),
             Err(error) => vfio(error),
         });
+        let moved =
+            matches!(op, Op::BindVfio { .. } | Op::BindHost | Op::Unbind { .. } | Op::Finish);
+        if !moved {
+            return After { free: free.collect(), drivers: Vec::new() };
+        }
         let seats = [Seat::Single, Seat::PairA, Seat::PairB, Seat::Mixed, Seat::Sibling];
         let drivers = seats.iter().filter_map(|seat| self.address(*seat)).map(|address| match self
             .host

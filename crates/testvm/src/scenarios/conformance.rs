@@ -15,7 +15,7 @@ use berth_host::{
 
 use crate::{
     guest::{Ctx, Outcome, Scenario, sysfs},
-    topology::{EDU_SPARE, MIXED_BRIDGE, MIXED_EDU, MIXED_NIC, PAIR_A, PAIR_B, PAIR_BRIDGE},
+    topology::{EDU_ROOT, MIXED_BRIDGE, MIXED_EDU, MIXED_NIC, PAIR_A, PAIR_B, PAIR_BRIDGE},
     wire::Capability,
 };
 
@@ -76,14 +76,14 @@ fn seats() -> Result<Seats> {
         driver: "e1000".to_owned(),
     };
     Ok(Seats {
-        single: address(EDU_SPARE)?,
+        single: address(EDU_ROOT)?,
         pair: [address(PAIR_A)?, address(PAIR_B)?],
         mixed: Some(mixed),
     })
 }
 
 fn compare(ctx: &Ctx, backends: &[BackendKind], seeds: std::ops::Range<u64>) -> Result<Outcome> {
-    let before = [EDU_SPARE, PAIR_A, PAIR_B, MIXED_EDU, MIXED_NIC, PAIR_BRIDGE, MIXED_BRIDGE]
+    let before = [EDU_ROOT, PAIR_A, PAIR_B, MIXED_EDU, MIXED_NIC, PAIR_BRIDGE, MIXED_BRIDGE]
         .map(|address| (address, sysfs::driver(address)));
     // A bridge on a host driver owns the group's DMA; the suite is about the devices.
     for bridge in [PAIR_BRIDGE, MIXED_BRIDGE] {
@@ -112,6 +112,7 @@ fn run(
     let mut divergences = Vec::new();
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     let (mut operations, begun) = (0, Instant::now());
+    costs(ctx, linux, &seats)?;
     let (first, count) = (seeds.start, seeds.end - seeds.start);
     for seed in seeds {
         let trace = conformance::record(linux, &seats, &options, seed)
@@ -143,6 +144,18 @@ fn run(
     ));
     ensure!(divergences.is_empty(), "{} of {count} sequences diverge", divergences.len());
     Ok(Outcome::Pass)
+}
+
+/// What the looks cost that are taken after every operation: they bound the speed of the suite.
+fn costs(ctx: &Ctx, linux: &LinuxHost, seats: &Seats) -> Result<()> {
+    let begun = Instant::now();
+    let facts = linux.device(seats.single)?;
+    let device = begun.elapsed();
+    let group = facts.group.context("the single seat has no group")?;
+    linux.probe_free(group)?;
+    let probe = begun.elapsed() - device;
+    ctx.say(format!("one look at a device {device:?}, at a group {probe:?}"));
+    Ok(())
 }
 
 /// The simulated twin of this guest, through its file.
