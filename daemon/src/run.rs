@@ -34,23 +34,23 @@ use crate::{
 pub enum StartError {
     /// A directory or a file of its own.
     #[error("create {path}: {}; make it writable, or name another with --state-dir",
-        source.to_string().to_lowercase())]
+        error.to_string().to_lowercase())]
     StateDir {
         /// The directory.
         path: String,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
     /// A listener.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The ledger, the store or the host.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Part {
         /// What was attempted.
         what: &'static str,
         /// Why it failed.
-        source: ApiError,
+        error: ApiError,
     },
     /// The build is broken.
     #[error("{0}")]
@@ -229,9 +229,9 @@ impl Daemon {
 fn create_state_dir(config: &Config) -> Result<(), StartError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder.create(&config.state_dir).map_err(|source| StartError::StateDir {
+    builder.create(&config.state_dir).map_err(|error| StartError::StateDir {
         path: config.state_dir.display().to_string(),
-        source,
+        error,
     })
 }
 
@@ -259,7 +259,7 @@ async fn open_ledger(config: &Config, host: &Arc<dyn Host>) -> Result<Opened, St
     settings.retain_events = config.retention.events;
     ledger::open(settings, Arc::clone(host))
         .await
-        .map_err(|source| StartError::Part { what: "open the ledger", source })
+        .map_err(|error| StartError::Part { what: "open the ledger", error })
 }
 
 /// Looks at the machine, records what is found, and settles what the last daemon left.
@@ -269,7 +269,7 @@ async fn catch_up(
     intents: Vec<OpenIntent>,
     previous_boot: Option<String>,
 ) -> Result<(), StartError> {
-    let failed = |source| StartError::Part { what: "catch up with the kernel", source };
+    let failed = |error| StartError::Part { what: "catch up with the kernel", error };
     ledger.rescan(Meta::internal("start")).await.map_err(failed)?;
     ledger.set_executor(Arc::new(Hands(Arc::downgrade(engine)))).map_err(failed)?;
     let engine = Arc::clone(engine);
