@@ -154,7 +154,7 @@ BEGIN
 END;
 
 -- Request ids of the last 24 hours with the answers that were given. A refusal that changed
--- nothing isn't kept: the same request may succeed later.
+-- nothing isn't among them: it is remembered as long as the daemon runs.
 CREATE TABLE request_ids (
     identity  TEXT NOT NULL,    -- who asked
     id        TEXT NOT NULL,

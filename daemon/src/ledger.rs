@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use berth_host::{Host, Inventory, PciAddress};
-use berth_ownership::Command;
+use berth_ownership::{Command, Refusal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use clock::Clock;
@@ -37,6 +37,13 @@ use crate::{
 enum Message {
     Submit {
         commands: Vec<Command>,
+        meta: Meta,
+        /// A refusal isn't the answer yet: the caller may try something else.
+        attempt: bool,
+        reply: oneshot::Sender<Result<Applied, ApiError>>,
+    },
+    Refuse {
+        refusal: Box<Refusal>,
         meta: Meta,
         reply: oneshot::Sender<Result<Applied, ApiError>>,
     },
@@ -106,7 +113,28 @@ impl LedgerHandle {
         commands: Vec<Command>,
         meta: Meta,
     ) -> Result<Applied, ApiError> {
-        self.ask(|reply| Message::Submit { commands, meta, reply }).await
+        let attempt = false;
+        self.ask(|reply| Message::Submit { commands, meta, attempt, reply }).await
+    }
+
+    /// [`Self::submit`] for one of several ways to do what a call asks for. A refusal isn't the
+    /// call's answer until [`Self::refuse`] makes it that.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn attempt(&self, command: Command, meta: Meta) -> Result<Applied, ApiError> {
+        let (commands, attempt) = (vec![command], true);
+        self.ask(|reply| Message::Submit { commands, meta, attempt, reply }).await
+    }
+
+    /// Gives a repeated call the answer that it had, and every other one this refusal, which it
+    /// then gets again.
+    ///
+    /// # Errors
+    /// The refusal, unless the call was answered before.
+    pub async fn refuse(&self, error: ApiError, meta: Meta) -> Result<Applied, ApiError> {
+        let refusal = error.into_refusal();
+        self.ask(|reply| Message::Refuse { refusal, meta, reply }).await
     }
 
     /// Records the outcome of an intent, which is closed by it.
@@ -217,8 +245,8 @@ impl LedgerHandle {
     /// # Errors
     /// As [`Self::submit`].
     pub fn submit_blocking(&self, command: Command, meta: Meta) -> Result<Applied, ApiError> {
-        let commands = vec![command];
-        self.ask_blocking(|reply| Message::Submit { commands, meta, reply })
+        let (commands, attempt) = (vec![command], false);
+        self.ask_blocking(|reply| Message::Submit { commands, meta, attempt, reply })
     }
 
     /// What is published now. Enters neither the task nor the store.

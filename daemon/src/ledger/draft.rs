@@ -13,7 +13,7 @@ use super::{
     Clock,
     book::Book,
     events::{self, About, Touched},
-    requests::Requests,
+    requests::{Refusals, Requests},
     rows,
 };
 use crate::{
@@ -35,11 +35,14 @@ pub(super) struct Draft {
     pub(super) book: Book,
     pub(super) rows: Rows,
     pub(super) requests: Requests,
+    pub(super) refusals: Refusals,
     pub(super) events: Vec<Arc<EventRecord>>,
     pub(super) opened: Vec<Intent>,
     pub(super) closed: HashMap<u64, Closed>,
     touched: Touched,
     clock: Clock,
+    /// What will be known of a reservation beside its record from the next event about it on.
+    next_extra: Option<(ReservationId, Extra)>,
 }
 
 /// Where a draft goes back to when a command of several is refused.
@@ -55,16 +58,18 @@ pub(super) struct Savepoint {
 }
 
 impl Draft {
-    pub(super) fn new(book: Book, requests: Requests, clock: Clock) -> Self {
+    pub(super) fn new(book: Book, requests: Requests, refusals: Refusals, clock: Clock) -> Self {
         Self {
             book,
             rows: Rows::default(),
             requests,
+            refusals,
             events: Vec::new(),
             opened: Vec::new(),
             closed: HashMap::new(),
             touched: Touched::default(),
             clock,
+            next_extra: None,
         }
     }
 
@@ -118,6 +123,9 @@ impl Draft {
         let before = events::render(&self.book, &about);
         let (mut groups, mut devices) = events::concerned(&self.book, &about);
         self.touched.add(&self.book, event);
+        if event.reservation() == self.next_extra.as_ref().map(|(id, _)| id) {
+            self.take_extra();
+        }
         self.book.state.apply(event);
         self.follow(event);
         self.touched.add(&self.book, event);
@@ -174,12 +182,18 @@ impl Draft {
         }
     }
 
-    pub(super) fn extra(&mut self, id: &ReservationId, change: impl FnOnce(&mut Extra)) {
-        let mut extra =
-            self.book.extras.get(id).map(|known| Extra::clone(known)).unwrap_or_default();
+    fn extra(&mut self, id: &ReservationId, change: impl FnOnce(&mut Extra)) {
+        let known = self.book.extras.get(id);
+        let mut extra = known.map(|known| Extra::clone(known)).unwrap_or_default();
         change(&mut extra);
         self.book.extras.insert(id.clone(), Arc::new(extra));
         self.touched.reservations.insert(id.clone());
+    }
+
+    fn take_extra(&mut self) {
+        if let Some((id, extra)) = self.next_extra.take() {
+            self.book.extras.insert(id, Arc::new(extra));
+        }
     }
 
     /// Opens the intent that an event asks for.
@@ -294,16 +308,18 @@ impl Draft {
             let text = format!("intent {intent} has ended already");
             return Err(Refusal::new(Reason::NoOperation, intent, text));
         };
-        if let Some(id) = &open.reservation {
-            let changes = outcome.failure.is_some() || !outcome.given_back.is_empty();
-            if changes && self.book.state.reservation(id).is_some() {
-                self.extra(id, |extra| {
-                    extra.last_failure = outcome.failure.as_deref().cloned();
-                    extra.given_back.clone_from(&outcome.given_back);
-                });
-            }
+        if let Some(id) = &open.reservation
+            && (outcome.failure.is_some() || !outcome.given_back.is_empty())
+        {
+            let extra = Extra {
+                last_failure: outcome.failure.as_deref().cloned(),
+                given_back: outcome.given_back.clone(),
+            };
+            self.next_extra = Some((id.clone(), extra));
         }
-        let events = self.command(&outcome.command, meta, outcome.failure.as_deref())?;
+        let decided = self.command(&outcome.command, meta, outcome.failure.as_deref());
+        self.next_extra = None;
+        let events = decided?;
         let mut restored: Vec<DeviceId> = outcome.restored.clone();
         match &outcome.command {
             Command::ReleaseDone { returned, .. } | Command::PrepareFailed { returned, .. } => {

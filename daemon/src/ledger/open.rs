@@ -13,7 +13,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Clock, LedgerHandle, Shared, book::Book, task::Task};
+use super::{Clock, LedgerHandle, Shared, book::Book, requests::Refusals, task::Task};
 use crate::{
     model::{ApiError, OpenIntent},
     store::{self, Pieces, StoreError},
@@ -90,6 +90,7 @@ pub async fn open(config: LedgerConfig, host: Arc<dyn Host>) -> Result<Opened, A
         queue,
         waiters: HashMap::new(),
         commits: 0,
+        refusals: Refusals::default(),
     };
     let task = tokio::spawn(task.run());
     let ledger = LedgerHandle { queue: sender, shared };

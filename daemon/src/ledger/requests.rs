@@ -1,6 +1,6 @@
 //! Request ids: the same id and body get the same answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use berth_ownership::{Reason, Refusal};
 
@@ -41,8 +41,7 @@ impl Requests {
             return Ok(Found::New);
         };
         if known.body != hex(&request.body) {
-            let text = format!("request id {} was used for another request", request.id);
-            return Err(ApiError::new(Reason::RequestIdReused, &request.id, text));
+            return Err(reused(&request.id));
         }
         let about: AnswerOf = serde_json::from_str(&known.about)
             .map_err(|error| ApiError::internal(&request.id, error.to_string()))?;
@@ -69,6 +68,68 @@ impl Requests {
             request.refusal = refusal.map(str::to_owned);
         }
     }
+}
+
+/// How many refusals are remembered.
+const REFUSALS: usize = 65_536;
+
+/// Refusals by request id. They are remembered in memory alone: a refusal changed nothing, and what
+/// it guards against, an earlier attempt of the same call that arrives late, ends with the daemon.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    known: HashMap<(String, String), (RequestId, u64, Box<Refusal>)>,
+    oldest_first: VecDeque<(String, String)>,
+    /// Those of the batch under way.
+    fresh: Vec<(String, String)>,
+}
+
+impl Refusals {
+    /// The refusal that the same request got before.
+    pub(super) fn find(&self, meta: &Meta, now_unix_ms: u64) -> Result<(), ApiError> {
+        let Some(request) = &meta.request_id else { return Ok(()) };
+        let key = (meta.actor.clone(), request.id.clone());
+        let Some((known, at, refusal)) = self.known.get(&key) else { return Ok(()) };
+        if now_unix_ms.saturating_sub(*at) > super::task::HISTORY_MS {
+            return Ok(());
+        }
+        if known.body != request.body {
+            return Err(reused(&request.id));
+        }
+        Err(refusal.clone().into())
+    }
+
+    pub(super) fn insert(&mut self, meta: &Meta, now_unix_ms: u64, refusal: &Refusal) {
+        let Some(request) = &meta.request_id else { return };
+        let key = (meta.actor.clone(), request.id.clone());
+        let entry = (request.clone(), now_unix_ms, Box::new(refusal.clone()));
+        if self.known.insert(key.clone(), entry).is_none() {
+            self.oldest_first.push_back(key.clone());
+            self.fresh.push(key);
+        }
+        if self.oldest_first.len() > REFUSALS
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    /// The batch is durable: what it refused stands.
+    pub(super) fn keep(&mut self) {
+        self.fresh.clear();
+    }
+
+    /// The batch never was: neither was what it refused.
+    pub(super) fn undo(&mut self) {
+        for key in self.fresh.drain(..) {
+            self.known.remove(&key);
+            self.oldest_first.retain(|known| *known != key);
+        }
+    }
+}
+
+fn reused(id: &str) -> ApiError {
+    let text = format!("request id {id} was used for another request");
+    ApiError::new(Reason::RequestIdReused, id, text)
 }
 
 /// A request as it is stored.

@@ -11,7 +11,7 @@ use super::{
     book::Book,
     draft::{Closed, Draft},
     facts,
-    requests::{self, Found, Requests},
+    requests::{self, Found, Refusals, Requests},
 };
 use crate::{
     model::{
@@ -27,7 +27,7 @@ const BATCH: usize = 1024;
 /// How often the queue is looked at again while it still fills.
 const GATHER: usize = 4;
 /// How long request ids and ended intents are kept.
-const HISTORY_MS: u64 = 24 * 60 * 60 * 1000;
+pub(super) const HISTORY_MS: u64 = 24 * 60 * 60 * 1000;
 /// How many commits lie between two prunings.
 const PRUNE_EVERY: u64 = 1024;
 
@@ -57,6 +57,7 @@ pub(super) struct Task {
     pub(super) queue: mpsc::Receiver<Message>,
     pub(super) waiters: HashMap<u64, Vec<oneshot::Sender<Completion>>>,
     pub(super) commits: u64,
+    pub(super) refusals: Refusals,
 }
 
 impl Task {
@@ -101,7 +102,8 @@ impl Task {
         let clock = self.shared.clock.clone();
         let mut book = self.book.clone();
         book.boot = clock.boot(Some(&book.boot));
-        let mut draft = Draft::new(book, stored, clock);
+        let refusals = std::mem::take(&mut self.refusals);
+        let mut draft = Draft::new(book, stored, refusals, clock);
         let answers: Vec<Answer> =
             messages.into_iter().map(|message| decide(&mut draft, message)).collect();
         draft.forget(self.config.retain_released);
@@ -112,6 +114,8 @@ impl Task {
         {
             tracing::error!(error = error.chain(), "the store can't be written; nothing changed");
             let text = format!("the store can't be written: {}", error.chain());
+            self.refusals = draft.refusals;
+            self.refusals.undo();
             refuse_all(answers, &ApiError::unavailable("store", text));
             return;
         }
@@ -123,7 +127,7 @@ impl Task {
         let keys: Vec<(String, String)> = messages
             .iter()
             .filter_map(|message| match message {
-                Message::Submit { meta, .. } => {
+                Message::Submit { meta, .. } | Message::Refuse { meta, .. } => {
                     let request = meta.request_id.as_ref()?;
                     Some((meta.actor.clone(), request.id.clone()))
                 }
@@ -163,13 +167,22 @@ impl Task {
 
     /// Publishes a durable draft, answers, and hands intents over.
     fn publish(&mut self, draft: Draft, answers: Vec<Answer>) {
-        let Draft { book, events, opened, closed, .. } = draft;
+        let Draft { book, events, opened, closed, refusals, .. } = draft;
         self.book = book;
+        self.refusals = refusals;
+        self.refusals.keep();
         let snapshot = Arc::new(self.book.snapshot());
         self.shared.published.store(Arc::clone(&snapshot));
         for event in events {
             // Without a watcher there is nobody to send it to.
             let _ = self.shared.events.send(event);
+        }
+        if let Some(executor) = self.shared.executor.get() {
+            for intent in opened {
+                if snapshot.intents.contains_key(&intent.id) {
+                    executor.submit(intent, Arc::clone(&snapshot));
+                }
+            }
         }
         for answer in answers {
             self.answer(answer, &snapshot, &closed);
@@ -177,13 +190,6 @@ impl Task {
         for (intent, closed) in closed {
             for waiter in self.waiters.remove(&intent).unwrap_or_default() {
                 let _ = waiter.send(completion(&snapshot, &closed));
-            }
-        }
-        if let Some(executor) = self.shared.executor.get() {
-            for intent in opened {
-                if snapshot.intents.contains_key(&intent.id) {
-                    executor.submit(intent, Arc::clone(&snapshot));
-                }
             }
         }
     }
@@ -237,6 +243,7 @@ fn refuse_unread(message: Message) -> Answer {
     let stopped = || ApiError::unavailable("store", "the store can't be read");
     match message {
         Message::Submit { reply, .. }
+        | Message::Refuse { reply, .. }
         | Message::Outcome { reply, .. }
         | Message::Refresh { reply, .. }
         | Message::Observe { reply, .. } => Answer::Applied(reply, Err(stopped())),
@@ -246,24 +253,31 @@ fn refuse_unread(message: Message) -> Answer {
     }
 }
 
-/// Answers everybody with what kept the batch from being written; refusals stay as they are.
+/// Answers everybody with what kept the batch from being written: also those who were refused, as
+/// what they were refused for may never have been.
 fn refuse_all(answers: Vec<Answer>, error: &ApiError) {
     for answer in answers {
         match answer {
-            Answer::Applied(reply, result) => {
-                let _ = reply.send(Err(result.err().unwrap_or_else(|| error.clone())));
-            }
-            Answer::Done(reply, result) => {
-                let _ = reply.send(Err(result.err().unwrap_or_else(|| error.clone())));
-            }
+            Answer::Applied(reply, _) => drop(reply.send(Err(error.clone()))),
+            Answer::Done(reply, _) => drop(reply.send(Err(error.clone()))),
         }
     }
 }
 
 fn decide(draft: &mut Draft, message: Message) -> Answer {
     match message {
-        Message::Submit { commands, meta, reply } => {
-            Answer::Applied(reply, submit(draft, &commands, &meta))
+        Message::Submit { commands, meta, attempt, reply } => {
+            Answer::Applied(reply, submit(draft, &commands, &meta, attempt))
+        }
+        Message::Refuse { refusal, meta, reply } => {
+            let result = repeated(draft, &meta).and_then(|known| match known {
+                Some(known) => Ok(known),
+                None => {
+                    draft.refusals.insert(&meta, draft.now().unix_ms.0, &refusal);
+                    Err(refusal.into())
+                }
+            });
+            Answer::Applied(reply, result)
         }
         Message::Outcome { intent, outcome, looked, meta, reply } => {
             let result = draft.outcome(intent, &outcome, &meta).map_err(ApiError::from);
@@ -291,31 +305,32 @@ fn plain(draft: &Draft, events: Vec<Event>) -> Decided {
     Decided { events, seq: draft.book.seq, intent: None, about: None, replayed: None }
 }
 
-fn submit(draft: &mut Draft, commands: &[Command], meta: &Meta) -> Result<Decided, ApiError> {
-    if let Some(request) = &meta.request_id {
+/// What a request that was made before came to; `None` for a new one.
+fn repeated(draft: &Draft, meta: &Meta) -> Result<Option<Decided>, ApiError> {
+    let Some(request) = &meta.request_id else { return Ok(None) };
+    let decided = |intent, about, replayed| {
         let seq = draft.book.seq;
-        match draft.requests.find(meta, request)? {
-            Found::New => {}
-            Found::Answered(answer, about) => {
-                return Ok(Decided {
-                    events: Vec::new(),
-                    seq,
-                    intent: None,
-                    about: Some(about),
-                    replayed: Some(answer),
-                });
-            }
-            Found::Waiting(intent, about) => {
-                let open = draft.book.intents.contains_key(&intent);
-                return Ok(Decided {
-                    events: Vec::new(),
-                    seq,
-                    intent: (open || draft.closed.contains_key(&intent)).then_some(intent),
-                    about: Some(about),
-                    replayed: None,
-                });
-            }
+        Some(Decided { events: Vec::new(), seq, intent, about: Some(about), replayed })
+    };
+    match draft.requests.find(meta, request)? {
+        Found::New => draft.refusals.find(meta, draft.now().unix_ms.0).map(|()| None),
+        Found::Answered(answer, about) => Ok(decided(None, about, Some(answer))),
+        Found::Waiting(intent, about) => {
+            let known =
+                draft.book.intents.contains_key(&intent) || draft.closed.contains_key(&intent);
+            Ok(decided(known.then_some(intent), about, None))
         }
+    }
+}
+
+fn submit(
+    draft: &mut Draft,
+    commands: &[Command],
+    meta: &Meta,
+    attempt: bool,
+) -> Result<Decided, ApiError> {
+    if let Some(known) = repeated(draft, meta)? {
+        return Ok(known);
     }
     let saved = (commands.len() > 1).then(|| draft.savepoint());
     let opened = draft.opened.len();
@@ -326,6 +341,9 @@ fn submit(draft: &mut Draft, commands: &[Command], meta: &Meta) -> Result<Decide
             Err(refusal) => {
                 if let Some(saved) = saved {
                     draft.back_to(saved);
+                }
+                if !attempt {
+                    draft.refusals.insert(meta, draft.now().unix_ms.0, &refusal);
                 }
                 return Err(refusal.into());
             }

@@ -1,6 +1,6 @@
 //! Orders for a reservation: renew, attach, detach, replace, release, revoke.
 
-use berth_ownership::{Command, DomainId, Epoch, Order, Reservation};
+use berth_ownership::{Command, DomainId, Epoch, Order, Reservation, ReservationId};
 use berth_proto::v1;
 use prost::Message;
 
@@ -146,10 +146,16 @@ impl Service {
         command: impl FnOnce(Order) -> Command,
     ) -> Result<v1::Reservation, ApiError> {
         let snapshot = self.snapshot();
-        let id = {
-            let record = find::reservation(&snapshot, given.id)?;
-            may(caller, record, given.call)?;
-            record.id.clone()
+        let id = match find::reservation(&snapshot, given.id) {
+            Ok(record) => {
+                may(caller, record, given.call)?;
+                record.id.clone()
+            }
+            // A repeated call gets its answer also when the reservation isn't remembered any more.
+            Err(_) if !given.request_id.is_empty() && !given.id.is_empty() => {
+                ReservationId::new(given.id)
+            }
+            Err(error) => return Err(error),
         };
         let about = AnswerOf::Reservation(id.clone());
         let meta: Meta = request::meta(caller, given.call, given.request_id, body, about.clone())?;

@@ -52,20 +52,22 @@ impl Service {
             let snapshot = self.snapshot();
             if let Err(error) = self.place(caller, &request, &mut template) {
                 // A repeated call finds its devices taken, by itself: its answer is on record.
-                if meta.request_id.is_none() || template.targets.is_empty() {
-                    return Err(error);
-                }
+                break self.ledger.refuse(error, meta).await?;
             }
             if template.flags.take_from_host {
                 self.look_at(&snapshot, &template).await?;
             }
             let command = Command::Reserve(Box::new(template.clone()));
-            match self.ledger.submit(command, meta.clone()).await {
-                Err(error)
-                    if request.class.is_some()
-                        && tries < TRIES
-                        && error.reason() == Reason::GroupOwned => {}
-                result => break result?,
+            if request.class.is_none() {
+                break self.ledger.submit(command, meta).await?;
+            }
+            match self.ledger.attempt(command, meta.clone()).await {
+                Ok(applied) => break applied,
+                Err(error) => {
+                    if error.reason() != Reason::GroupOwned || tries >= TRIES {
+                        break self.ledger.refuse(error, meta).await?;
+                    }
+                }
             }
         };
         self.answer(applied, wait, about, show).await

@@ -60,7 +60,7 @@ pub(super) fn by_class(
         let Some(group) = snapshot.group_of(facts.address) else { continue };
         match probe(snapshot, template, facts, now) {
             Ok(()) => free.push(Candidate { facts, siblings: group.devices.len() }),
-            Err(refusal) => refusals.push(refusal),
+            Err(refusal) => refusals.push(*refusal),
         }
     }
     if free.len() < count {
@@ -113,7 +113,7 @@ fn too_few(
     class: &v1::ClassSelector,
     count: usize,
     free: usize,
-    refusals: Vec<Box<Refusal>>,
+    refusals: Vec<Refusal>,
 ) -> ApiError {
     let what = &class.class;
     let total = free + refusals.len();
@@ -126,7 +126,7 @@ fn too_few(
          that may not: {}",
         first.message
     );
-    ApiError::Refused(first)
+    ApiError::Refused(Box::new(first))
 }
 
 fn class_prefix(text: &str) -> Result<String, ApiError> {
