@@ -241,12 +241,12 @@ impl Draft {
                 (id.to_string(), record.is_some_and(|record| record.pending.is_some()))
             }
             About::Device(id) => {
-                self.settle_touched(failure, now);
+                self.settle_all(failure, now);
                 let device = self.book.state.device(&id);
                 (id.to_string(), device.is_some_and(|device| device.kernel_dma_op.is_some()))
             }
             About::Group(_) => {
-                self.settle_touched(failure, now);
+                self.settle_all(failure, now);
                 return;
             }
             About::Context(_) | About::Domain(_) | About::Store => return,
@@ -260,19 +260,23 @@ impl Draft {
         }
     }
 
-    /// Groups and devices that vanish can end what was under way for several reservations.
-    fn settle_touched(&mut self, failure: Option<&Refusal>, now: &Time) {
-        if self.book.open.is_empty() {
-            return;
-        }
+    /// Groups and devices that vanish can end what was under way in several places.
+    fn settle_all(&mut self, failure: Option<&Refusal>, now: &Time) {
+        let state = &self.book.state;
         let ended: Vec<u64> = self
-            .touched
-            .reservations
+            .book
+            .intents
             .iter()
-            .filter(|id| {
-                self.book.state.reservation(id).is_none_or(|record| record.pending.is_none())
+            .filter(|(_, intent)| match (&intent.reservation, intent.body.device()) {
+                (Some(id), _) => {
+                    state.reservation(id).is_none_or(|record| record.pending.is_none())
+                }
+                (None, Some(id)) => {
+                    state.device(id).is_none_or(|device| device.kernel_dma_op.is_none())
+                }
+                (None, None) => false,
             })
-            .filter_map(|id| self.book.open.get(id.as_str()).copied())
+            .map(|(id, _)| *id)
             .collect();
         for intent in ended {
             self.close(intent, failure, "moot", now);

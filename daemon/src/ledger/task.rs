@@ -174,6 +174,15 @@ impl Task {
         let snapshot = Arc::new(self.book.snapshot());
         self.shared.published.store(Arc::clone(&snapshot));
         for event in events {
+            tracing::debug!(
+                seq = event.seq,
+                actor = event.actor,
+                cause = event.cause,
+                reservation = event.reservation,
+                devices = ?event.devices,
+                "{}",
+                event.kind
+            );
             // Without a watcher there is nobody to send it to.
             let _ = self.shared.events.send(event);
         }
@@ -342,6 +351,14 @@ fn submit(
                 if let Some(saved) = saved {
                     draft.back_to(saved);
                 }
+                tracing::info!(
+                    actor = meta.actor,
+                    cause = meta.cause,
+                    object = refusal.object,
+                    reason = refusal.reason.name(),
+                    "refused: {}",
+                    refusal.message
+                );
                 if !attempt {
                     draft.refusals.insert(meta, draft.now().unix_ms.0, &refusal);
                 }
