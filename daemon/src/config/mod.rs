@@ -1,7 +1,7 @@
 //! The daemon's settings: `berthd.toml`, overridden by the command line.
 //!
-//! A file is read in two steps. [`raw`] takes its shape from TOML and refuses unknown keys;
-//! [`check`] gives every value its meaning. Both name the line, the key and a way out.
+//! A file is read in two steps. `raw` takes its shape from TOML and refuses unknown keys;
+//! `check` gives every value its meaning. Both name the line, the key and a way out.
 
 mod args;
 mod check;

@@ -1,6 +1,6 @@
 //! REST: the protocol in proto3 JSON, events, metrics, health and the page.
 //!
-//! [`routes`] is the one table of calls. [`bind`] makes a JSON request of path, query and body,
+//! `routes` is the one table of calls. `bind` makes a JSON request of path, query and body,
 //! which the request's type then reads: what it doesn't know is refused by name.
 
 mod bind;

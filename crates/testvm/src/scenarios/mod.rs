@@ -3,7 +3,7 @@
 //! # Adding a scenario
 //!
 //! 1. Write `fn my_thing(ctx: &mut Ctx) -> Result<Outcome>` in the file of its topic, or in a new
-//!    file with `pub(super) const SCENARIOS: &[Scenario]`, which is then named in [`TOPICS`].
+//!    file with `pub(super) const SCENARIOS: &[Scenario]`, which is then named in `TOPICS`.
 //! 2. Add `Scenario::new("topic_my_thing", &[Capability::Iommufd], my_thing)` to that list. What it
 //!    needs is named there, not asked for inside: then a lack of it is a named skip.
 //! 3. `cargo xtask vm topic_my_thing`.
@@ -14,6 +14,11 @@
 //! the constants of [`topology`](crate::topology). Each scenario runs in a process of its own; what
 //! it leaves running is killed, and a device it leaves on another driver than before makes it fail.
 
+mod berthd_exclusive;
+mod berthd_group;
+mod berthd_host_use;
+mod berthd_shared;
+mod berthd_tools;
 mod conformance;
 mod daemon;
 mod dma;
@@ -35,6 +40,10 @@ const TOPICS: &[&[Scenario]] = &[
     dma_model::SCENARIOS,
     host::SCENARIOS,
     conformance::SCENARIOS,
+    berthd_exclusive::SCENARIOS,
+    berthd_shared::SCENARIOS,
+    berthd_group::SCENARIOS,
+    berthd_host_use::SCENARIOS,
 ];
 
 /// Every scenario.
