@@ -278,7 +278,7 @@ impl Engine {
 
     /// A process other than ours that has a device of the job open.
     pub(crate) fn user(&self, job: &Job) -> Option<User> {
-        let users = self.tools().users(job.devices());
+        let users = self.tools().users_of(job);
         let seen = users.iter().find_map(|user| process_of(user.pid).ok());
         if let Some((process, pidfd)) = seen {
             return Some(User::Seen(process, pidfd));

@@ -20,11 +20,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn run(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let users = tools.users(job.devices());
-        let Some(first) = users.first() else { return Ok(()) };
-        if Instant::now() >= deadline {
-            return Err(still_there(job, &users));
+        let mut users = tools.users_of(job);
+        if users.is_empty() {
+            return Ok(());
         }
+        let all = users.clone();
+        // Nobody is killed on a guess: an older kernel doesn't tell whose device it is.
+        users.retain(|user| user.is_certain() || tools.is_holder(job, user));
+        let Some(first) = users.first().filter(|_| Instant::now() < deadline) else {
+            return Err(still_there(job, &all));
+        };
         let device = job.devices().next().ok_or_else(|| still_there(job, &users))?;
         tools.note(intent, "revoke", format!("{} ({})", first.name, first.pid))?;
         signal_all(tools, &users, Signal::STOP, device)?;
@@ -82,7 +87,7 @@ fn still_there(job: &Job, users: &[ProcessUse]) -> Box<Refusal> {
     Refusal::new(
         Reason::HolderDraining,
         &job.reservation,
-        format!("{} was killed but still has a device open", named.join(", ")),
+        format!("{} still has a device open that is or may be of {}", named.join(", "), job.reservation),
     )
 }
 

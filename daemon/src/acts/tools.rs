@@ -8,7 +8,7 @@ use std::{
 use berth_host::{
     Act, ActOutcome, BackendKind, Context, Host, PciAddress, ProcessUse, VfioError,
 };
-use berth_ownership::{Command, ContextId, DomainId, Hold, Refusal};
+use berth_ownership::{Command, ContextId, DomainId, Hold, Refusal, ReservationId};
 use rustix::io::Errno;
 
 use super::{
@@ -145,7 +145,7 @@ impl Tools {
         }
     }
 
-    /// Processes other than this one that have a device of the reservation open.
+    /// Processes other than this one that have one of the devices open, or may have.
     pub(crate) fn users(&self, devices: impl IntoIterator<Item = PciAddress>) -> Vec<ProcessUse> {
         let mut users: Vec<ProcessUse> = Vec::new();
         for address in devices {
@@ -156,6 +156,31 @@ impl Tools {
             }
         }
         users
+    }
+
+    /// The same of a reservation's devices.
+    ///
+    /// # Kernel
+    /// Older ones don't tell which device a descriptor is; a process that holds another
+    /// reservation has that one's.
+    pub(crate) fn users_of(&self, job: &Job) -> Vec<ProcessUse> {
+        let mut users = self.users(job.devices());
+        users.retain(|user| {
+            user.is_certain() || self.is_holder(job, user) || !self.holds(user, |_| true)
+        });
+        users
+    }
+
+    /// Whether the reservation was handed to the process.
+    pub(crate) fn is_holder(&self, job: &Job, user: &ProcessUse) -> bool {
+        self.holds(user, |id| *id == job.reservation)
+    }
+
+    fn holds(&self, user: &ProcessUse, of: impl Fn(&ReservationId) -> bool) -> bool {
+        self.records.snapshot().state.reservations().filter(|record| of(&record.id)).any(|record| {
+            let pid = record.process.as_ref().map(|process| process.pid);
+            pid.and_then(|pid| i32::try_from(pid).ok()) == Some(user.pid)
+        })
     }
 
     /// Closes contexts and domains that no record has any more.

@@ -62,7 +62,7 @@ fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiEr
     if record.delivery == Delivery::Held {
         return Ok(false);
     }
-    let users = engine.tools().users(job.devices());
+    let users = engine.tools().users_of(job);
     if users.is_empty() {
         return Ok(false);
     }

@@ -174,6 +174,21 @@ pub struct ProcessUse {
     pub what: String,
 }
 
+impl ProcessUse {
+    /// What a process shows for a VFIO device whose descriptor doesn't tell which one it is.
+    ///
+    /// # Kernel
+    /// Descriptors that came from a group's node tell it in fdinfo only since 6.18.
+    pub const SOME_DEVICE: &str = "anon_inode:[vfio-device]";
+
+    /// Whether it is known that the process has the very device open that was asked about, and not
+    /// just some device.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        self.what != Self::SOME_DEVICE
+    }
+}
+
 /// Yes, no, or could not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -172,6 +172,7 @@ impl Host for LinuxHost {
         match self.privileged.perform(&Act::WhoHolds { nodes })? {
             ActOutcome::Holders(mut found) => {
                 found.retain(|process| process.pid != me);
+                procs::without_guesses(&mut found);
                 Ok(found)
             }
             _ => Ok(Vec::new()),

@@ -10,9 +10,7 @@ use rustix::io::Errno;
 use super::tree::{self, Root};
 use crate::{HostError, PciAddress, ProcessUse};
 
-/// What a process shows for a device that it got through a group or bound through a cdev of an
-/// older kernel: which device it is, is only told by fdinfo (6.18 and later).
-const ANONYMOUS: &str = "anon_inode:[vfio-device]";
+const ANONYMOUS: &str = ProcessUse::SOME_DEVICE;
 
 /// What to look for.
 #[derive(Debug, Clone, Default)]
@@ -62,9 +60,9 @@ pub(super) fn sought(root: &Root, nodes: &[String]) -> Result<Sought, HostError>
 
 /// Finds the processes, by pid, that have one of the nodes or devices open.
 ///
-/// Processes whose descriptors can't be read are passed over; `except` is left out. When no
-/// process is found by name, those with a VFIO device that can't be told are answered, with
-/// `anon_inode:[vfio-device]` as what they have open.
+/// Processes whose descriptors can't be read are passed over; `except` is left out. Those with a
+/// VFIO device that can't be told are answered last, with [`ProcessUse::SOME_DEVICE`] as what they
+/// have open: whoever asks knows whether the ones before are his own.
 pub(super) fn find(
     root: &Root,
     sought: &Sought,
@@ -88,7 +86,15 @@ pub(super) fn find(
             list.push(ProcessUse { pid, name: name.clone(), what });
         }
     }
-    Ok(if certain.is_empty() { possible } else { certain })
+    certain.extend(possible);
+    Ok(certain)
+}
+
+/// Leaves those that may have any device out, where somebody is known for sure.
+pub(super) fn without_guesses(found: &mut Vec<ProcessUse>) {
+    if found.iter().any(ProcessUse::is_certain) {
+        found.retain(ProcessUse::is_certain);
+    }
 }
 
 /// What a process has open, and whether that is certain.
@@ -149,7 +155,8 @@ mod tests {
     fn holders(tree: &FakeTree, node: &str, except: i32) -> Vec<(i32, String)> {
         let root = Root::new(tree.root());
         let sought = sought(&root, &[node.to_owned()]).unwrap();
-        let found = find(&root, &sought, except).unwrap();
+        let mut found = find(&root, &sought, except).unwrap();
+        without_guesses(&mut found);
         found.into_iter().map(|found| (found.pid, found.what)).collect()
     }
 
