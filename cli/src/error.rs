@@ -74,6 +74,7 @@ fn exit_code_of(status: &Status) -> u8 {
         Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists => 3,
         Code::PermissionDenied | Code::Unauthenticated => 6,
         Code::DeadlineExceeded => 7,
+        Code::Unimplemented | Code::ResourceExhausted if refusal_of(status).is_some() => 3,
         Code::Unavailable if refusal_of(status).is_none() => 5,
         _ => 1,
     }
