@@ -344,7 +344,7 @@ impl AttachedDevice for SimDevice {
             return answer.map_err(failed(op, object));
         }
         let mut kernel = self.file.shared.kernel();
-        kernel.attach_ioas(self.file.id, domain.0).map_err(failed(op, object))
+        kernel.attach_pt(self.file.id, domain.0).map_err(failed(op, object))
     }
 
     fn detach(&mut self) -> Result<(), VfioError> {

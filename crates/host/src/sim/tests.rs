@@ -121,6 +121,23 @@ mod by_iommufd {
     }
 
     #[test]
+    fn an_automatic_hwpt_can_be_named() {
+        let host = ready();
+        let context = iommufd(&host);
+        let domain = context.new_domain().unwrap();
+        let mut first = context.open_device(pair().0).unwrap();
+        let mut second = context.open_device(pair().1).unwrap();
+        first.attach(domain).unwrap();
+        // Ids are the lowest that are free: domain, first, second, then the HWPT.
+        let hwpt = DomainHandle(second.device_id() + 1);
+        assert_eq!(errno(context.delete_domain(hwpt)), Errno::BUSY);
+        second.attach(hwpt).unwrap();
+        assert_eq!(errno(context.delete_domain(DomainHandle(first.device_id()))), Errno::BUSY);
+        drop((first, second));
+        assert_eq!(errno(context.delete_domain(hwpt)), Errno::NOENT);
+    }
+
+    #[test]
     fn another_context_is_refused() {
         let host = ready();
         let (mine, other) = (iommufd(&host), iommufd(&host));

@@ -126,15 +126,17 @@ impl Kernel {
         Ok(())
     }
 
-    /// `ATTACH_PT` with an IOAS: a first attach, or a replace for the whole group.
-    pub(crate) fn attach_ioas(&mut self, file: FileId, ioas: u32) -> Result<(), Errno> {
+    /// `ATTACH_PT`: a first attach, or a replace for the whole group. An IOAS brings its automatic
+    /// HWPT, of which there is one; naming that HWPT is the same.
+    pub(crate) fn attach_pt(&mut self, file: FileId, pt: u32) -> Result<(), Errno> {
         let bound = self.device_file(file)?.bound().ok_or(Errno::INVAL)?;
         let iommufd = self.iommufds.get(&bound.iommufd).ok_or(Errno::INVAL)?;
-        match iommufd.objects.get(&ioas) {
+        let ioas = match iommufd.objects.get(&pt) {
             None => return Err(Errno::NOENT),
-            Some(Object::Ioas(_)) => {}
-            Some(Object::Hwpt { .. } | Object::Device) => return Err(Errno::INVAL),
-        }
+            Some(Object::Ioas(_)) => pt,
+            Some(Object::Hwpt { ioas, .. }) => *ioas,
+            Some(Object::Device) => return Err(Errno::INVAL),
+        };
         if bound.attached {
             self.replace_hwpt(bound.iommufd, bound.group, ioas)
         } else {
