@@ -376,3 +376,21 @@ async fn a_shared_domain_is_joined_by_presenting_it() {
     let left = world.service.list_domains(&me, v1::ListDomainsRequest {}).await.expect("a list");
     assert!(left.domains.is_empty() && left.contexts.is_empty(), "{left:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_request_stays_refused_so_that_a_late_attempt_does_nothing() {
+    let (_dir, world) = world().await;
+    let me = operator();
+    let held = world.service.reserve(&me, reserve("vm-a", FREE)).await.expect("reserved");
+    let request = with_id("late", reserve("vm-b", FREE));
+    let refused = world.service.reserve(&me, request.clone()).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::GroupOwned);
+    world.service.release(&me, release(&held.id)).await.expect("released");
+    let again = world.service.reserve(&me, request).await.unwrap_err();
+    assert_eq!(refused, again, "the same request, the same answer");
+    let other = with_id("late", reserve("vm-c", FREE));
+    let reused = world.service.reserve(&me, other).await.unwrap_err();
+    assert_eq!(reused.reason(), Reason::RequestIdReused);
+    let fresh = with_id("new", reserve("vm-b", FREE));
+    world.service.reserve(&me, fresh).await.expect("a new request");
+}

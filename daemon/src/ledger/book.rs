@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_host::{Inventory, PciAddress};
-use berth_ownership::{DeviceId, ReservationId, ReservationState, State};
+use berth_ownership::{DeviceId, ReservationId, ReservationState, State, Table};
 use imbl::{OrdMap, Vector};
 
 use super::Clock;
@@ -40,9 +40,13 @@ pub(super) struct Book {
 
 impl Book {
     /// The book of what was stored.
-    pub(super) fn restore(loaded: &mut Loaded, clock: &Clock) -> Result<Self, StoreError> {
+    pub(super) fn restore(
+        loaded: &mut Loaded,
+        clock: &Clock,
+        table: Table,
+    ) -> Result<Self, StoreError> {
         let parts = std::mem::take(&mut loaded.parts);
-        let state = State::restore(parts)
+        let state = State::restore_with_table(parts, table)
             .map_err(|message| StoreError::Row { table: "records", message })?;
         let mut released: Vec<_> = state
             .reservations()

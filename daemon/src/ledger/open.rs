@@ -8,6 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use berth_host::Host;
+use berth_ownership::Table;
 use tokio::{
     sync::{broadcast, mpsc},
     task::JoinHandle,
@@ -33,6 +34,8 @@ pub struct LedgerConfig {
     pub retain_released: usize,
     /// How many commands may wait.
     pub queue: usize,
+    /// What decisions follow: another one than the standard is for tests that flip a cell.
+    pub table: Table,
 }
 
 impl LedgerConfig {
@@ -43,6 +46,7 @@ impl LedgerConfig {
             retain_events: 1_000_000,
             retain_released: 256,
             queue: 4096,
+            table: Table::standard(),
         }
     }
 }
@@ -71,7 +75,7 @@ pub async fn open(config: LedgerConfig, host: Arc<dyn Host>) -> Result<Opened, A
         store::open(&config.state_dir).await.map_err(failed)?;
     let clock = Clock::new(&host.boot_id());
     let previous_boot = loaded.boot_id.take();
-    let book = Book::restore(&mut loaded, &clock).map_err(failed)?;
+    let book = Book::restore(&mut loaded, &clock, config.table.clone()).map_err(failed)?;
     let (events, _) = broadcast::channel(WATCH_BUFFER);
     let (sender, queue) = mpsc::channel(config.queue);
     let shared = Arc::new(Shared {
