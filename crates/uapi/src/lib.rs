@@ -23,6 +23,7 @@ mod ioctl;
 mod iommufd;
 mod irq;
 mod kcmp;
+mod peer;
 mod probe;
 mod region;
 mod reset;
@@ -39,6 +40,7 @@ pub use iommufd::{
 };
 pub use irq::IrqInfo;
 pub use kcmp::{same_file, same_file_in};
+pub use peer::peer_pidfd;
 pub use probe::{Answer, DevNodes, Features, probe};
 pub use region::MappedRegion;
 pub use reset::{HotResetDevice, HotResetInfo, HotResetOwner};

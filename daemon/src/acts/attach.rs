@@ -66,8 +66,7 @@ fn attach_group(
     }
     for &address in &group.devices {
         if !tools.runtime.tables().devices.contains_key(&address) {
-            let device =
-                patiently(|| context.context.open_device(address)).map_err(explained)?;
+            let device = patiently(|| context.context.open_device(address)).map_err(explained)?;
             let live = LiveDevice {
                 reservation: job.reservation.clone(),
                 context: job.context.clone(),

@@ -54,11 +54,7 @@ pub(crate) fn take(tools: &Tools, intent: u64, address: PciAddress) -> Result<()
 ///
 /// # Errors
 /// The act's own.
-pub(crate) fn unbind(
-    tools: &Tools,
-    intent: u64,
-    address: PciAddress,
-) -> Result<(), Box<Refusal>> {
+pub(crate) fn unbind(tools: &Tools, intent: u64, address: PciAddress) -> Result<(), Box<Refusal>> {
     tools.note(intent, "unbind", address)?;
     tools.perform(&Act::Unbind { device: address }, address)?;
     Ok(())
@@ -208,7 +204,10 @@ pub(crate) fn facts(tools: &Tools, address: PciAddress) -> Result<DeviceFacts, B
 
 /// Whether a VFIO driver is bound.
 pub(crate) fn on_vfio(facts: &DeviceFacts) -> bool {
-    facts.driver.as_deref().is_some_and(|driver| driver == facts.vfio_driver || driver == "vfio-pci")
+    facts
+        .driver
+        .as_deref()
+        .is_some_and(|driver| driver == facts.vfio_driver || driver == "vfio-pci")
 }
 
 /// Whether the device's driver claims the default domain.

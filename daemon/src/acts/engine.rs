@@ -73,8 +73,7 @@ impl Engine {
         let scheduler = Scheduler::default();
         let watchdog =
             Watchdog::start(config.deadline, scheduler.clone(), Arc::clone(&host), &records);
-        let tools =
-            Tools { host, records, runtime: Runtime::default(), after: Default::default() };
+        let tools = Tools { host, records, runtime: Runtime::default(), after: Default::default() };
         let holders = super::holder::Holders::new(tokio::runtime::Handle::current());
         Self { inner: Arc::new(Inner { tools, scheduler, watchdog, holders }) }
     }
@@ -89,6 +88,7 @@ impl Engine {
         let ended = self.inner.scheduler.close(patience);
         let open = std::mem::take(&mut *self.tools().runtime.tables());
         drop(open);
+        self.inner.watchdog.close();
         ended
     }
 
@@ -107,8 +107,8 @@ impl Engine {
         reservation: &ReservationId,
         work: impl FnOnce(&Engine) + Send + 'static,
     ) {
-        let keys = Job::of(snapshot, reservation)
-            .map_or_else(|_| Vec::new(), |job| job.keys(snapshot));
+        let keys =
+            Job::of(snapshot, reservation).map_or_else(|_| Vec::new(), |job| job.keys(snapshot));
         let engine = self.clone();
         self.inner.scheduler.submit(name, keys, move || work(&engine));
     }
@@ -165,9 +165,10 @@ impl Engine {
     /// Whether a group is owned by a context that lives on in a holder's process.
     pub(crate) fn lives_elsewhere(&self, group: &GroupJob) -> bool {
         let snapshot = self.snapshot();
-        let claimed = group.others.iter().any(|id| {
-            snapshot.state.reservation(id).is_some_and(|other| other.claims > 0)
-        });
+        let claimed = group
+            .others
+            .iter()
+            .any(|id| snapshot.state.reservation(id).is_some_and(|other| other.claims > 0));
         claimed && !self.tools().users(group.members.iter().copied()).is_empty()
     }
 
@@ -208,8 +209,19 @@ impl Engine {
                 subject(intent),
                 format!("{} of {} broke off: {text}", intent.kind.name(), subject(intent)),
             );
-            failure(intent, refusal)
+            self.broken_off(intent, &snapshot, refusal)
         })
+    }
+
+    /// A bug broke the work off: what a prepare left behind is undone like any other failure of it.
+    fn broken_off(&self, intent: &Intent, snapshot: &Snapshot, refusal: Box<Refusal>) -> Outcome {
+        let job = intent.reservation.as_ref().map(|id| Job::of(snapshot, id));
+        let (IntentBody::Prepare, Some(Ok(job))) = (&intent.body, job) else {
+            return failure(intent, refusal);
+        };
+        let again = refusal.clone();
+        let undo = || prepare::failed(self.tools(), intent.id, &job, refusal);
+        catch_unwind(AssertUnwindSafe(undo)).unwrap_or_else(|_| failure(intent, again))
     }
 
     fn act(&self, intent: &Intent, snapshot: &Snapshot) -> Outcome {
@@ -228,9 +240,7 @@ impl Engine {
                 attach::attach(tools, id, &job, domain.clone())
             }
             (IntentBody::Detach, Some(job)) => attach::detach(tools, id, &job),
-            (IntentBody::Replace { domain }, Some(job)) => {
-                attach::replace(tools, id, &job, domain)
-            }
+            (IntentBody::Replace { domain }, Some(job)) => attach::replace(tools, id, &job, domain),
             (IntentBody::Release { force, .. }, Some(job)) => release::run(tools, id, &job, *force),
             (IntentBody::KernelDmaSet { device, driver }, _) => match address(device) {
                 Some(at) => kernel_dma::set(tools, id, at, driver.clone()),
@@ -303,12 +313,9 @@ fn not_an_address(device: &DeviceId) -> Box<Refusal> {
 /// The outcome that says that an intent came to nothing.
 pub(crate) fn failure(intent: &Intent, refusal: Box<Refusal>) -> Outcome {
     let why = refusal.message.clone();
-    let reservation =
-        intent.reservation.clone().unwrap_or_else(|| ReservationId::new("r-none"));
+    let reservation = intent.reservation.clone().unwrap_or_else(|| ReservationId::new("r-none"));
     let command = match &intent.body {
-        IntentBody::Prepare => {
-            Command::PrepareFailed { reservation, why, returned: Vec::new() }
-        }
+        IntentBody::Prepare => Command::PrepareFailed { reservation, why, returned: Vec::new() },
         IntentBody::Attach { .. } => Command::AttachFailed { reservation, why },
         IntentBody::Detach => Command::DetachFailed { reservation, why },
         IntentBody::Replace { .. } => Command::ReplaceFailed { reservation, why },

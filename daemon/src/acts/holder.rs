@@ -18,14 +18,8 @@ use rustix::{
 use tokio::{io::Interest, runtime::Handle};
 
 use super::{
-    attach,
-    engine::Engine,
-    job::Job,
-    memory,
-    ready::ready,
-    revoke::start_time,
-    runtime::LiveContext,
-    tools::NO_INTENT,
+    attach, engine::Engine, job::Job, memory, ready::ready, revoke::start_time,
+    runtime::LiveContext, tools::NO_INTENT,
 };
 use crate::model::{ApiError, Snapshot};
 
@@ -70,12 +64,7 @@ impl User {
 #[derive(Debug)]
 pub(crate) enum Handed {
     /// A device.
-    Device {
-        address: PciAddress,
-        device_id: u32,
-        ioas: u32,
-        fd: OwnedFd,
-    },
+    Device { address: PciAddress, device_id: u32, ioas: u32, fd: OwnedFd },
     /// The iommufd or container.
     Context { backend: BackendKind, ioas: u32, fd: OwnedFd },
 }
@@ -364,9 +353,10 @@ impl Engine {
                 format!("{id} has no open context whose file could be compared"),
             ));
         };
-        let own = context.context.fd().map_err(|error| {
-            ApiError::new(Reason::KernelRefused, id, error.to_string())
-        })?;
+        let own = context
+            .context
+            .fd()
+            .map_err(|error| ApiError::new(Reason::KernelRefused, id, error.to_string()))?;
         berth_uapi::same_file(&own, &shown)
             .map_err(|error| ApiError::new(Reason::KernelRefused, id, format!("kcmp: {error}")))
     }

@@ -74,7 +74,8 @@ pub(crate) fn unregister(
 ) -> Result<u64, Box<Refusal>> {
     let domain = attached_domain(tools, reservation)?;
     let wanted = |known: &Registration| {
-        known.reservation == *reservation && (known.iova, known.length_bytes) == (iova, length_bytes)
+        known.reservation == *reservation
+            && (known.iova, known.length_bytes) == (iova, length_bytes)
     };
     let mut registrations = lock(&domain.registrations);
     let Some(at) = registrations.iter().position(wanted) else {
@@ -105,11 +106,7 @@ pub(crate) fn end_registrations_of(
     });
 }
 
-fn end_where(
-    tools: &Tools,
-    reservation: &ReservationId,
-    ends: impl Fn(&Registration) -> bool,
-) {
+fn end_where(tools: &Tools, reservation: &ReservationId, ends: impl Fn(&Registration) -> bool) {
     let snapshot = tools.records.snapshot();
     let Some(record) = snapshot.state.reservation(reservation) else { return };
     let Some(context) = tools.runtime.context(&record.context) else { return };
@@ -143,9 +140,8 @@ fn attached_domain(
     let snapshot = tools.records.snapshot();
     let job = Job::of(&snapshot, reservation)?;
     let record = snapshot.state.reservation(reservation);
-    let live = record.is_some_and(|record| {
-        record.state == ReservationState::Held && record.pending.is_none()
-    });
+    let live = record
+        .is_some_and(|record| record.state == ReservationState::Held && record.pending.is_none());
     let registers = matches!(job.delivery, Delivery::Held | Delivery::Bound);
     let domain = {
         let tables = tools.runtime.tables();
@@ -191,8 +187,7 @@ fn check_budget(
     wanted: Wanted,
 ) -> Result<(), Box<Refusal>> {
     let snapshot = tools.records.snapshot();
-    let limit =
-        snapshot.state.reservation(reservation).map_or(0, |record| record.memory_bytes);
+    let limit = snapshot.state.reservation(reservation).map_or(0, |record| record.memory_bytes);
     let used: u64 = lock(&domain.registrations)
         .iter()
         .filter(|known| known.reservation == *reservation)
@@ -210,7 +205,10 @@ fn check_budget(
             wanted.length_bytes
         ),
     )
-    .with_resolve(vec![format!("reserve with --memory of at least {} bytes", used.saturating_add(wanted.length_bytes))]))
+    .with_resolve(vec![format!(
+        "reserve with --memory of at least {} bytes",
+        used.saturating_add(wanted.length_bytes)
+    )]))
 }
 
 fn refused(reservation: &ReservationId, error: &DmaError) -> Box<Refusal> {
@@ -220,6 +218,5 @@ fn refused(reservation: &ReservationId, error: &DmaError) -> Box<Refusal> {
         DmaErrorKind::Kernel | DmaErrorKind::Busy => Reason::KernelRefused,
         _ => Reason::InvalidArgument,
     };
-    Refusal::new(reason, reservation, error.to_string())
-        .with_errno(error.errno().raw_os_error())
+    Refusal::new(reason, reservation, error.to_string()).with_errno(error.errno().raw_os_error())
 }

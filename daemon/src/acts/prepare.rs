@@ -13,10 +13,9 @@ use crate::model::Outcome;
 /// Does it, or undoes what was done of it.
 pub(crate) fn run(tools: &Tools, intent: u64, job: &Job) -> Outcome {
     match attempt(tools, intent, job) {
-        Ok(hold) => Outcome::done(Command::PrepareDone {
-            reservation: job.reservation.clone(),
-            hold,
-        }),
+        Ok(hold) => {
+            Outcome::done(Command::PrepareDone { reservation: job.reservation.clone(), hold })
+        }
         Err(refusal) => failed(tools, intent, job, refusal),
     }
 }
@@ -35,11 +34,7 @@ fn attempt(tools: &Tools, intent: u64, job: &Job) -> Result<Hold, Box<Refusal>> 
 }
 
 /// Brings the drivers in order: host drivers that were given up go, claimed devices get VFIO's.
-pub(crate) fn make_viable(
-    tools: &Tools,
-    intent: u64,
-    job: &Job,
-) -> Result<(), Box<Refusal>> {
+pub(crate) fn make_viable(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
     for group in &job.groups {
         // A host driver on any member would refuse the hold, so those go first.
         for &address in &group.members {
@@ -54,13 +49,19 @@ pub(crate) fn make_viable(
     Ok(())
 }
 
-fn failed(tools: &Tools, intent: u64, job: &Job, refusal: Box<Refusal>) -> Outcome {
+/// Undoes what was done, and says why.
+pub(crate) fn failed(tools: &Tools, intent: u64, job: &Job, refusal: Box<Refusal>) -> Outcome {
     let mut returned = Vec::new();
     let mut restored = Vec::new();
     for group in &job.groups {
         // Others hold the group too: their hold and what was touched for them stays.
         if !group.others.is_empty() {
-            let back = drivers::restore(tools, intent, &own_touched(tools, group, job), Default::default());
+            let back = drivers::restore(
+                tools,
+                intent,
+                &own_touched(tools, group, job),
+                Default::default(),
+            );
             returned.extend(returns(&back));
             restored.extend(back.done.iter().map(|address| device_id(*address)));
             continue;
@@ -74,8 +75,7 @@ fn failed(tools: &Tools, intent: u64, job: &Job, refusal: Box<Refusal>) -> Outco
     }
     super::release::close_context(tools, job);
     let why = refusal.message.clone();
-    let command =
-        Command::PrepareFailed { reservation: job.reservation.clone(), why, returned };
+    let command = Command::PrepareFailed { reservation: job.reservation.clone(), why, returned };
     Outcome { restored, ..Outcome::failed(command, refusal) }
 }
 

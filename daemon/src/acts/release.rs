@@ -52,12 +52,7 @@ impl Back {
     }
 }
 
-fn attempt(
-    tools: &Tools,
-    intent: u64,
-    job: &Job,
-    force: bool,
-) -> Result<Vec<Back>, Box<Refusal>> {
+fn attempt(tools: &Tools, intent: u64, job: &Job, force: bool) -> Result<Vec<Back>, Box<Refusal>> {
     if force {
         revoke::run(tools, intent, job)?;
     }
@@ -182,11 +177,7 @@ fn let_go(
 
 /// What can be put back while others hold the group. A host driver that was released on purpose,
 /// before anything was reserved, stays released; one that was taken waits, and is not in `own`.
-fn restore_in_owned_group(
-    tools: &Tools,
-    intent: u64,
-    own: &[PciAddress],
-) -> drivers::Restored {
+fn restore_in_owned_group(tools: &Tools, intent: u64, own: &[PciAddress]) -> drivers::Restored {
     let (wait, now): (Vec<PciAddress>, Vec<PciAddress>) =
         own.iter().partition(|address| waits_for_group(tools, **address));
     let mut restored = drivers::restore(tools, intent, &now, drivers::Restored::default());
@@ -282,9 +273,10 @@ fn clean_enough(
         notes.push("its configuration space does not answer".to_owned());
         return berth_ownership::ResetOutcome::Failed;
     }
-    let host_driver = tools.host.device(address).is_ok_and(|facts| {
-        facts.driver.is_some() && !drivers::on_vfio(&facts)
-    });
+    let host_driver = tools
+        .host
+        .device(address)
+        .is_ok_and(|facts| facts.driver.is_some() && !drivers::on_vfio(&facts));
     if command & 4 != 0 && !host_driver {
         notes.push("its bus master is still on".to_owned());
         return berth_ownership::ResetOutcome::Failed;

@@ -87,7 +87,11 @@ fn still_there(job: &Job, users: &[ProcessUse]) -> Box<Refusal> {
     Refusal::new(
         Reason::HolderDraining,
         &job.reservation,
-        format!("{} still has a device open that is or may be of {}", named.join(", "), job.reservation),
+        format!(
+            "{} still has a device open that is or may be of {}",
+            named.join(", "),
+            job.reservation
+        ),
     )
 }
 

@@ -239,8 +239,7 @@ mod tests {
             scheduler.submit(name, keys, move || done.send(name).unwrap());
         }
         go.send(()).unwrap();
-        let order: Vec<&str> =
-            (0..3).map(|_| results.recv_timeout(PATIENCE).unwrap()).collect();
+        let order: Vec<&str> = (0..3).map(|_| results.recv_timeout(PATIENCE).unwrap()).collect();
         assert_eq!(order, ["b", "c", "d"]);
     }
 

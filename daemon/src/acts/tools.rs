@@ -5,9 +5,7 @@ use std::{
     time::Duration,
 };
 
-use berth_host::{
-    Act, ActOutcome, BackendKind, Context, Host, PciAddress, ProcessUse, VfioError,
-};
+use berth_host::{Act, ActOutcome, BackendKind, Context, Host, PciAddress, ProcessUse, VfioError};
 use berth_ownership::{Command, ContextId, DomainId, Hold, Refusal, ReservationId};
 use rustix::io::Errno;
 
@@ -110,8 +108,7 @@ impl Tools {
         }
         let handle = context.context.new_domain()?;
         let space = context.context.address_space(handle)?;
-        let live =
-            Arc::new(LiveDomain { handle, space, registrations: Default::default() });
+        let live = Arc::new(LiveDomain { handle, space, registrations: Default::default() });
         lock(&context.domains).insert(id.clone(), Arc::clone(&live));
         Ok(live)
     }
@@ -232,7 +229,9 @@ pub(crate) fn patiently<T>(
         match attempt() {
             Err(error)
                 if tries < TRIES
-                    && [Errno::BUSY, Errno::AGAIN].iter().any(|e| e.raw_os_error() == error.errno) =>
+                    && [Errno::BUSY, Errno::AGAIN]
+                        .iter()
+                        .any(|e| e.raw_os_error() == error.errno) =>
             {
                 tries += 1;
                 std::thread::sleep(PAUSE);

@@ -37,6 +37,7 @@ struct Watched {
     running: HashMap<u64, Run>,
     /// Devices that a helper is stuck with, and the driver they had then.
     stuck: HashMap<PciAddress, Option<String>>,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -70,6 +71,12 @@ impl Watchdog {
             tracing::error!(%error, "no thread for the watchdog: stuck work will not be named");
         }
         dog
+    }
+
+    /// Nothing is watched any more: the thread ends, and with it its hold on the records.
+    pub(crate) fn close(&self) {
+        lock(&self.watched).closed = true;
+        self.changed.notify_all();
     }
 
     /// Work is about to be submitted.
@@ -182,8 +189,14 @@ fn watch(weak: &Weak<Watchdog>) {
         let watched = lock(&dog.watched);
         let nap = dog.nap(&watched).unwrap_or(Duration::from_secs(5));
         let nap = nap.clamp(Duration::from_millis(5), Duration::from_secs(5));
+        if watched.closed {
+            return;
+        }
         let (watched, _) =
             dog.changed.wait_timeout(watched, nap).unwrap_or_else(PoisonError::into_inner);
+        if watched.closed {
+            return;
+        }
         drop(watched);
         dog.look();
     }

@@ -90,13 +90,9 @@ impl Client {
     /// [`ClientError::Socket`] when nobody listens there or the path isn't open to this user.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let op = failed("connect to");
-        let socket = socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(&op)?;
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(&op)?;
         connect(&socket, &SocketAddrUnix::new(path).map_err(&op)?).map_err(&op)?;
         let limit = Some(Duration::from_secs(60));
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, limit).map_err(&op)?;
@@ -113,10 +109,12 @@ impl Client {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
-        let bytes = serde_json::to_vec(request)
-            .map_err(|error| ClientError::Garbled(error.to_string()))?;
+        let bytes =
+            serde_json::to_vec(request).map_err(|error| ClientError::Garbled(error.to_string()))?;
         send(&self.socket, &bytes, fds, SendFlags::empty()).map_err(failed("send to"))?;
-        match receive(&self.socket, RecvFlags::empty(), MAX_ANSWER_FDS).map_err(failed("receive from"))? {
+        match receive(&self.socket, RecvFlags::empty(), MAX_ANSWER_FDS)
+            .map_err(failed("receive from"))?
+        {
             Received::End => Err(ClientError::Closed),
             Received::TooMuch(what) => Err(ClientError::Garbled(what.to_owned())),
             Received::Packet(bytes, fds) => {

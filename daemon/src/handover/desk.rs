@@ -51,7 +51,9 @@ pub(super) fn answer(
         Request::ShowToken { .. } => show_token(engine, peer, &id, fds),
     };
     match &answer {
-        Ok(_) => tracing::debug!(reservation = %id, uid = peer.uid, pid = peer.process.pid, "served"),
+        Ok(_) => {
+            tracing::debug!(reservation = %id, uid = peer.uid, pid = peer.process.pid, "served")
+        }
         Err(error) => tracing::info!(
             reservation = %id,
             uid = peer.uid,
@@ -169,7 +171,10 @@ fn show_token(
 }
 
 fn reply(id: &ReservationId, reply: Reply) -> Answer {
-    Answer { reply: Reply { ok: true, reservation: Some(id.to_string()), ..reply }, fds: Vec::new() }
+    Answer {
+        reply: Reply { ok: true, reservation: Some(id.to_string()), ..reply },
+        fds: Vec::new(),
+    }
 }
 
 fn none(id: &ReservationId, fds: &[OwnedFd]) -> Result<(), ApiError> {

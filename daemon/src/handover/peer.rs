@@ -1,13 +1,12 @@
 //! Who is at the other end: uid and process, as the kernel says.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::{
+    fd::{AsFd, AsRawFd, OwnedFd},
+    unix::fs::MetadataExt,
+};
 
 use berth_ownership::HolderProcess;
-use rustix::{
-    io::Errno,
-    net::sockopt::socket_peercred,
-    process::{Pid, PidfdFlags, pidfd_open},
-};
+use rustix::{io::Errno, net::sockopt::socket_peercred};
 
 use crate::acts::{holder::process_of, revoke::start_time};
 
@@ -28,14 +27,22 @@ impl Peer {
     /// ESRCH when the process is gone already, or its pid is another's by now.
     pub(super) fn of(socket: impl AsFd) -> Result<Self, Errno> {
         let credentials = socket_peercred(&socket)?;
+        let uid = credentials.uid.as_raw();
         let pid = credentials.pid.as_raw_nonzero().get();
-        let (process, pidfd) = process_of(pid)?;
-        // The pid was taken at connect(2). A process that started after the pidfd was opened
-        // can't be the one meant; one that still has the same start time is.
+        let (process, opened) = process_of(pid)?;
+        let pidfd = match berth_uapi::peer_pidfd(&socket) {
+            // The kernel's own descriptor can't be of a later process with the same pid; as it
+            // names this pid and runs, what was read by the pid was about the same process.
+            Ok(pidfd) if pid_of(&pidfd) == Some(pid) => pidfd,
+            Ok(_) => return Err(Errno::SRCH),
+            // Before 6.5: a pid that changed hands since the connect shows by its start time.
+            Err(error) if error.errno == Errno::NOPROTOOPT => opened,
+            Err(error) => return Err(error.errno),
+        };
         if start_time(pid) != Some(process.start_ticks) {
             return Err(Errno::SRCH);
         }
-        Ok(Self { uid: credentials.uid.as_raw(), process, pidfd })
+        Ok(Self { uid, process, pidfd })
     }
 
     /// A duplicate of its pidfd, for the watch.
@@ -53,20 +60,23 @@ impl Peer {
 /// EINVAL for a descriptor that isn't a pidfd; ESRCH when the process is gone; EACCES when it is
 /// another user's.
 pub(super) fn named(pidfd: &OwnedFd, uid: u32) -> Result<(HolderProcess, OwnedFd), Errno> {
-    use std::os::{fd::AsRawFd, unix::fs::MetadataExt};
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let info = std::fs::read_to_string(path).map_err(|_| Errno::INVAL)?;
-    let pid: i32 = info
-        .lines()
-        .find_map(|line| line.strip_prefix("Pid:"))
-        .and_then(|pid| pid.trim().parse().ok())
-        .ok_or(Errno::INVAL)?;
-    let raw = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    let pid = pid_of(pidfd).ok_or(Errno::INVAL)?;
+    let (process, kept) = process_of(pid)?;
     let owner = std::fs::metadata(format!("/proc/{pid}")).map_err(|_| Errno::SRCH)?.uid();
     if owner != uid {
         return Err(Errno::ACCESS);
     }
-    let (process, _) = process_of(pid)?;
-    let kept = pidfd_open(raw, PidfdFlags::empty())?;
+    // Still the process that the client's descriptor names: that one answers -1 once it is gone.
+    if pid_of(pidfd) != Some(pid) {
+        return Err(Errno::SRCH);
+    }
     Ok((process, kept))
+}
+
+/// The pid that a pidfd names; `None` for another descriptor, or when the process is reaped.
+fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let info = std::fs::read_to_string(path).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    pid.trim().parse().ok().filter(|pid| *pid > 0)
 }

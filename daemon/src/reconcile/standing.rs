@@ -102,12 +102,7 @@ fn end(engine: &Engine, record: &Reservation, rebooted: bool) -> Result<(), ApiE
 }
 
 /// Takes the holds again; after a reboot the drivers come first.
-fn hold(
-    engine: &Engine,
-    job: &Job,
-    rebooted: bool,
-    report: &mut Report,
-) -> Result<(), ApiError> {
+fn hold(engine: &Engine, job: &Job, rebooted: bool, report: &mut Report) -> Result<(), ApiError> {
     if rebooted && let Err(refusal) = engine.viable_again(job) {
         return lose(engine, &job.reservation, &refusal, report);
     }

@@ -93,8 +93,7 @@ impl Book {
     pub fn look(&self) {
         let mut kept = self.kept();
         observe(&mut kept, &self.host);
-        let republished =
-            publish(&kept.state, &self.host, &kept.baselines, &kept.intents);
+        let republished = publish(&kept.state, &self.host, &kept.baselines, &kept.intents);
         kept.snapshot = Arc::new(republished);
     }
 
@@ -103,8 +102,7 @@ impl Book {
         let (events, intents, snapshot) = {
             let mut kept = self.kept();
             let (events, intents) = apply(&mut kept, command)?;
-            let republished =
-                publish(&kept.state, &self.host, &kept.baselines, &kept.intents);
+            let republished = publish(&kept.state, &self.host, &kept.baselines, &kept.intents);
             kept.snapshot = Arc::new(republished);
             (events, intents, Arc::clone(&kept.snapshot))
         };
@@ -195,8 +193,7 @@ impl Records for Book {
             let mut kept = self.kept();
             let device = baseline.device.clone();
             kept.baselines.entry(device).or_insert_with(|| Arc::new(baseline));
-            let republished =
-                publish(&kept.state, &self.host, &kept.baselines, &kept.intents);
+            let republished = publish(&kept.state, &self.host, &kept.baselines, &kept.intents);
             kept.snapshot = Arc::new(republished);
         }
         self.crash.point("after a baseline");
@@ -219,8 +216,7 @@ impl Records for Book {
                 kept.last_failure.extend(outcome.failure.map(|why| (id.clone(), *why)));
                 kept.given_back.insert(id, outcome.given_back);
             }
-            let republished =
-                publish(&kept.state, &self.host, &kept.baselines, &kept.intents);
+            let republished = publish(&kept.state, &self.host, &kept.baselines, &kept.intents);
             kept.snapshot = Arc::new(republished);
         }
         self.changed.notify_all();
@@ -321,9 +317,10 @@ fn apply(kept: &mut Kept, command: &Command) -> Result<(Vec<Event>, Vec<Intent>)
 
 fn intent_of(event: &Event) -> Option<(Option<ReservationId>, IntentBody)> {
     match event {
-        Event::Reserved { reservation } => {
-            reservation.pending.as_ref().map(|_| (Some(reservation.id.clone()), IntentBody::Prepare))
-        }
+        Event::Reserved { reservation } => reservation
+            .pending
+            .as_ref()
+            .map(|_| (Some(reservation.id.clone()), IntentBody::Prepare)),
         Event::Started { reservation, pending } => {
             Some((Some(reservation.clone()), started(pending)))
         }

@@ -7,9 +7,7 @@ use berth_host::{
     Host, PciAddress,
     sim::{Fault, SimHost, Site, Topology},
 };
-use berth_ownership::{
-    Backend, Command, Condition, Order, Policy, Reason, ReservationState,
-};
+use berth_ownership::{Backend, Command, Condition, Order, Policy, Reason, ReservationState};
 use berthd::acts::Records;
 use rustix::io::Errno;
 
@@ -79,9 +77,12 @@ fn fails(backend: Backend, site: Site, errno: Errno, skip: u32) -> bool {
     life(&world, backend);
     let place = format!("{backend} {site:?} {errno:?} after {skip}");
     let reached = world.book.failure(&id("r-1")).is_some();
-    let gone = world.book.snapshot().state.reservation(&id("r-1")).is_none_or(|record| {
-        record.state == ReservationState::Released
-    });
+    let gone = world
+        .book
+        .snapshot()
+        .state
+        .reservation(&id("r-1"))
+        .is_none_or(|record| record.state == ReservationState::Released);
     world.sim.clear_faults();
     let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         world.check();
@@ -97,9 +98,12 @@ fn fails(backend: Backend, site: Site, errno: Errno, skip: u32) -> bool {
         world.check_given_back();
     }));
     assert!(seen.is_ok(), "{place}: {:?}", world.book.failure(&id("r-1")).map(|f| f.message));
-    let quarantined = world.book.snapshot().state.devices().any(|device| {
-        device.condition() == Condition::Quarantined
-    });
+    let quarantined = world
+        .book
+        .snapshot()
+        .state
+        .devices()
+        .any(|device| device.condition() == Condition::Quarantined);
     reached || quarantined
 }
 

@@ -64,10 +64,7 @@ async fn a_hold_alone_needs_no_reset_and_keeps_rivals_out() {
         world.release("r-1").unwrap();
         let back = world.book.given_back(&id("r-1"));
         assert!(back.iter().all(|device| device.reset == ResetOutcome::NotNeeded), "{back:?}");
-        assert_eq!(
-            world.sim.device(at("0000:05:00.1")).unwrap().driver.as_deref(),
-            Some("e1000")
-        );
+        assert_eq!(world.sim.device(at("0000:05:00.1")).unwrap().driver.as_deref(), Some("e1000"));
         world.check_given_back();
     }
 }
@@ -162,8 +159,7 @@ async fn a_nic_is_taken_from_the_host_and_comes_back() {
 async fn kernel_dma_is_released_on_purpose_and_back_at_the_end() {
     let world = World::new();
     let device = "0000:04:00.0";
-    let release =
-        Command::KernelDmaRelease { device: device.into(), host_uses_it_anyway: false };
+    let release = Command::KernelDmaRelease { device: device.into(), host_uses_it_anyway: false };
     world.book.order(&release).unwrap();
     world.book.settled();
     assert_eq!(world.sim.device(at(device)).unwrap().driver, None);

@@ -7,5 +7,6 @@ mod crash;
 mod crashes;
 mod faults;
 mod handover;
+mod ledger;
 mod life;
 mod world;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use berth_host::{Host, PciAddress, sim::SimHost};
 use berth_ownership::{
     Backend, Command, Condition, Delivery, DomainId, Flags, Hold, Order, Ownership, Policy,
-    ReservationId, ReservationState, ResetPolicy, Reserve, TargetRequest,
+    ReservationId, ReservationState, Reserve, ResetPolicy, TargetRequest,
 };
 use berthd::{
     acts::{Engine, EngineConfig, Records},
@@ -241,8 +241,7 @@ impl World {
 }
 
 fn engine(sim: &SimHost, book: &Arc<Book>, crash: &Arc<Crash>, deadline: Duration) -> Engine {
-    let host: Arc<dyn Host> =
-        Arc::new(CrashHost { sim: sim.clone(), crash: Arc::clone(crash) });
+    let host: Arc<dyn Host> = Arc::new(CrashHost { sim: sim.clone(), crash: Arc::clone(crash) });
     let records: Arc<dyn Records> = Arc::clone(book) as Arc<dyn Records>;
     let config = EngineConfig { deadline };
     let engine = Engine::new(host, records, &config);

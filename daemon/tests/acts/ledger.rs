@@ -1,0 +1,212 @@
+//! The engine over the real ledger and its SQLite file: what was answered survives, what was not
+//! is finished or undone.
+
+use std::{
+    path::Path,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use berth_host::{Host, PciAddress, sim::SimHost};
+use berth_ownership::{Command, Order, Policy, ReservationState};
+use berthd::{
+    acts::{Engine, EngineConfig, LedgerRecords, Records},
+    ledger::{self, LedgerConfig, LedgerHandle},
+    model::{ApiError, Baseline, Executor, Intent, Meta, Outcome, Snapshot, StepNote},
+    reconcile,
+};
+
+use crate::{
+    book::PATIENCE,
+    crash::{Crash, CrashHost},
+    world::{Ask, World, id},
+};
+
+/// The ledger's end must not wait for an engine that waits for the ledger.
+#[derive(Debug)]
+struct Through(Weak<Engine>);
+
+impl Executor for Through {
+    fn submit(&self, intent: Intent, snapshot: Arc<Snapshot>) {
+        if let Some(engine) = self.0.upgrade() {
+            engine.submit(intent, snapshot);
+        }
+    }
+}
+
+/// The ledger up to the crash; what comes later is never heard.
+#[derive(Debug)]
+struct UpToCrash {
+    records: LedgerRecords,
+    crash: Arc<Crash>,
+}
+
+impl Records for UpToCrash {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.records.snapshot()
+    }
+    fn note(&self, intent: u64, step: StepNote) -> Result<(), ApiError> {
+        self.crash.point("before a note");
+        self.records.note(intent, step)
+    }
+    fn remember(&self, intent: u64, baseline: Baseline) -> Result<(), ApiError> {
+        self.crash.point("before a baseline");
+        self.records.remember(intent, baseline)
+    }
+    fn outcome(&self, intent: u64, outcome: Outcome) -> Result<(), ApiError> {
+        self.crash.point("before an outcome");
+        self.records.outcome(intent, outcome)
+    }
+    fn command(&self, command: Command, cause: &str) -> Result<(), ApiError> {
+        self.crash.point("before a command");
+        self.records.command(command, cause)
+    }
+    fn changed(&self, devices: &[PciAddress]) -> Result<(), ApiError> {
+        self.records.changed(devices)
+    }
+}
+
+/// A daemon's core on one simulated machine and one state directory.
+struct Core {
+    ledger: LedgerHandle,
+    engine: Arc<Engine>,
+    report: reconcile::Report,
+    task: tokio::task::JoinHandle<()>,
+    crash: Arc<Crash>,
+}
+
+async fn start(sim: &SimHost, crash: &Arc<Crash>, dir: &Path) -> Core {
+    let host: Arc<dyn Host> = Arc::new(CrashHost { sim: sim.clone(), crash: Arc::clone(crash) });
+    let opened = ledger::open(LedgerConfig::new(dir), Arc::clone(&host)).await.unwrap();
+    let ledger = opened.ledger.clone();
+    let records = LedgerRecords::new(ledger.clone());
+    let records = Arc::new(UpToCrash { records, crash: Arc::clone(crash) });
+    let engine = Arc::new(Engine::new(Arc::clone(&host), records, &EngineConfig::default()));
+    ledger.rescan(Meta::internal("start")).await.unwrap();
+    ledger.set_executor(Arc::new(Through(Arc::downgrade(&engine)))).unwrap();
+    let (worker, intents, boot) = (Arc::clone(&engine), opened.intents, opened.previous_boot);
+    let report = tokio::task::spawn_blocking(move || {
+        reconcile::run(&worker, intents, boot.as_deref(), PATIENCE)
+    })
+    .await
+    .unwrap();
+    Core { ledger, engine, report, task: opened.task, crash: Arc::clone(crash) }
+}
+
+impl Core {
+    async fn order(&self, command: Command) -> Result<(), String> {
+        let applied = self.ledger.submit(command, Meta::internal("test")).await;
+        let applied = applied.map_err(|error| error.to_string())?;
+        let Some(completion) = applied.completion else { return Ok(()) };
+        // A crash ends the work without an outcome, and the completion never comes.
+        let crashed = async {
+            while !self.crash.happened() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::select! {
+            end = completion => {
+                let end = end.map_err(|_| "no outcome".to_owned())?;
+                end.failure.map_or(Ok(()), |failure| Err(failure.message))
+            }
+            () = crashed => Err("crashed".to_owned()),
+        }
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.ledger.snapshot()
+    }
+
+    fn state(&self, name: &str) -> Option<ReservationState> {
+        self.snapshot().state.reservation(&id(name)).map(|record| record.state)
+    }
+
+    /// The process ends: all of its descriptors close, the state directory is free.
+    async fn end(self) {
+        let Self { ledger, engine, task, .. } = self;
+        drop(ledger);
+        tokio::task::spawn_blocking(move || engine.close(PATIENCE)).await.unwrap();
+        tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+    }
+}
+
+fn commands(world: &World) -> Vec<Command> {
+    let ask = Ask::new("r-1", Policy::Exclusive, &["0000:04:00.0"]).take();
+    vec![
+        Command::Reserve(Box::new(world.request(&ask))),
+        Command::Attach { order: Order::new("r-1"), domain: None },
+        Command::Release { order: Order::new("r-1"), force: false },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_and_its_baseline_survive_the_process() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let crash = Arc::new(Crash::default());
+    let core = start(&world.sim, &crash, dir.path()).await;
+    let [reserve, attach, release] = commands(&world).try_into().unwrap();
+    core.order(reserve).await.unwrap();
+    core.order(attach).await.unwrap();
+    assert_eq!(core.state("r-1"), Some(ReservationState::Held));
+    core.end().await;
+    let core = start(&world.sim, &crash, dir.path()).await;
+    assert_eq!(core.report.ended, [id("r-1")]);
+    assert_eq!(core.state("r-1"), Some(ReservationState::Reserved));
+    let number = world.number_of("0000:04:00.0");
+    assert!(!world.sim.probe_free(number).unwrap(), "the hold stands again");
+    core.order(release).await.unwrap();
+    let driver = world.sim.device("0000:04:00.0".parse().unwrap()).unwrap().driver;
+    assert_eq!(driver.as_deref(), Some("e1000e"));
+    assert!(core.snapshot().baselines.is_empty());
+    core.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_any_two_host_calls_is_settled_from_the_file() {
+    let mut at = 1;
+    loop {
+        let world = World::new();
+        let dir = tempfile::tempdir().unwrap();
+        let crash = Arc::new(Crash::default());
+        let core = start(&world.sim, &crash, dir.path()).await;
+        crash.arm(at);
+        for command in commands(&world) {
+            if !crash.happened() {
+                let _ = core.order(command).await;
+            }
+        }
+        let crashed = crash.happened();
+        core.end().await;
+        crash.arm(0);
+        let core = start(&world.sim, &crash, dir.path()).await;
+        let snapshot = core.snapshot();
+        let extra = snapshot.extras.get(&id("r-1")).and_then(|extra| extra.last_failure.clone());
+        let why = extra.map(|failure| failure.message);
+        let place = format!("crash {at}: {}, {:?}, {why:?}", crash.place(), core.report);
+        assert!(snapshot.intents.is_empty(), "{place}: {:?}", snapshot.intents);
+        berth_ownership::invariants::check(&snapshot.state).unwrap();
+        let number = world.number_of("0000:04:00.0");
+        let free = world.sim.probe_free(number).unwrap_or(true);
+        match core.state("r-1") {
+            Some(ReservationState::Reserved) => assert!(!free, "{place}: held in the kernel too"),
+            // That its host driver is back, below, is the proof: it would be refused.
+            Some(ReservationState::Released) | None => {}
+            other => panic!("{place}: {other:?}"),
+        }
+        if core.state("r-1") == Some(ReservationState::Reserved) {
+            let release = Command::Release { order: Order::new("r-1"), force: false };
+            core.order(release).await.unwrap_or_else(|why| panic!("{place}: {why}"));
+        }
+        let facts = world.sim.device("0000:04:00.0".parse().unwrap()).unwrap();
+        assert_eq!(facts.driver.as_deref(), Some("e1000e"), "{place}");
+        assert_eq!(facts.driver_override, None, "{place}");
+        core.end().await;
+        if !crashed {
+            break;
+        }
+        at += 1;
+    }
+    println!("{at} points");
+    assert!(at > 15, "{at}");
+}
