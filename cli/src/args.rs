@@ -74,7 +74,13 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Reservation(ReservationCommand),
     /// Make the reservation's claims: bind, attach its domain.
-    Attach(OrderArgs),
+    Attach {
+        #[command(flatten)]
+        order: OrderArgs,
+        /// Policy group: another domain of the reservation's context.
+        #[arg(long)]
+        domain: Option<String>,
+    },
     /// Take the domain away: DMA is blocked.
     Detach(OrderArgs),
     /// Give the devices back: reset, baseline restored.

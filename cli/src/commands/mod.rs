@@ -34,7 +34,9 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Explain { object, label } => explain::run(channel, &object, label, output).await,
         Command::Reserve(args) => reserve::run(channel, *args, output).await,
         Command::Reservation(command) => reservation::run(channel, command, output).await,
-        Command::Attach(order) => reservation::attach(channel, order, output).await,
+        Command::Attach { order, domain } => {
+            reservation::attach(channel, order, domain, output).await
+        }
         Command::Detach(order) => reservation::detach(channel, order, output).await,
         Command::Release { order, force } => {
             reservation::release(channel, order, force, output).await

@@ -55,10 +55,12 @@ pub(super) async fn run(
 pub(super) async fn attach(
     channel: Channel,
     order: OrderArgs,
+    domain: Option<String>,
     output: &Output,
 ) -> Result<(), CliError> {
     let (wait_ms, no_wait) = wait_of(order.wait);
     let request = v1::AttachRequest {
+        domain: domain.unwrap_or_default(),
         id: order.id,
         epoch: order.epoch,
         request_id: request_id(order.request_id),

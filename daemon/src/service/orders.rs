@@ -56,9 +56,9 @@ impl Service {
         let request_id = std::mem::take(&mut request.request_id);
         let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
+        let domain = Some(&request.domain).filter(|id| !id.is_empty()).map(DomainId::new);
         let given = Given { call: "attach", id: &id, epoch, request_id: &request_id, wait };
-        self.order(caller, &given, &request, own, |order| Command::Attach { order, domain: None })
-            .await
+        self.order(caller, &given, &request, own, |order| Command::Attach { order, domain }).await
     }
 
     /// Detaches the devices.
