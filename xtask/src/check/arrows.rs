@@ -29,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "berth-testvm",
         &["berth-uapi", "berth-dma", "berth-host", "berth-helper", "berth-proto", "berthd"],
     ),
+    ("berth-bench", &["berth-ownership", "berth-proto", "berth-host", "berthd"]),
     ("xtask", &["berth-testvm"]),
 ];
 

@@ -1,0 +1,77 @@
+//! Measures Berth beside its peers; `cargo xtask bench` builds and starts it.
+//!
+//! Every bench says what is compared in the module that has it. The peers in C are in `peers/`.
+#![forbid(unsafe_code)]
+
+mod cold;
+mod compare;
+mod front;
+mod ledger;
+mod peer;
+mod report;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use report::Row;
+
+/// Measures Berth beside its peers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Benches to run; all without any.
+    names: Vec<String>,
+    /// The directory of berthd and berth-helper.
+    #[arg(long, value_name = "DIR")]
+    programs: PathBuf,
+    /// The directory of the peers `commit` and `scan`.
+    #[arg(long, value_name = "DIR")]
+    peers: PathBuf,
+    /// A directory on a disk, for what has to be durable.
+    #[arg(long, value_name = "DIR")]
+    disk: PathBuf,
+    /// A directory in memory, for what has not.
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    memory: PathBuf,
+    /// Where the results go as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: PathBuf,
+}
+
+/// Where everything is.
+#[derive(Debug)]
+pub(crate) struct Places {
+    pub(crate) programs: PathBuf,
+    pub(crate) peers: PathBuf,
+    pub(crate) disk: PathBuf,
+    pub(crate) memory: PathBuf,
+}
+
+type Bench = fn(&Places) -> Result<Vec<Row>>;
+
+const BENCHES: &[(&str, Bench)] = &[
+    ("reserve_release", ledger::bench),
+    ("grpc_read", front::grpc_read),
+    ("grpc_mut", front::grpc_mut),
+    ("rest_get", front::rest_get),
+    ("cold_start_10k", cold::bench),
+];
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let Arguments { names, programs, peers, disk, memory, json } = arguments;
+    let places = Places { programs, peers, disk, memory };
+    if let Some(unknown) = names.iter().find(|name| BENCHES.iter().all(|(known, _)| known != name))
+    {
+        let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+        bail!("no bench is called {unknown}; there are {}", known.join(", "));
+    }
+    let mut rows = Vec::new();
+    for (name, bench) in BENCHES {
+        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
+            rows.extend(bench(&places).with_context(|| format!("bench {name}"))?);
+        }
+    }
+    let text = serde_json::to_string_pretty(&rows)?;
+    std::fs::write(&json, text).with_context(|| format!("write {}", json.display()))
+}

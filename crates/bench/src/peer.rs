@@ -1,0 +1,62 @@
+//! Programs that run beside: started once, asked for slices over a pipe.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A program that answers each line with one.
+#[derive(Debug)]
+pub(crate) struct Program {
+    name: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Program {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub(crate) fn start(program: &Path, words: &[&str]) -> Result<Self> {
+        let name = program.display().to_string();
+        let mut child = Command::new(program)
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().context("no output")?);
+        Ok(Self { name, child, input, output })
+    }
+
+    /// Runs a slice; the answer is a count per second.
+    ///
+    /// # Errors
+    /// The program ended.
+    pub(crate) fn slice(&mut self, length: Duration) -> Result<f64> {
+        let input = self.input.as_mut().context("the program has ended")?;
+        writeln!(input, "{}", length.as_millis()).context("ask for a slice")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line).context("read a slice")?;
+        let mut words = line.split_whitespace().map(str::parse::<f64>);
+        match (words.next(), words.next()) {
+            (Some(Ok(count)), Some(Ok(seconds))) => Ok(count / seconds.max(1e-9)),
+            _ => bail!("{} answers {line:?}", self.name),
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // What it measured is known already.
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,117 @@
+//! The table of results, on the terminal and in docs/benchmarks.md.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use crate::workspace;
+
+/// One line, as `berth-bench` gives it.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Row {
+    name: String,
+    case: String,
+    ours: f64,
+    peer: f64,
+    unit: String,
+    ratio: f64,
+    low: f64,
+    high: f64,
+    itself: f64,
+    target: String,
+    holds: String,
+    notes: Vec<String>,
+}
+
+const HEAD: &str = "| bench | ours / peer | ours | peer | unit | ratio [95%] | peer / peer | \
+                    target | |\n| --- | --- | ---: | ---: | --- | --- | --- | --- | --- |";
+const BEGIN: &str = "<!-- written by cargo xtask bench --write-docs -->";
+const END: &str = "<!-- end of what is written -->";
+
+/// The table in Markdown, and the notes below it.
+pub(super) fn render(rows: &[Row]) -> String {
+    let mut text = HEAD.to_owned();
+    for row in rows {
+        text.push('\n');
+        text.push_str(&line(row));
+    }
+    for note in rows.iter().flat_map(|row| row.notes.iter().map(|note| (&row.name, note))) {
+        text.push_str(&format!("\n\n`{}`: {}.", note.0, note.1));
+    }
+    text
+}
+
+fn line(row: &Row) -> String {
+    let Row { name, case, unit, target, holds, .. } = row;
+    let digits = if row.ours.min(row.peer) < 1000.0 { 1 } else { 0 };
+    format!(
+        "| `{name}` | {case} | {:.digits$} | {:.digits$} | {unit} | {:.2}x [{:.2}, {:.2}] | {:.2} \
+         | {target} | {holds} |",
+        row.ours, row.peer, row.ratio, row.low, row.high, row.itself,
+    )
+}
+
+/// Puts it into docs/benchmarks.md. Lines of benches that did not run stay.
+pub(super) fn write(rows: &[Row]) -> Result<()> {
+    let path = workspace::root().join("docs/benchmarks.md");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let (before, rest) = text.split_once(BEGIN).context("docs/benchmarks.md has no mark")?;
+    let (table, after) = rest.split_once(END).context("docs/benchmarks.md has no end mark")?;
+    let merged = merge(table, rows);
+    let text = format!("{before}{BEGIN}\n\n{merged}\n\n{END}{after}");
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+}
+
+fn merge(table: &str, rows: &[Row]) -> String {
+    let fresh: BTreeSet<String> = rows.iter().map(|row| format!("`{}`", row.name)).collect();
+    let of = |name: &str| fresh.iter().any(|fresh| name.contains(fresh.as_str()));
+    let kept = table.lines().filter(|line| {
+        let name = line.trim_start_matches("| ").split([' ', ':']).next().unwrap_or("");
+        name.starts_with('`') && !of(name)
+    });
+    let (lines, notes): (Vec<&str>, Vec<&str>) = kept.partition(|line| line.starts_with('|'));
+    let new = render(rows);
+    let (mut all, mut below) = (lines, notes);
+    all.extend(new.lines().skip(2).filter(|line| line.starts_with('|')));
+    below.extend(new.lines().filter(|line| line.starts_with('`')));
+    let mut text = format!("{HEAD}\n{}", all.join("\n"));
+    for note in below {
+        text.push_str("\n\n");
+        text.push_str(note);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, note: &str) -> Row {
+        Row {
+            name: name.to_owned(),
+            case: "a / b".to_owned(),
+            ours: 1234.5,
+            peer: 1000.0,
+            unit: "calls/s".to_owned(),
+            ratio: 1.23,
+            low: 1.2,
+            high: 1.25,
+            itself: 1.0,
+            target: ">= 0.80x".to_owned(),
+            holds: "holds".to_owned(),
+            notes: vec![note.to_owned()],
+        }
+    }
+
+    #[test]
+    fn lines_of_other_benches_stay() {
+        let first = render(&[row("one", "old note"), row("two", "kept note")]);
+        let merged = merge(&first, &[row("one", "new note")]);
+        assert_eq!(merged.matches("| `one` |").count(), 1, "{merged}");
+        assert_eq!(merged.matches("| `two` |").count(), 1, "{merged}");
+        assert!(merged.contains("new note") && merged.contains("kept note"), "{merged}");
+        assert!(!merged.contains("old note"), "{merged}");
+        assert_eq!(merged.matches("| --- |").count(), HEAD.matches("| --- |").count());
+    }
+}
