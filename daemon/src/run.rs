@@ -9,6 +9,7 @@ use std::{
 };
 
 use berth_host::Host;
+use berth_ownership::Table;
 use tokio::{
     sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
@@ -107,9 +108,21 @@ impl Daemon {
     /// # Errors
     /// What is in the way, and the way out.
     pub async fn start(config: &Config, host: Arc<dyn Host>) -> Result<Self, StartError> {
+        Self::start_under(config, host, Table::standard()).await
+    }
+
+    /// The same under another table of decisions: for tests that flip a cell.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_under(
+        config: &Config,
+        host: Arc<dyn Host>,
+        table: Table,
+    ) -> Result<Self, StartError> {
         create_state_dir(config)?;
         let sockets = bind(config).await?;
-        let opened = open_ledger(config, &host).await?;
+        let opened = open_ledger(config, &host, table).await?;
         let Opened { ledger, intents, previous_boot, task } = opened;
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
         let engine = Arc::new(Engine::new(Arc::clone(&host), records, &engine_config(config)));
@@ -254,8 +267,12 @@ async fn bind(config: &Config) -> Result<Sockets, StartError> {
     Ok(sockets)
 }
 
-async fn open_ledger(config: &Config, host: &Arc<dyn Host>) -> Result<Opened, StartError> {
-    let mut settings = LedgerConfig::new(&config.state_dir);
+async fn open_ledger(
+    config: &Config,
+    host: &Arc<dyn Host>,
+    table: Table,
+) -> Result<Opened, StartError> {
+    let mut settings = LedgerConfig { table, ..LedgerConfig::new(&config.state_dir) };
     settings.retain_events = config.retention.events;
     ledger::open(settings, Arc::clone(host))
         .await

@@ -1,0 +1,102 @@
+//! Every cell of the ownership tables, asked of the daemon by gRPC: in every state each operation
+//! is answered as `docs/ownership.md` says, and a daemon with one cell turned round is found out.
+//!
+//! Half of the cells are reached by calls alone, on a simulated host with host drivers, mounts,
+//! rivals and kernel work that hangs. What no call brings, as the death of a holder, is told to the
+//! ledger as the daemon's own watchers tell it; what comes of it is seen by gRPC.
+
+mod ask;
+mod condition;
+mod door;
+mod lifecycle;
+mod ownership;
+mod places;
+mod unseen;
+mod walk;
+mod world;
+
+use std::{
+    collections::BTreeSet,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use berth_ownership::{Table, table::CellRef};
+use futures::{StreamExt as _, stream};
+
+use crate::{
+    unseen::UNSEEN,
+    walk::{Difference, all_cells, walk, walk_flipped},
+};
+
+/// How many cells are flipped by default.
+const FLIPS: usize = 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_cell_is_answered_as_the_table_says() {
+    let cells = all_cells();
+    assert!(cells.len() > 300, "{}", cells.len());
+    let begun = Instant::now();
+    let differences = walk(Table::standard(), &cells, true).await;
+    println!("{} cells in {:?}", cells.len(), begun.elapsed());
+    let shown: Vec<String> =
+        differences.iter().map(|found| format!("{:?}: {}", found.at, found.what)).collect();
+    assert!(shown.is_empty(), "{} differ:\n{}", shown.len(), shown.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flipped_cells_turn_it_red() {
+    let unseen: BTreeSet<CellRef> = UNSEEN.iter().map(|(at, _)| *at).collect();
+    let mut cells = all_cells();
+    cells.retain(|at| !unseen.contains(at));
+    if std::env::var_os("BERTH_TEST_LONG").is_none() {
+        let seed = seed();
+        println!("BERTH_SEED={seed}");
+        shuffle(&mut cells, seed);
+        cells.truncate(FLIPS);
+    }
+    let begun = Instant::now();
+    let count = cells.len();
+    let found: Vec<(CellRef, Option<Difference>)> = stream::iter(cells)
+        .map(|at| async move { (at, walk_flipped(at).await) })
+        .buffer_unordered(2)
+        .collect()
+        .await;
+    for (at, difference) in &found {
+        println!("{at:?}: {}", difference.as_ref().map_or("NOT SEEN", |found| &found.what));
+    }
+    println!("{count} cells flipped in {:?}", begun.elapsed());
+    let green: Vec<CellRef> =
+        found.iter().filter(|(_, difference)| difference.is_none()).map(|(at, _)| *at).collect();
+    assert!(green.is_empty(), "{} flipped cells are not seen: {green:?}", green.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cells_that_are_called_unseen_are() {
+    for (at, why) in UNSEEN {
+        assert!(all_cells().contains(at), "{at:?} is not in the table");
+        assert!(!why.is_empty(), "{at:?} needs a reason");
+        let found = walk_flipped(*at).await;
+        assert!(found.is_none(), "{at:?} is seen after all: {found:?}");
+    }
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("BERTH_SEED").ok().and_then(|text| text.parse().ok());
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    given.unwrap_or_else(|| u64::from(now()))
+}
+
+/// By Fisher and Yates, with splitmix64.
+fn shuffle(cells: &mut [CellRef], seed: u64) {
+    let mut state = seed;
+    let mut next = move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    };
+    for last in (1..cells.len()).rev() {
+        let bound = u64::try_from(last + 1).unwrap_or(u64::MAX);
+        cells.swap(last, usize::try_from(next() % bound).unwrap_or(0));
+    }
+}

@@ -1,0 +1,239 @@
+//! A daemon in this process on a simulated host that is made for the walk: every cell gets groups
+//! of its own, so that cells don't see each other.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use berth_host::{
+    PciAddress,
+    sim::{Fault, Foreign, Rule, SimHost, Site, Topology},
+};
+use berth_ownership::Table;
+use berthd::{
+    config::{Args, Config},
+    ledger::LedgerHandle,
+    run::Daemon,
+};
+use clap::Parser as _;
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint};
+
+/// What a group is like when the daemon starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// One device without a driver.
+    Single,
+    /// Two devices without a driver.
+    Pair,
+    /// One device on a host driver.
+    Kernel,
+    /// Two devices, the second on a host driver.
+    KernelPair,
+    /// Two devices, both on host drivers.
+    KernelBoth,
+    /// One device on a host driver, and mounted.
+    Uses,
+    /// One device that another process has bound to an iommufd of its own.
+    Foreign,
+    /// Two devices, the first bound by another process.
+    ForeignPair,
+}
+
+impl Kind {
+    const ALL: [Self; 8] = [
+        Self::Single,
+        Self::Pair,
+        Self::Kernel,
+        Self::KernelPair,
+        Self::KernelBoth,
+        Self::Uses,
+        Self::Foreign,
+        Self::ForeignPair,
+    ];
+
+    /// How many groups of this kind a walk over so many cells needs at most.
+    fn count(self, cells: usize) -> usize {
+        match self {
+            Self::Single => 3 * cells + 4,
+            Self::Pair => cells + 4,
+            Self::Kernel => cells.min(24) + 1,
+            Self::KernelPair | Self::KernelBoth | Self::Uses => cells.min(8) + 1,
+            Self::Foreign | Self::ForeignPair => cells.min(12) + 1,
+        }
+    }
+
+    fn pair(self) -> bool {
+        matches!(self, Self::Pair | Self::KernelPair | Self::KernelBoth | Self::ForeignPair)
+    }
+
+    /// Drivers of the two devices at boot.
+    fn drivers(self) -> [Option<&'static str>; 2] {
+        match self {
+            Self::Single | Self::Pair => [None, None],
+            Self::Kernel | Self::Uses => [Some("nvme"), None],
+            Self::KernelPair => [None, Some("nvme")],
+            Self::KernelBoth => [Some("nvme"), Some("nvme")],
+            Self::Foreign | Self::ForeignPair => [Some("vfio-pci"), None],
+        }
+    }
+}
+
+/// A group, by its devices.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The first device.
+    pub(crate) a: String,
+    /// The second; the first again where there is none.
+    pub(crate) b: String,
+}
+
+/// A daemon and its machine.
+pub(crate) struct World {
+    pub(crate) sim: Arc<SimHost>,
+    pub(crate) ledger: LedgerHandle,
+    pub(crate) channel: Channel,
+    places: Mutex<BTreeMap<Kind, Vec<Place>>>,
+    daemon: Daemon,
+    rivals: Vec<Foreign>,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// Starts a daemon under a table, on a machine that is large enough for so many cells.
+    pub(crate) async fn start(table: Table, cells: usize) -> Self {
+        let (text, places) = machine(cells);
+        let topology = Topology::parse(&text, "cells").expect("a topology that is right");
+        let sim = Arc::new(SimHost::from_topology(topology));
+        let rivals = [Kind::Foreign, Kind::ForeignPair]
+            .iter()
+            .flat_map(|kind| &places[kind])
+            .map(|place| sim.foreign_bind(address(&place.a)).expect("nobody has it"))
+            .collect();
+        let dir = directory();
+        let config = config(dir.path());
+        let daemon = Daemon::start_under(&config, Arc::clone(&sim) as _, table)
+            .await
+            .expect("the daemon starts");
+        let ledger = daemon.service().ledger().clone();
+        let channel = channel(&dir.path().join("berthd.sock")).await;
+        Self { sim, ledger, channel, places: Mutex::new(places), daemon, rivals, dir }
+    }
+
+    /// A group that nothing has happened to yet.
+    pub(crate) fn place(&self, kind: Kind) -> Place {
+        let mut places = self.places.lock().expect("no panic");
+        places.get_mut(&kind).and_then(Vec::pop).unwrap_or_else(|| panic!("no {kind:?} is left"))
+    }
+
+    /// Makes the next call of this kind hang until the world ends.
+    pub(crate) fn hang(&self, site: Site, device: &str) {
+        self.sim.fault(Fault::at(site).device(address(device)).hang());
+    }
+
+    /// A host driver turns up on a device of a group that is owned: the kernel would refuse that,
+    /// so its rule is broken first.
+    pub(crate) fn drift(&self, device: &str) {
+        self.sim.break_rule(Rule::OwnedRefusesDrivers);
+        self.sim.host_driver_bind(address(device), "nvme").expect("no rule is in the way");
+    }
+
+    /// Ends the daemon.
+    pub(crate) async fn stop(self) {
+        self.sim.clear_faults();
+        let Self { channel, ledger, daemon, rivals, dir, .. } = self;
+        drop((channel, ledger));
+        daemon.stop().await;
+        drop((rivals, dir));
+    }
+}
+
+/// The address in words.
+pub(crate) fn address(text: &str) -> PciAddress {
+    text.parse().expect("a PCI address")
+}
+
+/// The text of a topology, and the groups in it.
+fn machine(cells: usize) -> (String, BTreeMap<Kind, Vec<Place>>) {
+    let mut text = "name = \"cells\"\n\n[template.disk]\nvendor = 0x1234\ndevice = 0x11e8\n\
+                    class = 0x010802\nreset_methods = [\"flr\"]\ndrivers = [\"nvme\"]\n"
+        .to_owned();
+    let mut places = BTreeMap::new();
+    let mut number = 0;
+    for (domain, kind) in Kind::ALL.into_iter().enumerate() {
+        let mut list = Vec::new();
+        for index in 0..kind.count(cells) {
+            let at = |slot: usize| {
+                format!("{domain:04x}:{:02x}:{:02x}.0", index / 16 + 1, index % 16 * 2 + slot)
+            };
+            let (a, second) = (at(0), kind.pair().then(|| at(1)));
+            for (slot, device) in [Some(&a), second.as_ref()].into_iter().flatten().enumerate() {
+                let _ = write!(
+                    text,
+                    "\n[[device]]\naddress = \"{device}\"\nlike = \"disk\"\ngroup = {number}\n"
+                );
+                if let Some(driver) = kind.drivers()[slot] {
+                    let _ = writeln!(text, "driver = \"{driver}\"");
+                }
+                if kind == Kind::Uses {
+                    text.push_str("uses = [{ kind = \"mount\", detail = \"/srv\" }]\n");
+                }
+            }
+            let b = second.unwrap_or_else(|| a.clone());
+            list.push(Place { a, b });
+            number += 1;
+        }
+        places.insert(kind, list);
+    }
+    (text, places)
+}
+
+/// In memory where there is such a place: the walk is not about disks.
+fn directory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a directory")
+}
+
+fn config(dir: &Path) -> Config {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let file = dir.join("berthd.toml");
+    std::fs::write(&file, "").expect("written");
+    let words = [
+        "berthd".to_owned(),
+        "--host".to_owned(),
+        "sim:small".to_owned(),
+        "--config".to_owned(),
+        file.display().to_string(),
+        "--state-dir".to_owned(),
+        path("state"),
+        "--listen-grpc".to_owned(),
+        format!("unix:{}", path("berthd.sock")),
+        "--listen-http".to_owned(),
+        format!("unix:{}", path("http.sock")),
+        "--listen-handover".to_owned(),
+        format!("unix:{}", path("handover.sock")),
+    ];
+    let args = Args::try_parse_from(words).expect("arguments of berthd");
+    let mut config = Config::load(&args).expect("settings that can be used");
+    config.timeouts.drain_ms = 2_000;
+    // What the walk says of the host stays said.
+    config.timeouts.rescan_ms = 3_600_000;
+    config
+}
+
+async fn channel(path: &Path) -> Channel {
+    let path = path.to_owned();
+    Endpoint::from_static("http://berthd")
+        .connect_timeout(Duration::from_secs(60))
+        .connect_with_connector(tower::service_fn(move |_: http::Uri| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+        .expect("berthd answers")
+}
