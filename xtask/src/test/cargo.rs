@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use berth_testvm::host::packages::{self, Tool};
 
 use crate::{check::root, tally::Tally};
 
@@ -31,6 +32,8 @@ pub(super) fn unit() -> Result<Tally> {
 
 /// Tests beside the crates: whole programs on the simulated host.
 pub(super) fn sim(long: bool) -> Result<Tally> {
+    // What is durable before an answer leaves is seen in the program's system calls.
+    packages::ensure(&[Tool { package: "strace", proof: "strace" }])?;
     let env: &[(&str, &str)] = if long { &[("BERTH_TEST_LONG", "1")] } else { &[] };
     let mut tally = build()?;
     tally += cargo_test(&["--workspace", "--test", "*"], env)?;

@@ -1,0 +1,110 @@
+//! What was answered is on disk: the system calls of the real program, as `strace` saw them.
+//!
+//! A request is found by its holder's name: where it is read from a socket, where it stands first
+//! in a frame of the write-ahead log, and where it is in an answer. So each answer is compared with
+//! the very `fdatasync` that makes it durable, whatever else the daemon does meanwhile.
+
+#[path = "durability/traced.rs"]
+mod traced;
+
+#[path = "durability/trace.rs"]
+mod trace;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Barrier, time::timeout};
+use trace::{Batch, Trace};
+use traced::{DEVICES, PATIENCE, Traced};
+
+/// How many clients ask at the same time.
+const CLIENTS: usize = 8;
+/// How long `fdatasync` is delayed where it is.
+const DELAY: Duration = Duration::from_millis(200);
+
+/// Who asked, and how long it took until the answer was there.
+type Asked = (String, Duration);
+
+/// One client first, whose commit the others wait for; then the others, all at once.
+async fn round(daemon: &Traced, round: usize, after: Duration) -> Vec<Asked> {
+    let base = round * (CLIENTS + 1);
+    assert!(base + CLIENTS < DEVICES, "the machine has too few devices");
+    let barrier = Arc::new(Barrier::new(CLIENTS + 1));
+    let mut asking = Vec::new();
+    for client in 0..=CLIENTS {
+        let (channel, barrier) = (daemon.connect().await, Arc::clone(&barrier));
+        let name = format!("durable-{round:02}-{client:02}");
+        asking.push(tokio::spawn(async move {
+            barrier.wait().await;
+            if client > 0 {
+                tokio::time::sleep(after).await;
+            }
+            let asked = Instant::now();
+            traced::reserve(channel, &name, base + client).await;
+            (name, asked.elapsed())
+        }));
+    }
+    let mut all = Vec::new();
+    for one in asking {
+        all.push(timeout(PATIENCE, one).await.expect("an answer").expect("a reservation"));
+    }
+    all
+}
+
+fn batches(trace: &Trace, asked: &[Asked]) -> Vec<Batch> {
+    let names: Vec<&str> = asked.iter().map(|(name, _)| name.as_str()).collect();
+    let batches = trace.batches(&names);
+    for batch in &batches {
+        println!("{batch}");
+        batch.check().unwrap_or_else(|wrong| panic!("{wrong}: {batch}"));
+    }
+    batches
+}
+
+/// Batches of several of which nothing but their own `fdatasync` stands between the last request
+/// and the first answer. Where the last was read while the commit before was still being written,
+/// that one's counts too; and where the first answer was slow to leave, the next one's.
+fn shared_alone(batches: &[Batch]) -> usize {
+    batches.iter().filter(|batch| batch.names.len() > 1 && batch.syncs_between == 1).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_fdatasync_stands_between_the_last_reserve_of_a_batch_and_its_first_answer() {
+    let daemon = Traced::start(None).await;
+    let mut asked = Vec::new();
+    for number in 0..10 {
+        asked.extend(round(&daemon, number, Duration::from_millis(2)).await);
+    }
+    let trace = daemon.stop().await;
+    let batches = batches(&trace, &asked);
+    let single = batches.iter().filter(|batch| batch.syncs_between == 1).count();
+    let shared = shared_alone(&batches);
+    println!("{} answers, {} batches: {single} with one fdatasync", asked.len(), batches.len());
+    assert!(batches.len() < asked.len(), "nothing that waited shared a commit");
+    assert!(shared >= 3, "{shared} batches of several had one fdatasync, of {}", batches.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_fdatasync_delayed_no_answer_leaves_earlier() {
+    let daemon = Traced::start(Some(DELAY)).await;
+    let mut asked = Vec::new();
+    for number in 0..3 {
+        // All others ask while the first one's commit is delayed.
+        asked.extend(round(&daemon, number, DELAY / 4).await);
+    }
+    let trace = daemon.stop().await;
+    let batches = batches(&trace, &asked);
+    for (name, took) in &asked {
+        assert!(*took >= DELAY, "{name} had its answer after {took:?}");
+    }
+    for batch in &batches {
+        let waited = batch.fastest_answer();
+        assert!(waited >= DELAY, "an answer left {waited:?} after its request: {batch}");
+    }
+    let fastest = asked.iter().map(|(_, took)| *took).min();
+    println!("fastest of {} answers: {fastest:?}", asked.len());
+    let large = batches.iter().any(|batch| batch.names.len() >= CLIENTS / 2);
+    assert!(large && shared_alone(&batches) >= 1, "what waited did not share a commit");
+}
