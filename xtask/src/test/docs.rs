@@ -102,7 +102,7 @@ fn run_command(root: &Path, daemon: &Daemon, command: &str) -> Result<Vec<String
         .args(["-c", &format!("{command} 2>&1")])
         .env("PATH", format!("{}:{path}", programs.display()))
         .env("BERTH_ENDPOINT", daemon.endpoint())
-        .env("COLUMNS", "110")
+        .env("COLUMNS", "132")
         .env("NO_COLOR", "1")
         .current_dir(root)
         .output()
