@@ -5,7 +5,7 @@ use std::{env, process::ExitCode};
 
 use anyhow::{Result, bail};
 use berth_testvm::{
-    guest::{runner, shell, unpriv},
+    guest::{holder, runner, shell, unpriv},
     wire::Mode,
 };
 
@@ -30,6 +30,7 @@ fn run() -> Result<()> {
             }
         }
         Some((runner::VERB, [name])) => runner::run_here(name),
+        Some((holder::VERB, [])) => holder::serve(),
         Some((unpriv::VERB, rest)) => unpriv::become_unprivileged(rest),
         Some((other, _)) => bail!("no such verb: {other}"),
     }

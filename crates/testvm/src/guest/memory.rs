@@ -3,13 +3,16 @@
 
 use std::{
     fs::File,
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
 };
 
 use anyhow::{Context, Result};
 use berth_uapi::{DmaPerms, IoasId, IoctlError, Iommufd, IovaChoice, VfioContainer};
 use rustix::{
-    fs::{MemfdFlags, ftruncate, memfd_create},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
     mm::{MapFlags, ProtFlags, mmap},
 };
 
@@ -30,6 +33,22 @@ impl Memory {
     pub fn new(length_bytes: u64) -> Result<Self> {
         let file = memfd_create("dma", MemfdFlags::CLOEXEC).context("make a memfd")?;
         ftruncate(&file, length_bytes)?;
+        Self::of(file, length_bytes)
+    }
+
+    /// The same that can't shrink, as `berthd` wants memory that is registered with it.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn sealed(length_bytes: u64) -> Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("dma", flags).context("make a memfd")?;
+        ftruncate(&file, length_bytes)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK)?;
+        Self::of(file, length_bytes)
+    }
+
+    fn of(file: OwnedFd, length_bytes: u64) -> Result<Self> {
         let length = usize::try_from(length_bytes)?;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; it replaces nothing. It is

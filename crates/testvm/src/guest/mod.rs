@@ -4,6 +4,8 @@ pub mod bar;
 pub mod capabilities;
 pub mod daemon;
 pub mod edu;
+pub mod handover;
+pub mod holder;
 pub mod kmsg;
 pub mod machine;
 pub mod memory;
