@@ -32,18 +32,23 @@ pub(crate) fn process() -> HolderProcess {
 impl World {
     /// Tells a fact that is taken.
     pub(crate) async fn fact(&self, command: Command) -> Result<(), String> {
-        let what = format!("{command:?}");
-        let told = self.ledger.submit(command, Meta::internal("walk")).await;
+        self.facts(vec![command]).await
+    }
+
+    /// Tells facts at one time: all of them are taken.
+    pub(crate) async fn facts(&self, commands: Vec<Command>) -> Result<(), String> {
+        let what = format!("{commands:?}");
+        let told = self.ledger.submit_all(commands, Meta::internal("walk")).await;
         told.map(drop).map_err(|error| format!("telling {what}: {error}"))
     }
 
-    /// Tells a fact together with the mark of a device that nobody uses: both are recorded, or
-    /// neither. So gRPC shows whether the fact was taken, also where it changes nothing.
-    pub(crate) async fn tell(&self, command: Command) -> Answer<()> {
+    /// Tells facts together with the mark of a device that nobody uses: all are recorded, or none.
+    /// So gRPC shows whether they were taken, also where they change nothing.
+    pub(crate) async fn tell(&self, mut commands: Vec<Command>) -> Answer<()> {
         let marker = self.place(Kind::Single).a;
         let why = format!("marker {}", count());
-        let cordon = Command::Cordon { device: marker.as_str().into(), why: why.clone() };
-        let told = self.ledger.submit_all(vec![command, cordon], Meta::internal("walk")).await;
+        commands.push(Command::Cordon { device: marker.as_str().into(), why: why.clone() });
+        let told = self.ledger.submit_all(commands, Meta::internal("walk")).await;
         let taken = self.device(&marker).await?.condition_note.contains(&why);
         match told {
             Ok(_) if taken => Ok(()),

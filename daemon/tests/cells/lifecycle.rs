@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use berth_host::sim::Site;
 use berth_ownership::{
-    Cell, Command, Policy,
+    Cell, Command, Order as Given, Policy,
     table::{LifeChange, LifeRow as Row, Order},
 };
 use berth_proto::v1::{self, reservation::State};
@@ -71,7 +71,7 @@ async fn bring(world: &World, row: Row, policy: Policy) -> Result<Standing, Stri
             world.hang(Site::Detach, &place.a);
             arranging("a stuck detach", world.order(&id, &Ask::Detach, Wait::No).await)?;
         }
-        Row::Expired => expire(world, &id).await?,
+        Row::Expired => world.facts(lapse(&id)).await?,
         Row::Draining => {
             let reservation = id.as_str().into();
             world.fact(Command::HolderMoved { reservation, process: process() }).await?;
@@ -97,16 +97,11 @@ async fn bring(world: &World, row: Row, policy: Policy) -> Result<Standing, Stri
     Ok(Standing { place, id, domain: own.domain })
 }
 
-/// The shortest of leases, and what the clock then says.
-async fn expire(world: &World, id: &str) -> Result<(), String> {
-    lapse(world, id).await?;
-    world.fact(Command::Expire { reservation: id.into() }).await
-}
-
-async fn lapse(world: &World, id: &str) -> Result<(), String> {
-    arranging("a short lease", world.order(id, &Ask::Renew(1), Wait::Done).await)?;
-    tokio::time::sleep(Duration::from_millis(3)).await;
-    Ok(())
+/// A lease shorter than any that a call may ask for, and what the clock then says: at one time, so
+/// that the daemon's own look at leases doesn't come between.
+fn lapse(id: &str) -> Vec<Command> {
+    let renew = Command::Renew { order: Given::new(id), ttl_ms: Some(0) };
+    vec![renew, Command::Expire { reservation: id.into() }]
 }
 
 async fn expect_state(world: &World, id: &str, state: State) -> Verdict {
@@ -132,11 +127,8 @@ async fn settled(world: &World, id: &str) -> Result<v1::Reservation, String> {
 
 /// An order that a call gives.
 async fn by_call(world: &World, row: Row, order: Order, cell: Cell<LifeChange>) -> Verdict {
-    let group = match (row, order) {
-        (Row::Busy, _) | (_, Order::Replace) => true,
-        (Row::Held, Order::Attach) => true,
-        _ => false,
-    };
+    let group =
+        row == Row::Busy || order == Order::Replace || (row, order) == (Row::Held, Order::Attach);
     let standing = bring(world, row, if group { Policy::Group } else { Policy::Exclusive }).await?;
     let id = &standing.id;
     let ask = match order {
@@ -224,12 +216,10 @@ async fn told(world: &World, row: Row, order: Order, cell: Cell<LifeChange>) -> 
         _ => bring(world, row, Policy::Exclusive).await?,
     };
     let id = &standing.id;
-    if order == Order::Expire && matches!(row, Row::Reserved | Row::Handed | Row::Held | Row::Busy)
-    {
-        lapse(world, id).await?;
-    }
+    let leased = matches!(row, Row::Reserved | Row::Handed | Row::Held | Row::Busy);
     let (command, process) = fact(id, order);
-    let answer = world.tell(command).await;
+    let commands = if order == Order::Expire && leased { lapse(id) } else { vec![command] };
+    let answer = world.tell(commands).await;
     compare(&cell, &format!("{} {id}", order.text()), Then::Done, &answer)?;
     if let Cell::Next(change) = cell {
         return went_on(world, &standing, (row, order, change), &process).await;
@@ -311,7 +301,7 @@ async fn hand_over_what_is_gone(world: &World, row: Row, cell: Cell<LifeChange>)
     } else {
         world.ordered(&id, Ask::Release).await?;
     }
-    let answer = world.tell(World::hand_over(&id, &process())).await;
+    let answer = world.tell(vec![World::hand_over(&id, &process())]).await;
     compare(&cell, &format!("{} {id}", Order::HandOver.text()), Then::Done, &answer)?;
     expect_state(world, &id, state_of(row)).await
 }

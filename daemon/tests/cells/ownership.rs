@@ -307,7 +307,7 @@ async fn release_private(world: &World, cell: Cell) -> Verdict {
     }
     let device = place.a.as_str().into();
     let command = Command::KernelDmaRelease { device, host_uses_it_anyway: false };
-    let answer = world.tell(command).await;
+    let answer = world.tell(vec![command]).await;
     compare(&cell, Op::KernelDmaRelease.text(), Then::Done, &answer)
 }
 

@@ -4,13 +4,13 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use berth_host::{
-    PciAddress,
+    Host, PciAddress,
     sim::{Fault, Foreign, Rule, SimHost, Site, Topology},
 };
 use berth_ownership::Table;
@@ -22,6 +22,9 @@ use berthd::{
 use clap::Parser as _;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
+
+/// How long the helper waits for an act: longer than any walk, so that what hangs stays stuck.
+const HELPER_TIMEOUT_MS: u64 = 600_000;
 
 /// What a group is like when the daemon starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,21 +109,22 @@ pub(crate) struct World {
 impl World {
     /// Starts a daemon under a table, on a machine that is large enough for so many cells.
     pub(crate) async fn start(table: Table, cells: usize) -> Self {
+        Self::start_with(table, cells, HELPER_TIMEOUT_MS).await
+    }
+
+    /// The same on a machine whose helper gives acts up after `helper_timeout_ms`.
+    pub(crate) async fn start_with(table: Table, cells: usize, helper_timeout_ms: u64) -> Self {
         let (text, places) = machine(cells);
         let topology = Topology::parse(&text, "cells").expect("a topology that is right");
-        let sim = Arc::new(SimHost::from_topology(topology));
+        let sim = topology.with_helper_timeout_ms(helper_timeout_ms);
+        let sim = Arc::new(SimHost::from_topology(sim));
         let rivals = [Kind::Foreign, Kind::ForeignPair]
             .iter()
             .flat_map(|kind| &places[kind])
             .map(|place| sim.foreign_bind(address(&place.a)).expect("nobody has it"))
             .collect();
         let dir = directory();
-        let config = config(dir.path());
-        let daemon = Daemon::start_under(&config, Arc::clone(&sim) as _, table)
-            .await
-            .expect("the daemon starts");
-        let ledger = daemon.service().ledger().clone();
-        let channel = channel(&dir.path().join("berthd.sock")).await;
+        let (daemon, ledger, channel) = serve(dir.path(), &sim, table).await;
         Self { sim, ledger, channel, places: Mutex::new(places), daemon, rivals, dir }
     }
 
@@ -150,6 +154,27 @@ impl World {
         daemon.stop().await;
         drop((rivals, dir));
     }
+
+    /// Ends the daemon, and starts one under a table on the same record and machine.
+    pub(crate) async fn restart(self, table: Table) -> Self {
+        let Self { sim, channel, ledger, daemon, rivals, dir, places } = self;
+        drop((channel, ledger));
+        daemon.stop().await;
+        let (daemon, ledger, channel) = serve(dir.path(), &sim, table).await;
+        Self { sim, ledger, channel, places, daemon, rivals, dir }
+    }
+
+    /// The socket where holders fetch their devices.
+    pub(crate) fn handover_socket(&self) -> PathBuf {
+        self.dir.path().join("handover.sock")
+    }
+}
+
+async fn serve(dir: &Path, sim: &Arc<SimHost>, table: Table) -> (Daemon, LedgerHandle, Channel) {
+    let host = Arc::clone(sim) as Arc<dyn Host>;
+    let daemon = Daemon::start_under(&config(dir), host, table).await.expect("the daemon starts");
+    let ledger = daemon.service().ledger().clone();
+    (daemon, ledger, channel(&dir.join("berthd.sock")).await)
 }
 
 /// The address in words.
