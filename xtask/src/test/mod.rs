@@ -4,6 +4,7 @@ mod cargo;
 mod daemon;
 mod docs;
 mod web;
+mod webdriver;
 
 use std::time::Instant;
 
