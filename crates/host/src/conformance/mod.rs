@@ -104,13 +104,30 @@ pub fn record(
     options: &Options,
     seed: u64,
 ) -> Result<Trace, HostError> {
+    record_watched(host, seats, options, seed, &mut |_| {})
+}
+
+/// As [`record`]; `before` hears of each operation before it is run, so that somebody knows which
+/// one a kernel doesn't come back from.
+///
+/// # Errors
+/// As [`record`].
+pub fn record_watched(
+    host: &dyn Host,
+    seats: &Seats,
+    options: &Options,
+    seed: u64,
+    before: &mut dyn FnMut(Op),
+) -> Result<Trace, HostError> {
     let mut stage = Stage::set(host, seats)?;
     let mut generator = Generator::new(options, seats, seed);
     let mut entries = Vec::with_capacity(options.length + 1);
     for _ in 0..options.length {
         let op = generator.next(&stage);
+        before(op);
         entries.push(stage.run(op));
     }
+    before(Op::Finish);
     entries.push(stage.run(Op::Finish));
     Ok(Trace { seed, entries })
 }

@@ -3,7 +3,16 @@
 //! The simulated machine is made from what discovery finds in the guest. Divergences are printed
 //! with their number, which must be 0.
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::Write,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use berth_host::{
@@ -21,6 +30,8 @@ use crate::{
 
 /// How many sequences each back end gives.
 const SEQUENCES: u64 = 1_000;
+/// No operation of a healthy kernel takes so long.
+const STUCK: Duration = Duration::from_secs(45);
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("conformance_type1", &[Capability::Type1, Capability::Intremap], type1)
@@ -89,6 +100,10 @@ fn compare(ctx: &Ctx, backends: &[BackendKind], seeds: std::ops::Range<u64>) -> 
     for bridge in [PAIR_BRIDGE, MIXED_BRIDGE] {
         sysfs::unbind(bridge).with_context(|| format!("unbind {bridge}"))?;
     }
+    // In an emulated guest an ordinary grace period, for which each driver unbind waits, can take
+    // a minute.
+    let expedited = std::fs::write("/sys/kernel/rcu_expedited", "1");
+    ctx.say(format!("expedited grace periods: {expedited:?}"));
     let config = LinuxConfig { root: "/".into(), privileged: Arc::new(Direct::new("/")) };
     let linux = LinuxHost::new(config);
     let outcome = run(ctx, &linux, backends, seeds);
@@ -113,10 +128,13 @@ fn run(
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     let (mut operations, begun) = (0, Instant::now());
     costs(ctx, linux, &seats)?;
+    let watch = Watch::start();
     let (first, count) = (seeds.start, seeds.end - seeds.start);
     for seed in seeds {
-        let trace = conformance::record(linux, &seats, &options, seed)
-            .with_context(|| format!("record sequence {seed}"))?;
+        let trace = conformance::record_watched(linux, &seats, &options, seed, &mut |op| {
+            watch.saw(format!("sequence {seed}: {op:?}"));
+        })
+        .with_context(|| format!("record sequence {seed}"))?;
         writeln!(traces, "{}", serde_json::to_string(&trace)?)?;
         operations += trace.entries.len();
         tally(&trace, &mut seen)?;
@@ -144,6 +162,54 @@ fn run(
     ));
     ensure!(divergences.is_empty(), "{} of {count} sequences diverge", divergences.len());
     Ok(Outcome::Pass)
+}
+
+/// Tells which operation the kernel doesn't come back from, and where its threads are then.
+#[derive(Debug, Default)]
+struct Watch {
+    seen: Mutex<VecDeque<String>>,
+    steps: AtomicU64,
+}
+
+impl Watch {
+    fn start() -> Arc<Self> {
+        let watch = Arc::new(Self::default());
+        let weak = Arc::downgrade(&watch);
+        std::thread::spawn(move || {
+            let mut last = 0;
+            loop {
+                std::thread::sleep(STUCK);
+                let Some(watch) = weak.upgrade() else { return };
+                let steps = watch.steps.load(Ordering::Relaxed);
+                if steps == last {
+                    watch.tell();
+                }
+                last = steps;
+            }
+        });
+        watch
+    }
+
+    fn saw(&self, op: String) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.push_back(op);
+        if seen.len() > 30 {
+            seen.pop_front();
+        }
+    }
+
+    fn tell(&self) {
+        println!("no progress for {STUCK:?}; the last operations:");
+        for op in self.seen.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            println!("    {op}");
+        }
+        let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return };
+        for thread in threads.flatten() {
+            let stack = std::fs::read_to_string(thread.path().join("stack")).unwrap_or_default();
+            println!("{}: {stack}", thread.path().display());
+        }
+    }
 }
 
 /// What the looks cost that are taken after every operation: they bound the speed of the suite.
