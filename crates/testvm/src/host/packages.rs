@@ -64,9 +64,17 @@ pub fn ensure(tools: &[Tool]) -> Result<()> {
     let advice = format!("install by hand: apt-get install {}", missing.join(" "));
     apt::codename().with_context(|| format!("missing tools (Debian names): {missing:?}"))?;
     eprintln!("installing {}", missing.join(" "));
-    let mut command = Command::new("apt-get");
-    command.args(["-y", "--no-install-recommends", "install"]).args(&missing);
-    as_root(command).context(advice.clone())?;
+    let install = || {
+        let mut command = Command::new("apt-get");
+        command.args(["-y", "--no-install-recommends", "install"]).args(&missing);
+        as_root(command)
+    };
+    // A fresh machine has no package lists, or old ones.
+    if install().is_err() {
+        let mut update = Command::new("apt-get");
+        update.arg("update");
+        as_root(update).and_then(|()| install()).context(advice.clone())?;
+    }
     match tools.iter().find(|t| !is_there(t)) {
         Some(tool) => bail!("{} is still missing; {advice}", tool.proof),
         None => Ok(()),
