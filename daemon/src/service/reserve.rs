@@ -54,7 +54,8 @@ impl Service {
                 // A repeated call finds its devices taken, by itself: its answer is on record.
                 break self.ledger.refuse(error, meta).await?;
             }
-            if template.flags.take_from_host {
+            // A disk may have been unmounted since the last look.
+            if template.flags.take_from_host || host_uses(&snapshot, &template) {
                 self.look_at(&snapshot, &template).await?;
             }
             let command = Command::Reserve(Box::new(template.clone()));
@@ -257,6 +258,13 @@ impl Service {
             .max_by_key(|(prefix, _)| prefix.len())
             .map_or(self.config.reset_default, |(_, policy)| *policy)
     }
+}
+
+/// Whether the host used a member of the targets when it was last looked at.
+fn host_uses(snapshot: &Snapshot, template: &Reserve) -> bool {
+    let groups = template.targets.iter().filter_map(|target| snapshot.state.group(&target.group));
+    let mut devices = groups.flat_map(|group| &group.devices);
+    devices.any(|id| snapshot.state.device(id).is_some_and(|device| !device.facts.uses.is_empty()))
 }
 
 /// A reservation as the API has it, by what an answer is about.
