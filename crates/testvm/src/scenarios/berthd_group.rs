@@ -161,7 +161,9 @@ fn registers(daemon: &Daemon, id: &str, memory: &Memory) -> Result<Value> {
         "op": "register", "reservation": id, "iova": format!("{IOVA:#x}"),
         "lengthBytes": memory.length_bytes(), "offset": 0, "write": true, "read": true,
     });
-    Ok(handover::ask(&daemon.handover(), &request, &[memory.file().as_fd()])?.json)
+    let told = handover::ask(&daemon.handover(), &request, &[memory.file().as_fd()])?.json;
+    println!("{request} -> {told}");
+    Ok(told)
 }
 
 /// The device takes a pattern in and brings it back.
