@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -71,6 +72,11 @@ fn socket_dir() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let uid = rustix::process::geteuid().as_raw();
     let directory = base.join(format!("berth-run-{uid}"));
-    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    made.with_context(|| format!("create {}", directory.display()))?;
+    let owner = fs::symlink_metadata(&directory).context("look at the socket directory")?.uid();
+    if owner != uid {
+        bail!("{} belongs to uid {owner}; remove it or set XDG_RUNTIME_DIR", directory.display());
+    }
     Ok(directory)
 }
