@@ -171,7 +171,11 @@ impl Host for LinuxHost {
         let me = rustix::process::getpid().as_raw_nonzero().get();
         match self.privileged.perform(&Act::WhoHolds { nodes })? {
             ActOutcome::Holders(mut found) => {
-                found.retain(|process| process.pid != me);
+                // A sibling's own descriptor is no use of this device.
+                let sibling = |what: &str| {
+                    what.parse::<PciAddress>().is_ok_and(|device| device != address)
+                };
+                found.retain(|process| process.pid != me && !sibling(&process.what));
                 procs::without_guesses(&mut found);
                 Ok(found)
             }
