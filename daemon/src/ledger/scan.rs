@@ -36,8 +36,11 @@ pub fn scan(host: &dyn Host, known: &Snapshot) -> Result<Scan, HostError> {
         let on_vfio = device.dma == DmaKind::Managed
             && !device.bridge
             && device.driver.as_deref() == Some(device.vfio_driver.as_str());
-        let ours = known
-            .group_by_number(group)
+        // By what was just found: at the first look of a daemon nothing is known but the record.
+        let ours = inventory
+            .groups
+            .iter()
+            .find(|facts| facts.number == group)
             .and_then(|facts| known.state.group(&facts.stable_id.as_str().into()))
             .is_some_and(|group| !group.reservations.is_empty());
         if on_vfio && !ours {
