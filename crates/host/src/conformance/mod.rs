@@ -3,7 +3,7 @@
 //!
 //! A [`Trace`] names seats and slots, never addresses, group numbers or ids, so a trace of a real
 //! kernel replays on a simulated one. After every operation the state that an outsider sees is
-//! written down too: whether each group is free, and the driver of each seat.
+//! written down too: whether groups are free, and the driver of each seat.
 //!
 //! ```
 //! use berth_host::{conformance::{self, Options, Seats}, sim::SimHost};

@@ -157,7 +157,7 @@ pub enum Op {
 /// What an outsider sees after an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct After {
-    /// Whether the group of each bank is free: `yes`, `no` or an errno.
+    /// Whether a group is free: `yes`, `no` or an errno. One group in turn, all at the end.
     pub free: Vec<String>,
     /// The driver of each seat, empty without one; only after what can change drivers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
