@@ -16,6 +16,7 @@
 
 mod berthd_exclusive;
 mod berthd_group;
+mod berthd_held;
 mod berthd_host_use;
 mod berthd_shared;
 mod berthd_tools;
@@ -44,6 +45,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_shared::SCENARIOS,
     berthd_group::SCENARIOS,
     berthd_host_use::SCENARIOS,
+    berthd_held::SCENARIOS,
 ];
 
 /// Every scenario.
