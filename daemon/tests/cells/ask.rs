@@ -124,7 +124,11 @@ impl World {
         v1::devices_client::DevicesClient::new(self.channel.clone())
     }
 
-    pub(crate) async fn reserve(&self, request: v1::ReserveRequest) -> Answer<v1::Reservation> {
+    /// Asks for a reservation; what presents nothing is on the world's back end.
+    pub(crate) async fn reserve(&self, mut request: v1::ReserveRequest) -> Answer<v1::Reservation> {
+        if request.domain.is_empty() && request.join.is_empty() {
+            request.backend = self.backend.into();
+        }
         let answer = self.reservations().reserve(request).await;
         answer.map(tonic::Response::into_inner).map_err(refused)
     }
@@ -222,13 +226,32 @@ impl World {
         answer.map(tonic::Response::into_inner).map_err(refused)
     }
 
+    /// A domain to replace a reservation's by: another one where its context can have two.
+    pub(crate) async fn other_domain(&self, id: &str, domain: &str) -> Result<String, String> {
+        match self.backend {
+            v1::Backend::Type1 => Ok(domain.to_owned()),
+            _ => arranging("a domain", self.create_domain(Some(id)).await),
+        }
+    }
+
+    /// What follows where a cell allows a replace: a type1 container has one domain for good.
+    pub(crate) fn then_replaced(&self) -> Then {
+        match self.backend {
+            v1::Backend::Type1 => Then::Refused("BACKEND_CANNOT"),
+            _ => Then::Done,
+        }
+    }
+
     /// A domain in the context of a reservation, or in a new one for policy shared.
     pub(crate) async fn create_domain(&self, reservation: Option<&str>) -> Answer<String> {
-        let label = if reservation.is_none() { LABEL.to_owned() } else { String::new() };
+        let (label, backend) = match reservation {
+            None => (LABEL.to_owned(), self.backend),
+            Some(_) => (String::new(), v1::Backend::Auto),
+        };
         let request = v1::CreateDomainRequest {
             context: reservation.unwrap_or_default().to_owned(),
             label,
-            backend: v1::Backend::Auto.into(),
+            backend: backend.into(),
             request_id: String::new(),
         };
         let mut client = v1::domains_client::DomainsClient::new(self.channel.clone());

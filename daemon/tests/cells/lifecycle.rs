@@ -12,6 +12,7 @@ use berth_proto::v1::{self, reservation::State};
 use crate::{
     ask::{Answer, Ask, Then, Verdict, Wait, arranging, compare, wish},
     door::process,
+    natural::PATIENCE,
     world::{Kind, Place, World},
 };
 
@@ -21,9 +22,6 @@ struct Standing {
     id: String,
     domain: String,
 }
-
-/// How long something that is under way may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Gives the order in the row.
 pub(crate) async fn walk(world: &World, row: Row, order: Order, cell: Cell<LifeChange>) -> Verdict {
@@ -76,10 +74,7 @@ async fn bring(world: &World, row: Row, policy: Policy) -> Result<Standing, Stri
             let reservation = id.as_str().into();
             world.fact(Command::HolderMoved { reservation, process: process() }).await?;
         }
-        Row::Lost => {
-            let why = "a rival was faster".to_owned();
-            world.fact(Command::HoldLost { reservation: id.as_str().into(), why }).await?;
-        }
+        Row::Lost => world.lose(&own, policy, &place.a).await?,
         Row::Released => drop(world.ordered(&id, Ask::Release).await?),
         Row::Preparing | Row::Reserved | Row::Handed | Row::Held => {}
     }
@@ -135,7 +130,7 @@ async fn by_call(world: &World, row: Row, order: Order, cell: Cell<LifeChange>) 
         Order::Attach => Ask::Attach,
         Order::Detach => Ask::Detach,
         Order::Replace if row == Row::Held => {
-            Ask::Replace(arranging("a domain", world.create_domain(Some(id)).await)?)
+            Ask::Replace(world.other_domain(id, &standing.domain).await?)
         }
         Order::Replace => Ask::Replace(standing.domain.clone()),
         Order::Release => Ask::Release,
@@ -148,6 +143,7 @@ async fn by_call(world: &World, row: Row, order: Order, cell: Cell<LifeChange>) 
     let then = match (row, order) {
         // The axis would take it, but there is nothing to detach or to replace.
         (Row::Reserved, Order::Detach | Order::Replace) => Then::Refused("NOT_ATTACHED"),
+        (Row::Held, Order::Replace) => world.then_replaced(),
         _ => Then::Done,
     };
     let words = format!("{} {id}", order.text());

@@ -95,8 +95,11 @@ pub(crate) async fn tell(story: Story, table: Table, patience: Duration) -> Verd
     verdict
 }
 
+/// How long is waited for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits for a state.
-async fn until(
+pub(crate) async fn until(
     world: &World,
     id: &str,
     state: State,

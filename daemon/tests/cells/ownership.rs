@@ -99,6 +99,8 @@ async fn reserve(world: &World, row: Row, op: Op, cell: Cell) -> Verdict {
         _ => wish(Policy::Shared, &place.a),
     };
     request.take_from_host = row == Row::KernelTaken || really_used(row, op);
+    // Otherwise the daemon would look at the devices again, and see no use.
+    request.dry_run = row == Row::HostUses && !really_used(row, op);
     request.no_wait = Wait::for_cell(&cell) == Wait::No;
     if op == Op::ReserveOtherLabel {
         request.label = OTHER_LABEL.to_owned();
@@ -137,8 +139,9 @@ async fn order(
     cell: Cell,
 ) -> Verdict {
     let before = arranging("the group", world.group(&place.a).await)?;
+    let then = if op == Op::Replace { world.then_replaced() } else { Then::Done };
     let answer = world.order(&own.id, &ask, Wait::for_cell(&cell)).await;
-    compare(&cell, op.text(), Then::Done, &answer)?;
+    compare(&cell, op.text(), then, &answer)?;
     follow(world, place, &cell, &before, answer).await
 }
 
@@ -185,7 +188,7 @@ async fn detach_or_replace(world: &World, row: Row, op: Op, cell: Cell) -> Verdi
     };
     let ask = match op {
         Op::Replace if row == Row::OwnGroupAttached => {
-            Ask::Replace(arranging("a domain", world.create_domain(Some(&own.id)).await)?)
+            Ask::Replace(world.other_domain(&own.id, &own.domain).await?)
         }
         Op::Replace => Ask::Replace(own.domain.clone()),
         _ => Ask::Detach,

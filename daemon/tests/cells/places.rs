@@ -1,12 +1,14 @@
 //! The rows of the ownership axis, arranged.
 
-use berth_host::sim::Site;
+use berth_host::sim::{Fault, Site};
 use berth_ownership::{Command, DriverDma, HostUse, OwnershipRow as Row, Policy, table::Change};
 use berth_proto::v1::{self, owner::Kind as Owner};
+use rustix::io::Errno;
 
 use crate::{
     ask::{Ask, Verdict, Wait, arranging, wish},
     door::process,
+    natural::{PATIENCE, until},
     world::{Kind, Place, World},
 };
 
@@ -136,6 +138,25 @@ impl World {
         Ok((place, own))
     }
 
+    /// Somebody is faster between the last close and the hold that is taken again. Under policy
+    /// group a detach closes nothing, and a type1 container keeps its group: there it is told.
+    pub(crate) async fn lose(
+        &self,
+        own: &v1::Reservation,
+        policy: Policy,
+        device: &str,
+    ) -> Result<(), String> {
+        if policy == Policy::Group || self.backend == v1::Backend::Type1 {
+            let why = "a rival was faster".to_owned();
+            return self.fact(Command::HoldLost { reservation: own.id.as_str().into(), why }).await;
+        }
+        self.ordered(&own.id, Ask::Attach).await?;
+        let number = arranging("the group", self.group(device).await)?.number;
+        self.sim.fault(Fault::at(Site::OpenGroup).group(number).errno(Errno::PERM));
+        self.ordered(&own.id, Ask::Detach).await?;
+        until(self, &own.id, v1::reservation::State::Lost, PATIENCE).await.map(drop)
+    }
+
     /// A reservation that somebody else was faster than, and then what others do in its group.
     pub(crate) async fn lost_and_then(&self, row: Row) -> Result<(Place, v1::Reservation), String> {
         let (policy, kind) = match row {
@@ -151,8 +172,7 @@ impl World {
         if row == Row::HoldSameToken {
             arranging("a second one", self.reserve(Self::joining(&own, &place.b)).await)?;
         }
-        let why = "a rival was faster".to_owned();
-        self.fact(Command::HoldLost { reservation: own.id.as_str().into(), why }).await?;
+        self.lose(&own, policy, &place.a).await?;
         match row {
             Row::HoldSameDomain | Row::DeviceTaken => {
                 arranging("a second one", self.reserve(Self::joining(&own, &place.b)).await)?;

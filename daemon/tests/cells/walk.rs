@@ -1,6 +1,7 @@
 //! The walk: each cell in a corner of its own, many at a time, until the first that differs.
 
-use berth_ownership::{Table, table::CellRef};
+use berth_ownership::{Operation, OwnershipRow, Table, table::CellRef};
+use berth_proto::v1;
 use futures::{StreamExt as _, stream};
 
 use crate::{ask::Verdict, condition, lifecycle, ownership, world::World};
@@ -18,6 +19,20 @@ pub(crate) struct Difference {
 /// All cells of the tables that Berth follows.
 pub(crate) fn all_cells() -> Vec<CellRef> {
     Table::standard().cells().collect()
+}
+
+/// Whether the cell can come up on a back end. A type1 container keeps its group while the daemon
+/// lives, so that nobody else owns there what a reservation lost.
+pub(crate) fn comes_up(at: CellRef, backend: v1::Backend) -> bool {
+    match at {
+        CellRef::Ownership(
+            OwnershipRow::ExclusiveOther
+            | OwnershipRow::SharedOtherDomain
+            | OwnershipRow::GroupOther,
+            Operation::Release,
+        ) => backend != v1::Backend::Type1,
+        CellRef::Ownership(..) | CellRef::Lifecycle(..) | CellRef::Condition(..) => true,
+    }
 }
 
 async fn step(world: &World, at: CellRef) -> Verdict {
@@ -40,8 +55,13 @@ async fn step(world: &World, at: CellRef) -> Verdict {
 }
 
 /// Walks the cells with a daemon that follows `table`. All differences, or the first alone.
-pub(crate) async fn walk(table: Table, cells: &[CellRef], all: bool) -> Vec<Difference> {
-    let world = World::start(table, cells.len()).await;
+pub(crate) async fn walk(
+    table: Table,
+    cells: &[CellRef],
+    backend: v1::Backend,
+    all: bool,
+) -> Vec<Difference> {
+    let world = World::start(table, cells.len()).await.on(backend);
     let mut differences = Vec::new();
     {
         let there = &world;
@@ -64,11 +84,12 @@ pub(crate) async fn walk(table: Table, cells: &[CellRef], all: bool) -> Vec<Diff
 /// The first difference that a flipped cell makes: its own place is walked first, and all the
 /// others if nothing is seen there.
 pub(crate) async fn walk_flipped(at: CellRef) -> Option<Difference> {
+    let backend = v1::Backend::Iommufd;
     let table = Table::standard().flipped_at(at);
-    let mut found = walk(table.clone(), &[at], false).await;
+    let mut found = walk(table.clone(), &[at], backend, false).await;
     if found.is_empty() {
         let others: Vec<CellRef> = all_cells().into_iter().filter(|cell| *cell != at).collect();
-        found = walk(table, &others, false).await;
+        found = walk(table, &others, backend, false).await;
     }
     found.pop()
 }

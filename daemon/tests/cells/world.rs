@@ -14,6 +14,7 @@ use berth_host::{
     sim::{Fault, Foreign, Rule, SimHost, Site, Topology},
 };
 use berth_ownership::Table;
+use berth_proto::v1;
 use berthd::{
     config::{Args, Config},
     ledger::LedgerHandle,
@@ -100,6 +101,8 @@ pub(crate) struct World {
     pub(crate) sim: Arc<SimHost>,
     pub(crate) ledger: LedgerHandle,
     pub(crate) channel: Channel,
+    /// What carries reservations that don't join others.
+    pub(crate) backend: v1::Backend,
     places: Mutex<BTreeMap<Kind, Vec<Place>>>,
     daemon: Daemon,
     rivals: Vec<Foreign>,
@@ -125,7 +128,14 @@ impl World {
             .collect();
         let dir = directory();
         let (daemon, ledger, channel) = serve(dir.path(), &sim, table).await;
-        Self { sim, ledger, channel, places: Mutex::new(places), daemon, rivals, dir }
+        let backend = v1::Backend::Iommufd;
+        Self { sim, ledger, channel, backend, places: Mutex::new(places), daemon, rivals, dir }
+    }
+
+    /// The same on another back end.
+    pub(crate) fn on(mut self, backend: v1::Backend) -> Self {
+        self.backend = backend;
+        self
     }
 
     /// A group that nothing has happened to yet.
@@ -157,11 +167,11 @@ impl World {
 
     /// Ends the daemon, and starts one under a table on the same record and machine.
     pub(crate) async fn restart(self, table: Table) -> Self {
-        let Self { sim, channel, ledger, daemon, rivals, dir, places } = self;
+        let Self { sim, channel, backend, ledger, daemon, rivals, dir, places } = self;
         drop((channel, ledger));
         daemon.stop().await;
         let (daemon, ledger, channel) = serve(dir.path(), &sim, table).await;
-        Self { sim, ledger, channel, places, daemon, rivals, dir }
+        Self { sim, ledger, channel, backend, places, daemon, rivals, dir }
     }
 
     /// The socket where holders fetch their devices.
