@@ -174,6 +174,14 @@ impl Daemon {
         Ok(Answer { code: output.status.code(), json, stdout, stderr })
     }
 
+    /// Whether it runs.
+    ///
+    /// # Errors
+    /// The kernel doesn't say.
+    pub fn is_alive(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Kills it as a crash would, and waits until it is gone.
     ///
     /// # Errors

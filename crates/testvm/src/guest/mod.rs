@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod edu;
 pub mod handover;
 pub mod holder;
+pub mod killer;
 pub mod kmsg;
 pub mod machine;
 pub mod memory;

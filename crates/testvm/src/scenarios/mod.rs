@@ -14,6 +14,7 @@
 //! the constants of [`topology`](crate::topology). Each scenario runs in a process of its own; what
 //! it leaves running is killed, and a device it leaves on another driver than before makes it fail.
 
+mod berthd_crash;
 mod berthd_exclusive;
 mod berthd_group;
 mod berthd_held;
@@ -46,6 +47,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_group::SCENARIOS,
     berthd_host_use::SCENARIOS,
     berthd_held::SCENARIOS,
+    berthd_crash::SCENARIOS,
 ];
 
 /// Every scenario.

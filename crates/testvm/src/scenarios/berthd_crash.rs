@@ -1,0 +1,378 @@
+//! `berthd` is killed at system calls of every order that it gives the kernel, and starts again.
+//!
+//! For each phase of a reservation's life one run is only counted; then runs are killed at the
+//! N-th call of a thread, for several N of each kind of call. What was left is asked of the kernel
+//! before and after the next start, and compared with what that one shows.
+
+use std::{collections::BTreeMap, thread::sleep, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::berthd_tools::{Before, is_free, moves, reserve, text};
+use crate::{
+    guest::{
+        Ctx, Outcome, Scenario,
+        daemon::Daemon,
+        holder::Holder,
+        killer::{Calls, Killer, Seen},
+        probe, sysfs,
+        unpriv::HOLDER_UID,
+        wait_for,
+    },
+    topology::EDU_ROOT,
+    wire::Capability::{self, Cdev, Intremap, Iommufd, Strace, Type1},
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new("berthd_crash_iommufd", IOMMUFD, crash_iommufd).within(600),
+    Scenario::new("berthd_crash_type1", TYPE1, crash_type1).within(600),
+];
+
+const IOMMUFD: &[Capability] = &[Capability::Daemon, Iommufd, Cdev, Type1, Intremap, Strace];
+const TYPE1: &[Capability] = &[Capability::Daemon, Type1, Intremap, Strace];
+const IOVA: u64 = 0x40_0000;
+/// What still happens after an answer left.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// The calls that change something outside the process, and those that make a record of it.
+const SETS: [Calls; 7] = [
+    Calls { name: "ioctl", calls: "ioctl", nodes: false },
+    Calls { name: "sync", calls: "fdatasync", nodes: false },
+    Calls { name: "close", calls: "close", nodes: true },
+    Calls { name: "log", calls: "pwrite64", nodes: false },
+    Calls { name: "open", calls: "open,openat", nodes: true },
+    Calls { name: "write", calls: "write,writev,sendto,sendmsg", nodes: false },
+    Calls { name: "helper", calls: "execve", nodes: false },
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Reserve,
+    Attach,
+    HandOver,
+    Release,
+}
+
+const PHASES: [Phase; 4] = [Phase::Reserve, Phase::Attach, Phase::HandOver, Phase::Release];
+
+fn crash_iommufd(ctx: &mut Ctx) -> Result<Outcome> {
+    crash(ctx, "iommufd")
+}
+
+fn crash_type1(ctx: &mut Ctx) -> Result<Outcome> {
+    crash(ctx, "type1")
+}
+
+fn crash(ctx: &Ctx, backend: &'static str) -> Result<Outcome> {
+    let daemon = Daemon::start(ctx)?;
+    let before = Before::of(EDU_ROOT);
+    let mut bench = Bench { ctx, daemon, backend, before, epoch: 0, ends: BTreeMap::new() };
+    let mut table = Vec::new();
+    for (index, phase) in PHASES.into_iter().enumerate() {
+        let counted = bench.run(phase, &SETS, None)?;
+        ensure!(counted.hit().is_none(), "somebody else killed something");
+        let mut reached = Vec::new();
+        for (set, number) in bench.points(index, &counted) {
+            let hit = bench.run(phase, &[set], Some(number))?.hit().is_some();
+            reached.push(format!("{}#{number}{}", set.name, if hit { "" } else { " (unhit)" }));
+        }
+        if ctx.config.long {
+            reached.extend(bench.until_unhit(phase)?);
+        }
+        let most: Vec<String> =
+            SETS.iter().map(|set| format!("{} {}", set.name, counted.most(*set))).collect();
+        table.push(format!(
+            "{phase:?}: at most {}; killed at {}",
+            most.join(", "),
+            reached.join(" ")
+        ));
+        is_free(EDU_ROOT).with_context(|| format!("after {phase:?}"))?;
+    }
+    bench.history_is_gapless()?;
+    ctx.say(format!("--- killed on {backend} ---"));
+    table.iter().for_each(|line| ctx.say(line));
+    bench.ends.iter().for_each(|(end, count)| ctx.say(format!("{count:4} x {end}")));
+    Ok(Outcome::Pass)
+}
+
+/// What goes on through all runs: one record, one device.
+struct Bench<'a> {
+    ctx: &'a Ctx,
+    daemon: Daemon,
+    backend: &'static str,
+    before: Before,
+    epoch: u64,
+    ends: BTreeMap<String, u32>,
+}
+
+/// What the callers know for certain, whatever happens to the daemon.
+#[derive(Debug, Default)]
+struct Known {
+    /// The reservation, once its id was answered.
+    id: Option<String>,
+    /// Whether the phase's call was answered as done.
+    done: bool,
+    /// Who has the descriptors, if somebody was started to fetch them.
+    holder: Option<Holder>,
+}
+
+/// What `berthd` shows of the group.
+#[derive(Debug)]
+struct Shown {
+    ownership: String,
+    condition: String,
+    /// Ids and states of the reservations that live.
+    live: Vec<(String, String)>,
+}
+
+impl Bench<'_> {
+    /// Which calls of which number to be killed at: all kinds in turn, early and late ones.
+    fn points(&self, phase: usize, counted: &Seen) -> Vec<(Calls, u64)> {
+        if self.ctx.config.long {
+            return Vec::new();
+        }
+        // 5 has no divisor in common with any of them, so that no part comes twice.
+        let points = match (self.ctx.config.slow, self.backend == "type1" && self.ctx.has(Cdev)) {
+            (true, true) => 1,
+            (true, false) => 3,
+            (false, _) => 12,
+        };
+        let found = SETS.iter().map(|set| (*set, counted.most(*set))).filter(|(_, most)| *most > 0);
+        let found: Vec<(Calls, u64)> = found.collect();
+        (0..points)
+            .map(|point| {
+                let (set, most) = found[(phase * points + point) % found.len()];
+                let part = u64::try_from(point * 5 % points).unwrap_or(0);
+                // Not the last ones: how often a thread writes differs from run to run.
+                (set, 1 + most * 3 / 4 * part / u64::try_from(points).unwrap_or(1))
+            })
+            .collect()
+    }
+
+    /// Kills at every number of every kind, until a run ends unhit.
+    fn until_unhit(&mut self, phase: Phase) -> Result<Vec<String>> {
+        let mut reached = Vec::new();
+        for set in SETS {
+            let mut number = 1;
+            while self.run(phase, &[set], Some(number))?.hit().is_some() {
+                number += 1;
+            }
+            reached.push(format!("{}#1..{}, unhit at {number}", set.name, number - 1));
+        }
+        Ok(reached)
+    }
+
+    /// One life: what comes before the phase, the phase under the tracer, the checks, the end.
+    fn run(&mut self, phase: Phase, sets: &[Calls], when: Option<u64>) -> Result<Seen> {
+        let names: Vec<&str> = sets.iter().map(|set| set.name).collect();
+        let what = format!("{phase:?} {} {when:?}", names.join("+"));
+        println!("=== {what}");
+        let mut known = self.come_to(phase)?;
+        let pid = self.daemon.pid();
+        let killer = Killer::attach(self.ctx, pid, sets, when)?;
+        self.perform(phase, &mut known)?;
+        sleep(SETTLE);
+        let seen = killer.finish()?;
+        let died = !self.daemon.is_alive()?;
+        ensure!(died == seen.killed(pid), "berthd ended by itself in {what}");
+        ensure!(!died || when.is_some(), "berthd was killed without order");
+        if let Some(hit) = seen.hit() {
+            println!("killed at {hit}");
+        }
+        let end = self.check(phase, &mut known, died).with_context(|| what.clone())?;
+        let who = match (died, seen.hit()) {
+            (true, _) => "berthd killed",
+            (false, Some(_)) => "helper killed",
+            (false, None) => "nobody killed",
+        };
+        let end = format!("{phase:?}, {who}: {end}");
+        println!("{what}: {end}");
+        *self.ends.entry(end).or_default() += 1;
+        self.end(known).with_context(|| format!("the end of {what}"))?;
+        Ok(seen)
+    }
+
+    fn come_to(&self, phase: Phase) -> Result<Known> {
+        let mut known = Known::default();
+        if phase == Phase::Reserve {
+            return Ok(known);
+        }
+        let words = ["--device", EDU_ROOT, "--policy", "exclusive", "--backend", self.backend];
+        let id = reserve(&self.daemon, &words)?;
+        if phase != Phase::Attach {
+            self.daemon.cli(&["attach", &id])?.ok()?;
+        }
+        if phase == Phase::HandOver {
+            known.holder = Some(Holder::start(self.ctx, HOLDER_UID, self.daemon.handover())?);
+        }
+        known.id = Some(id);
+        Ok(known)
+    }
+
+    /// The phase's call. Not to be answered isn't an error.
+    fn perform(&self, phase: Phase, known: &mut Known) -> Result<()> {
+        let id = known.id.clone().unwrap_or_default();
+        match phase {
+            Phase::Reserve => {
+                let uid = format!("uid:{HOLDER_UID}");
+                let words = ["--device", EDU_ROOT, "--policy", "exclusive", "--backend"];
+                let mut all = vec!["reserve", "--holder", "vm1", "--for", &uid];
+                all.extend(words);
+                all.push(self.backend);
+                let answer = self.daemon.cli(&all)?;
+                known.done = answer.code == Some(0);
+                if known.done {
+                    known.id = Some(text(&answer.json, "id")?);
+                }
+            }
+            Phase::Attach => known.done = self.daemon.cli(&["attach", &id])?.code == Some(0),
+            Phase::Release => known.done = self.daemon.cli(&["release", &id])?.code == Some(0),
+            Phase::HandOver => {
+                let holder = known.holder.as_mut().context("nobody to fetch")?;
+                match holder.fetch(&id) {
+                    Ok(_) => known.done = true,
+                    Err(error) => println!("the fetch came to nothing: {error:#}"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the kernel, the record and what callers know; says what was left.
+    fn check(&mut self, phase: Phase, known: &mut Known, died: bool) -> Result<String> {
+        let left = kernel();
+        if died {
+            if phase == Phase::HandOver && known.done {
+                ensure!(left.busy, "the holder lost its device with the daemon: {left:?}");
+            }
+            self.daemon.kill()?;
+            self.daemon.start_again().context("start after the kill")?;
+        }
+        let shown = self.shown()?;
+        let now = kernel();
+        let all = format!("kernel then {left:?}, now {now:?}; shown {shown:?}; known {known:?}");
+        let nobody = shown.live.is_empty();
+        ensure!(!(now.busy && nobody && shown.ownership == "FREE"), "free, but not free: {all}");
+        ensure!(shown.live.len() <= 1, "two owners: {all}");
+        let quarantined = shown.condition == "QUARANTINED";
+        if nobody {
+            let baseline = self.before.is_back().is_ok();
+            ensure!(baseline || quarantined, "neither its baseline nor quarantined: {all}");
+        } else {
+            let state = shown.live[0].1.as_str();
+            ensure!(["RESERVED", "HELD"].contains(&state), "state {state}: {all}");
+            ensure!(now.busy, "the record says {state}, and the kernel lets anybody in: {all}");
+        }
+        let live = |state: &str| {
+            shown
+                .live
+                .iter()
+                .any(|(id, s)| known.id.as_ref() == Some(id) && (state.is_empty() || s == state))
+        };
+        match phase {
+            Phase::Reserve | Phase::Attach => {
+                ensure!(known.id.is_none() || live(""), "an answered reservation is gone: {all}");
+                let attached = phase == Phase::Attach && known.done && !died;
+                ensure!(!attached || live("HELD"), "an answered attach is gone: {all}");
+            }
+            Phase::HandOver if known.done => {
+                ensure!(live("HELD"), "a living holder's claims ended: {all}");
+            }
+            Phase::HandOver => ensure!(live(""), "an answered reservation is gone: {all}"),
+            Phase::Release => ensure!(!known.done || nobody, "a release was forgotten: {all}"),
+        }
+        if let (Phase::HandOver, true, Some(holder)) = (phase, known.done, &mut known.holder) {
+            let memory = holder.memory(1)?;
+            holder.map(memory, IOVA)?;
+            moves(holder, EDU_ROOT, memory, IOVA, 77)?;
+        }
+        let answer = if known.done { "answered" } else { "not answered" };
+        let state = shown.live.first().map_or("nobody", |(_, state)| state.as_str());
+        Ok(format!(
+            "{answer}; left {}; then {state}, {}, {}",
+            left.words(),
+            shown.condition.to_lowercase(),
+            now.words()
+        ))
+    }
+
+    fn shown(&mut self) -> Result<Shown> {
+        let group = self.daemon.cli(&["group", "show", EDU_ROOT])?.ok()?;
+        let epoch: u64 = group["epoch"].as_str().unwrap_or("0").parse()?;
+        ensure!(epoch >= self.epoch, "the epoch went back from {} to {epoch}", self.epoch);
+        self.epoch = epoch;
+        let reservations = self.daemon.cli(&["reservation", "list"])?.ok()?;
+        let list = reservations["reservations"].as_array().cloned().unwrap_or_default();
+        let live = list
+            .iter()
+            .filter(|one| one["state"] != "RELEASED")
+            .map(|one| Ok((text(one, "id")?, text(one, "state")?)))
+            .collect::<Result<_>>()?;
+        Ok(Shown {
+            ownership: text(&group, "ownership")?,
+            condition: text(&group, "condition")?,
+            live,
+        })
+    }
+
+    /// Gives back what is there, and the device is as it was.
+    fn end(&mut self, mut known: Known) -> Result<()> {
+        if let Some(holder) = &mut known.holder {
+            holder.kill()?;
+        }
+        for (id, _) in self.shown()?.live {
+            let daemon = &self.daemon;
+            wait_for("the release", self.ctx.patience(), || {
+                daemon.cli(&["release", &id]).ok().filter(|answer| answer.code == Some(0))
+            })?;
+        }
+        let shown = self.shown()?;
+        ensure!(shown.live.is_empty(), "released, and still there: {shown:?}");
+        if shown.condition == "QUARANTINED" {
+            let words = ["quarantine", "clear", EDU_ROOT, "--reason", "the helper was killed"];
+            self.daemon.cli(&words)?.ok()?;
+            sysfs::to_host(EDU_ROOT, None)?;
+        }
+        self.before.is_back()
+    }
+
+    fn history_is_gapless(&self) -> Result<()> {
+        let history = self.daemon.cli(&["history", "--limit", "100000"])?.ok()?;
+        let events = history["events"].as_array().context("no events")?;
+        let mut last = None;
+        for event in events {
+            let seq: u64 = text(event, "seq")?.parse()?;
+            if last.is_some_and(|last| seq != last + 1) {
+                bail!("event {seq} follows {last:?}");
+            }
+            last = Some(seq);
+        }
+        self.ctx.say(format!("{} events, none is missing", events.len()));
+        Ok(())
+    }
+}
+
+/// What the kernel shows of the device to somebody who isn't Berth.
+#[derive(Debug)]
+struct Kernel {
+    driver: Option<String>,
+    /// Whether a stranger is refused; never where it is on no VFIO driver.
+    busy: bool,
+}
+
+fn kernel() -> Kernel {
+    let driver = sysfs::driver(EDU_ROOT);
+    let on_vfio = driver.as_deref() == Some("vfio-pci");
+    let busy = on_vfio && {
+        let stranger = probe::stranger(EDU_ROOT);
+        stranger.open_group.is_err() || stranger.bind_cdev.is_some_and(|answer| answer.is_err())
+    };
+    Kernel { driver, busy }
+}
+
+impl Kernel {
+    fn words(&self) -> String {
+        let driver = self.driver.as_deref().unwrap_or("no driver");
+        format!("{driver}{}", if self.busy { ", kept" } else { "" })
+    }
+}
