@@ -5,8 +5,9 @@ use std::{env, path::PathBuf};
 use anyhow::Result;
 use berth_testvm::{
     host::{
+        inverse,
         kernel::Kind,
-        report::Counts,
+        report::{Counts, Report},
         run::{self, Options},
     },
     wire::Profile,
@@ -18,7 +19,7 @@ use crate::{tally::Tally, workspace};
 /// Arguments of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Part of the scenarios' names (all without it), or `shell`.
+    /// Parts of the scenarios' names with commas between (all without it), or `shell`.
     scenario: Option<String>,
     /// own, stock, path (the image that BERTH_VM_KERNEL names) or all.
     #[arg(long, default_value = "all")]
@@ -29,12 +30,19 @@ pub(crate) struct Arguments {
     /// Take the programs from this directory instead of building them.
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// Run what lets a device move bytes with programs whose attach does nothing, on the own kernel:
+    /// each must fail.
+    #[arg(long, conflicts_with_all = ["scenario", "kernel", "profile", "programs"])]
+    no_op_attach: bool,
     /// Also what takes long.
     #[arg(long)]
     long: bool,
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Result<()> {
+    if arguments.no_op_attach {
+        return no_op_attach(arguments.long)?.verdict();
+    }
     let kernels = match arguments.kernel.as_str() {
         "all" => Kind::all(),
         one => vec![one.parse().map_err(anyhow::Error::msg)?],
@@ -46,6 +54,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let options = Options {
         root: workspace::root(),
         target: workspace::target(),
+        logs: logs(),
         filter: arguments.scenario.clone().unwrap_or_default(),
         kernels,
         profiles,
@@ -59,25 +68,53 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     run_scenarios(&options)?.verdict()
 }
 
-/// All kernels and all machines: the stage `vm` of `cargo xtask test`.
+/// All kernels and all machines, and the test of these tests: the stage `vm` of `cargo xtask test`.
 pub(crate) fn test(long: bool) -> Result<Tally> {
-    run_scenarios(&Options {
-        root: workspace::root(),
-        target: workspace::target(),
-        filter: String::new(),
+    let mut tally = run_scenarios(&Options {
         kernels: Kind::all(),
         profiles: Profile::ALL.to_vec(),
+        ..options(long)
+    })?;
+    tally += no_op_attach(long)?;
+    Ok(tally)
+}
+
+/// One test for each scenario that lets a device move bytes: it must fail where attach does nothing.
+fn no_op_attach(long: bool) -> Result<Tally> {
+    let options = Options { logs: logs().join("no-op-attach"), ..options(long) };
+    let report = inverse::scenarios(&options)?;
+    let tally = show(&options, &report);
+    let (red, ran) = inverse::red(&report);
+    println!("{red} of {ran} scenarios turned red with an attach that does nothing, as they must");
+    Ok(tally)
+}
+
+fn options(long: bool) -> Options {
+    Options {
+        root: workspace::root(),
+        target: workspace::target(),
+        logs: logs(),
+        filter: String::new(),
+        kernels: vec![Kind::Own],
+        profiles: vec![Profile::Default],
         programs: None,
         long,
         strict: workspace::in_ci(),
-    })
+    }
+}
+
+fn logs() -> PathBuf {
+    workspace::target().join("vm")
 }
 
 fn run_scenarios(options: &Options) -> Result<Tally> {
-    let report = run::scenarios(options)?;
-    println!("\n{}\nlogs: {}/vm/\n{}", report.table(), options.target.display(), report.summary());
+    Ok(show(options, &run::scenarios(options)?))
+}
+
+fn show(options: &Options, report: &Report) -> Tally {
+    println!("\n{}\nlogs: {}/\n{}", report.table(), options.logs.display(), report.summary());
     let Counts { passed, failed, skipped } = report.counts();
-    Ok(Tally { passed, failed, skipped })
+    Tally { passed, failed, skipped }
 }
 
 fn shell(options: &Options) -> Result<()> {

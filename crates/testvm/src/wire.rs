@@ -92,9 +92,9 @@ impl fmt::Display for Capability {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Run every scenario whose name contains the filter.
+    /// Run every scenario whose name contains a part of the filter.
     Scenarios {
-        /// Part of a scenario's name; empty means all.
+        /// Parts of scenarios' names, with commas between; empty means all.
         filter: String,
     },
     /// Give a shell on the console with `berthd` running.

@@ -3,6 +3,7 @@
 pub mod apt;
 pub mod cache;
 pub mod initramfs;
+pub mod inverse;
 pub mod kernel;
 pub mod machine;
 pub mod packages;

@@ -15,14 +15,14 @@ use super::{
     initramfs,
     kernel::{Kernel, Kind},
     machine::{Accel, Console, RunFiles},
-    packages,
+    packages::{self, Tool},
     report::{Line, Report},
     session::Session,
 };
 use crate::wire::{GuestConfig, Message, Mode, Profile, Verdict};
 
 /// Programs that the guest gets when they were built: name and package.
-const PROGRAMS: &[(&str, &str)] = &[
+pub(super) const PROGRAMS: &[(&str, &str)] = &[
     ("berth-testvm-guest", "berth-testvm"),
     ("berthd", "berthd"),
     ("berth-helper", "berth-helper"),
@@ -36,7 +36,9 @@ pub struct Options {
     pub root: PathBuf,
     /// Cargo's target directory.
     pub target: PathBuf,
-    /// Part of the scenarios' names; empty for all.
+    /// Where each kernel and machine has a directory of logs.
+    pub logs: PathBuf,
+    /// Parts of the scenarios' names, with commas between; empty for all.
     pub filter: String,
     /// The kernels.
     pub kernels: Vec<Kind>,
@@ -111,6 +113,10 @@ pub fn shell<T>(
 fn prepare(options: &Options) -> Result<Prepared> {
     let accel = Accel::choose()?;
     let qemu = packages::ensure_qemu()?;
+    // The guest has the host's programs. Without this one a scenario is a named skip.
+    if let Err(error) = packages::ensure(&[Tool { package: "strace", proof: "strace" }]) {
+        eprintln!("{error:#}");
+    }
     let init = build_init(options)?;
     let vm = options.target.join("vm");
     let stage = own_dir(&vm, "stage-")?;
@@ -162,14 +168,14 @@ fn stage_program(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("stage {}", from.display()))
 }
 
-fn cargo(options: &Options) -> Command {
+pub(super) fn cargo(options: &Options) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(&options.root);
     command
 }
 
-fn succeed(mut command: Command) -> Result<()> {
+pub(super) fn succeed(mut command: Command) -> Result<()> {
     let status = command.status().with_context(|| format!("start {command:?}"))?;
     if !status.success() {
         bail!("{command:?} failed ({status})");
@@ -240,7 +246,7 @@ fn one_boot(
 ) -> Result<()> {
     let mode = Mode::Scenarios { filter: options.filter.clone() };
     let (_dir, files) = files_for(options, prepared, kernel, profile, mode)?;
-    let logs = options.target.join("vm").join(format!("{}-{profile}", kernel.kind));
+    let logs = options.logs.join(format!("{}-{profile}", kernel.kind));
     fs::create_dir_all(&logs)?;
     let accel = prepared.accel;
     let session =
