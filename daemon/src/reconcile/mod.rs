@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_ownership::ReservationId;
+use berth_ownership::{ContextId, ReservationId};
 
 use crate::{acts::Engine, model::OpenIntent};
 
@@ -63,18 +63,19 @@ pub fn run(
     let deadline = Instant::now() + patience;
     let snapshot = engine.snapshot();
     let rebooted = previous_boot.is_some_and(|boot| boot != engine.tools().host.boot_id());
-    let standing: Vec<ReservationId> = snapshot
+    let mut standing: Vec<(ContextId, ReservationId)> = snapshot
         .state
         .reservations()
         .filter(|record| record.holds() && record.pending.is_none())
-        .map(|record| record.id.clone())
+        .map(|record| (record.context.clone(), record.id.clone()))
         .collect();
+    standing.sort_unstable();
     let mut report = Report::default();
     let (done, results) = mpsc::channel();
     let chunk = standing.len().div_ceil(LOOKERS).max(1);
     let mut expected = 0;
-    for some in standing.chunks(chunk) {
-        let (some, done) = (some.to_vec(), done.clone());
+    for some in parts(&standing, chunk) {
+        let done = done.clone();
         engine.unkeyed("start-up", move |engine| {
             // Nobody listens any more when start-up ran out of patience; the work counts anyway.
             let _ = done.send(standing::look(engine, &some, rebooted));
@@ -99,6 +100,20 @@ pub fn run(
     report
 }
 
+/// Parts of about `size`. Reservations of one context may be on one group, where one hold serves
+/// all of them, so they stay together.
+fn parts(standing: &[(ContextId, ReservationId)], size: usize) -> Vec<Vec<ReservationId>> {
+    let mut parts: Vec<Vec<ReservationId>> = Vec::new();
+    for same in standing.chunk_by(|one, next| one.0 == next.0) {
+        let ids = same.iter().map(|(_, id)| id.clone());
+        match parts.last_mut() {
+            Some(part) if part.len() < size => part.extend(ids),
+            Some(_) | None => parts.push(ids.collect()),
+        }
+    }
+    parts
+}
+
 fn collect(
     report: &mut Report,
     results: &mpsc::Receiver<Report>,
@@ -113,6 +128,29 @@ fn collect(
                 report.late = true;
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservations_of_one_context_are_looked_at_one_after_another() {
+        let standing: Vec<(ContextId, ReservationId)> =
+            [("c-1", "r-1"), ("c-2", "r-2"), ("c-2", "r-3"), ("c-2", "r-4"), ("c-3", "r-5")]
+                .map(|(context, id)| (context.into(), id.into()))
+                .to_vec();
+        for size in 1..=6 {
+            let parts = parts(&standing, size);
+            let all: Vec<&ReservationId> = parts.iter().flatten().collect();
+            assert_eq!(all, standing.iter().map(|(_, id)| id).collect::<Vec<_>>(), "{size}");
+            let whole = |part: &Vec<ReservationId>| {
+                ["r-2", "r-3", "r-4"].iter().filter(|id| part.contains(&(**id).into())).count()
+            };
+            assert!(parts.iter().all(|part| [0, 3].contains(&whole(part))), "{size}: {parts:?}");
+            assert!(parts.len() <= 5usize.div_ceil(size), "{size}: {parts:?}");
         }
     }
 }
