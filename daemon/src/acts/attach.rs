@@ -219,7 +219,7 @@ pub(crate) fn close(tools: &Tools, job: &Job) {
 /// # Errors
 /// `HOLDER_DRAINING` while another process has a device open: closing ours would end nothing.
 pub(crate) fn not_in_use(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
-    let users = tools.users_of(job);
+    let users = tools.users_of(job)?;
     let Some(group) = job.groups.first().filter(|_| !users.is_empty()) else { return Ok(()) };
     let mut refusal = explain_errno::foreign(group, &users);
     let named: Vec<String> =

@@ -39,6 +39,9 @@ impl Holders {
 /// How often a process that can't be opened is looked for.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// Before the end of a process is looked at once more.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// A process that has a device open.
 #[derive(Debug)]
 pub(crate) enum User {
@@ -242,14 +245,20 @@ impl Engine {
         }
         if record.pending.is_some() {
             // The work that is queued runs first, as it touches the same devices.
-            let (again, process) = (id.clone(), process.clone());
-            self.beside(format!("end of a process of {id}"), &snapshot, id, move |engine| {
-                engine.ended(&again, &process);
-            });
+            self.ended_later(id, process);
             return;
         }
         let Ok(job) = Job::of(&snapshot, id) else { return };
-        match self.user(&job) {
+        let next = match self.user(&job) {
+            Ok(next) => next,
+            Err(refusal) => {
+                // Claims end only when it is known that nobody has them.
+                tracing::warn!(reservation = %id, why = refusal.message, "who has it open?");
+                self.ended_later(id, process);
+                return;
+            }
+        };
+        match next {
             Some(next) => {
                 tracing::warn!(reservation = %id, pid = next.pid(), "a device is still open");
                 let process = next.process();
@@ -265,17 +274,34 @@ impl Engine {
         }
     }
 
+    /// Looks at the end of a process once more, in a moment: at once it could be just as it is now,
+    /// again and again.
+    fn ended_later(&self, id: &ReservationId, process: &HolderProcess) {
+        let engine = std::sync::Arc::downgrade(&self.inner);
+        let (id, process) = (id.clone(), process.clone());
+        self.inner.holders.handle.spawn(async move {
+            tokio::time::sleep(AGAIN).await;
+            let Some(inner) = engine.upgrade() else { return };
+            let engine = Engine { inner };
+            let snapshot = engine.tools().records.snapshot();
+            let (name, of) = (format!("end of process {} of {id}", process.pid), id.clone());
+            engine.beside(name, &snapshot, &of, move |engine| engine.ended(&id, &process));
+        });
+    }
+
     /// A process other than ours that has a device of the job open.
-    pub(crate) fn user(&self, job: &Job) -> Option<User> {
-        let users = self.tools().users_of(job);
+    ///
+    /// # Errors
+    /// Who has it open can't be told.
+    pub(crate) fn user(&self, job: &Job) -> Result<Option<User>, Box<Refusal>> {
+        let users = self.tools().users_of(job)?;
         let seen = users.iter().find_map(|user| process_of(user.pid).ok());
         if let Some((process, pidfd)) = seen {
-            return Some(User::Seen(process, pidfd));
+            return Ok(Some(User::Seen(process, pidfd)));
         }
-        let pid = users.first()?.pid;
-        Some(User::Named(HolderProcess {
-            pid: u32::try_from(pid).unwrap_or_default(),
-            start_ticks: 0,
+        Ok(users.first().map(|user| {
+            let pid = u32::try_from(user.pid).unwrap_or_default();
+            User::Named(HolderProcess { pid, start_ticks: 0 })
         }))
     }
 

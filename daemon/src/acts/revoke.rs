@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn run(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let mut users = tools.users_of(job);
+        let mut users = tools.users_of(job)?;
         if users.is_empty() {
             return Ok(());
         }

@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use berth_host::{Act, ActOutcome, BackendKind, Context, Host, PciAddress, ProcessUse, VfioError};
+use berth_host::{
+    Act, ActOutcome, BackendKind, Context, Host, HostError, PciAddress, ProcessUse, VfioError,
+};
 use berth_ownership::{Command, ContextId, DomainId, Hold, Refusal, ReservationId};
 use rustix::io::Errno;
 
@@ -143,29 +145,43 @@ impl Tools {
     }
 
     /// Processes other than this one that have one of the devices open, or may have.
-    pub(crate) fn users(&self, devices: impl IntoIterator<Item = PciAddress>) -> Vec<ProcessUse> {
+    ///
+    /// # Errors
+    /// The host's: then nobody may be called gone.
+    pub(crate) fn users(
+        &self,
+        devices: impl IntoIterator<Item = PciAddress>,
+    ) -> Result<Vec<ProcessUse>, Box<Refusal>> {
         let mut users: Vec<ProcessUse> = Vec::new();
         for address in devices {
-            for user in self.host.users_of(address).unwrap_or_default() {
+            let found = match self.host.users_of(address) {
+                // The kernel removes a device only once nobody has it open.
+                Err(HostError::NoDevice(_)) => Vec::new(),
+                found => found.map_err(|error| explain_errno::host(&error, address))?,
+            };
+            for user in found {
                 if !users.iter().any(|known| known.pid == user.pid) {
                     users.push(user);
                 }
             }
         }
-        users
+        Ok(users)
     }
 
     /// The same of a reservation's devices.
     ///
+    /// # Errors
+    /// As [`Self::users`].
+    ///
     /// # Kernel
     /// Older ones don't tell which device a descriptor is; a process that holds another
     /// reservation has that one's.
-    pub(crate) fn users_of(&self, job: &Job) -> Vec<ProcessUse> {
-        let mut users = self.users(job.devices());
+    pub(crate) fn users_of(&self, job: &Job) -> Result<Vec<ProcessUse>, Box<Refusal>> {
+        let mut users = self.users(job.devices())?;
         users.retain(|user| {
             user.is_certain() || self.is_holder(job, user) || !self.holds(user, |_| true)
         });
-        users
+        Ok(users)
     }
 
     /// Whether the reservation was handed to the process.

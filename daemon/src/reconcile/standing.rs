@@ -58,11 +58,11 @@ fn one(
 }
 
 /// Claims live on where a process has the device open.
-fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiError> {
+pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiError> {
     if record.delivery == Delivery::Held {
         return Ok(false);
     }
-    let users = engine.tools().users_of(job);
+    let users = engine.tools().users_of(job)?;
     if users.is_empty() {
         return Ok(false);
     }
@@ -77,7 +77,7 @@ fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiEr
         engine.watch(&record.id, found, pidfd);
         return Ok(true);
     }
-    let Some(user) = engine.user(job) else { return Ok(false) };
+    let Some(user) = engine.user(job)? else { return Ok(false) };
     let process = user.process().clone();
     let moved = Command::HolderMoved { reservation: record.id.clone(), process };
     engine.tools().records.command(moved, "reconcile")?;
@@ -89,7 +89,7 @@ fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiEr
 }
 
 /// The kernel closed what the daemon or a dead holder had.
-fn end(engine: &Engine, record: &Reservation, rebooted: bool) -> Result<(), ApiError> {
+pub(super) fn end(engine: &Engine, record: &Reservation, rebooted: bool) -> Result<(), ApiError> {
     let reservation = record.id.clone();
     let why = if rebooted { "host rebooted" } else { "daemon restarted" };
     let died = record.process.as_ref().is_some_and(|process| !lives(process));
