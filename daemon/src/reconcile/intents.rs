@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use berth_ownership::{Command, Reason, Refusal, ReservationState};
+use berth_ownership::{Command, Reason, Refusal, ReservationId, ReservationState};
 
-use super::Report;
+use super::{Report, standing};
 use crate::{
     acts::{Engine, attach, engine::failure, holder::lives, job::Job, tools::NO_INTENT},
     model::{Executor, Intent, IntentBody, OpenIntent, Outcome},
@@ -35,7 +35,11 @@ pub(super) fn settle(
             | IntentBody::KernelDmaRelease { .. } => {
                 repeated.push(intent.id);
                 report.finished.push(intent.id);
+                let reservation = intent.reservation.clone();
                 engine.submit(intent, engine.snapshot());
+                if let Some(id) = reservation {
+                    watch_after(engine, id);
+                }
             }
             IntentBody::Attach { .. } | IntentBody::Detach | IntentBody::Replace { .. } => {
                 report.undone.push(intent.id);
@@ -56,7 +60,17 @@ pub(super) fn settle(
 fn broken_off(engine: &Engine, intent: &Intent) {
     let Some(id) = &intent.reservation else { return };
     let snapshot = engine.snapshot();
-    let Ok(job) = Job::of(&snapshot, id) else { return };
+    let job = match Job::of(&snapshot, id) {
+        Ok(job) => job,
+        Err(refusal) => {
+            // Its group is gone; left open, the intent would stay in the way of a release.
+            if let Err(error) = engine.tools().records.outcome(intent.id, failure(intent, refusal))
+            {
+                tracing::error!(intent = intent.id, %error, "an intent could not be closed");
+            }
+            return;
+        }
+    };
     let records = &engine.tools().records;
     let in_use = attach::not_in_use(engine.tools(), &job);
     let outcome = match (&intent.body, &in_use) {
@@ -70,10 +84,14 @@ fn broken_off(engine: &Engine, intent: &Intent) {
         tracing::error!(intent = intent.id, %error, "a broken-off intent could not be closed");
         return;
     }
+    if in_use.is_err() {
+        watch_holder(engine, id);
+        return;
+    }
     let snapshot = engine.snapshot();
     let Some(record) = snapshot.state.reservation(id) else { return };
     let claims = record.claims > 0 && record.state != ReservationState::Released;
-    if claims && in_use.is_ok() {
+    if claims {
         let died = record.process.as_ref().is_some_and(|process| !lives(process));
         let reservation = id.clone();
         let command = if died {
@@ -85,9 +103,36 @@ fn broken_off(engine: &Engine, intent: &Intent) {
             tracing::error!(reservation = %id, %error, "ended claims could not be recorded");
         }
     }
-    if in_use.is_ok() {
-        attach::hold_again(engine.tools(), NO_INTENT, &job);
-        engine.tools().follow_up();
+    attach::hold_again(engine.tools(), NO_INTENT, &job);
+    engine.tools().follow_up();
+}
+
+/// Watches the holder of what a repeated intent left as it was, once that has run.
+fn watch_after(engine: &Engine, id: ReservationId) {
+    let (snapshot, of) = (engine.snapshot(), id.clone());
+    let name = format!("holder of {id}");
+    engine.beside(name, &snapshot, &of, move |engine| watch_holder(engine, &id));
+}
+
+/// Claims that an intent left standing live on with their holder, whose end must be noticed; they
+/// end where it is gone by now.
+fn watch_holder(engine: &Engine, id: &ReservationId) {
+    let snapshot = engine.snapshot();
+    let Some(record) = snapshot.state.reservation(id) else { return };
+    if record.claims == 0 || record.pending.is_some() {
+        return;
+    }
+    let Ok(job) = Job::of(&snapshot, id) else { return };
+    let settled = standing::adopt(engine, record, &job).and_then(|adopted| {
+        if !adopted {
+            standing::end(engine, record, false)?;
+            attach::hold_again(engine.tools(), NO_INTENT, &job);
+            engine.tools().follow_up();
+        }
+        Ok(())
+    });
+    if let Err(error) = settled {
+        tracing::error!(reservation = %id, %error, "what became of a holder is not recorded");
     }
 }
 

@@ -237,3 +237,48 @@ async fn a_bound_claim_lives_on_with_its_holder() {
         world.check_given_back();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn siblings_of_one_group_share_its_hold_after_a_restart() {
+    for backend in [Backend::Iommufd, Backend::Type1] {
+        let mut world = World::new();
+        let first = Ask::new("r-1", Policy::Shared, &["0000:02:01.0"]).backend(backend);
+        let second =
+            Ask::new("r-2", Policy::Shared, &["0000:02:02.0"]).backend(backend).domain("d-r-1");
+        reserve(&world, &first);
+        reserve(&world, &second);
+        for _ in 0..20 {
+            let report = world.restart();
+            assert_eq!((report.held.len(), report.lost.len()), (2, 0), "{backend}: {report:?}");
+        }
+        attach(&world, "r-1");
+        attach(&world, "r-2");
+        world.check();
+        world.give_all_back();
+        world.check_given_back();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_kept_a_release_from_ending_is_watched_after_a_restart() {
+    for backend in [Backend::Iommufd, Backend::Type1] {
+        let mut world = World::new();
+        reserve(&world, &nic(backend).delivery(Delivery::Bound));
+        attach(&world, "r-1");
+        let holder = world.sim.foreign("driver");
+        world.hand_to(&holder, "r-1");
+        world.crash.arm(1);
+        let command = Command::Release { order: Order::new("r-1"), force: false };
+        order(&world, &command);
+        assert!(world.crash.happened(), "{backend}");
+        let report = world.restart();
+        assert_eq!(report.finished.len(), 1, "{backend}: {report:?}");
+        assert!(world.book.snapshot().state.reservation(&id("r-1")).unwrap().claims > 0);
+        drop(holder);
+        world.book.wait_for("the end of the claims", |state| {
+            state.reservation(&id("r-1")).unwrap().claims == 0
+        });
+        world.give_all_back();
+        world.check_given_back();
+    }
+}
