@@ -93,6 +93,10 @@ fn still_there(job: &Job, users: &[ProcessUse]) -> Box<Refusal> {
             job.reservation
         ),
     )
+    .with_resolve(vec![format!(
+        "end what has it open, then berth release {} --force",
+        job.reservation
+    )])
 }
 
 /// Start time of a process in clock ticks since boot, field 22 of its stat.
