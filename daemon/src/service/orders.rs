@@ -6,12 +6,12 @@ use prost::Message;
 
 use super::{
     Service,
-    authorize::{force, own},
+    authorize::{force, own, require},
     find, request,
     reserve::show,
     wait::Wait,
 };
-use crate::model::{AnswerOf, ApiError, Caller, Meta};
+use crate::model::{AnswerOf, ApiError, Caller, Meta, Role};
 
 /// What all orders have in common.
 struct Given<'a> {
@@ -153,6 +153,7 @@ impl Service {
             }
             // A repeated call gets its answer also when the reservation isn't remembered any more.
             Err(_) if !given.request_id.is_empty() && !given.id.is_empty() => {
+                require(caller, Role::Holder, given.call)?;
                 ReservationId::new(given.id)
             }
             Err(error) => return Err(error),
