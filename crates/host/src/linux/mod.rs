@@ -85,11 +85,12 @@ impl LinuxHost {
         }
     }
 
-    /// What the machine can do; asked again while an answer is missing.
+    /// What the machine can do; asked again while an answer is missing. A tree that isn't the running
+    /// machine never has them all, and doesn't change its mind.
     fn abilities(&self) -> Abilities {
         let mut known = self.abilities.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
-            Some(abilities) if abilities.complete() => abilities.clone(),
+            Some(abilities) if abilities.complete() || !self.root.is_live() => abilities.clone(),
             _ => known.insert(Abilities::ask(&self.root)).clone(),
         }
     }
