@@ -30,6 +30,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     peers::build(&dir)?;
     let json = dir.join("last.json");
+    // Results of an earlier run must not be taken for those of this one; mostly there are none.
+    let _ = fs::remove_file(&json);
     let status = Command::new(programs.join("berth-bench"))
         .args(&arguments.names)
         .arg("--programs")
@@ -42,16 +44,17 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         .arg(&json)
         .status()
         .context("start berth-bench")?;
-    if !status.success() {
-        bail!("berth-bench ended with {status}");
-    }
-    let text = fs::read_to_string(&json).context("read the results")?;
+    let text = fs::read_to_string(&json)
+        .with_context(|| format!("read the results: berth-bench ended with {status}"))?;
     if let Some(path) = &arguments.json {
         fs::write(path, &text).with_context(|| format!("write {}", path.display()))?;
     }
     let rows: Vec<Row> = serde_json::from_str(&text).context("understand the results")?;
     println!("{}", table::render(&rows));
-    if arguments.write_docs { table::write(&rows) } else { Ok(()) }
+    if arguments.write_docs {
+        table::write(&rows)?;
+    }
+    if status.success() { Ok(()) } else { bail!("berth-bench ended with {status}") }
 }
 
 fn build() -> Result<()> {

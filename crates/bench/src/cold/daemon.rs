@@ -4,7 +4,8 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,8 @@ pub(super) struct Start {
 
 /// How long it may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take to be ready; then there is nothing to compare.
+const READY: Duration = Duration::from_secs(30);
 
 /// Starts `berthd` on a tree, waits until it is ready, and stops it.
 ///
@@ -54,14 +57,26 @@ pub(super) fn start(programs: &Path, tree: &Path, dir: &Path) -> Result<Start> {
     seen
 }
 
+/// The lines of a stream, read by a thread, so that waiting for one can end.
+fn lines(stream: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Once nobody listens, lines are read all the same: a full pipe would stop the daemon.
+        BufReader::new(stream).lines().map_while(Result::ok).for_each(|line| {
+            let _ = sender.send(line);
+        });
+    });
+    receiver
+}
+
 fn watch(child: &mut Child, began: Instant) -> Result<Start> {
-    let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+    let lines = lines(child.stderr.take().context("no stderr")?);
     let mut said = Vec::new();
     let ready_ms = loop {
-        let Some(line) = lines.next() else {
-            bail!("berthd ended before it was ready:\n{}", said.join("\n"));
+        let left = READY.saturating_sub(began.elapsed());
+        let Ok(line) = lines.recv_timeout(left) else {
+            bail!("berthd was not ready after {:.1?}:\n{}", began.elapsed(), said.join("\n"));
         };
-        let line = line.context("read what berthd says")?;
         if line.ends_with(" ready") {
             break began.elapsed().as_secs_f64() * 1e3;
         }
@@ -74,8 +89,6 @@ fn watch(child: &mut Child, began: Instant) -> Result<Start> {
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
         kib.unwrap_or(0.0) / 1024.0
     };
-    // Whatever it says from now on must not keep it from ending.
-    std::thread::spawn(move || lines.for_each(drop));
     let cpu_ms = cpu_ms(&proc)?;
     Ok(Start { ready_ms, resident_mib: mib("VmRSS:"), peak_mib: mib("VmHWM:"), cpu_ms })
 }
