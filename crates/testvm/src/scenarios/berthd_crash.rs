@@ -24,8 +24,8 @@ use crate::{
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
-    Scenario::new("berthd_crash_iommufd", IOMMUFD, crash_iommufd).within(600),
-    Scenario::new("berthd_crash_type1", TYPE1, crash_type1).within(600),
+    Scenario::new("berthd_crash_iommufd", IOMMUFD, crash_iommufd).within(1200),
+    Scenario::new("berthd_crash_type1", TYPE1, crash_type1).within(1200),
 ];
 
 const IOMMUFD: &[Capability] = &[Capability::Daemon, Iommufd, Cdev, Type1, Intremap, Strace];
