@@ -4,7 +4,7 @@
 //! N-th call of a thread, for several N of each kind of call. What was left is asked of the kernel
 //! before and after the next start, and compared with what that one shows.
 
-use std::{collections::BTreeMap, thread::sleep, time::Duration};
+use std::{collections::BTreeMap, fs, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -12,7 +12,7 @@ use super::berthd_tools::{Before, is_free, moves, reserve, text};
 use crate::{
     guest::{
         Ctx, Outcome, Scenario,
-        daemon::Daemon,
+        daemon::{Daemon, Options},
         holder::Holder,
         killer::{Calls, Killer, Seen},
         probe, sysfs,
@@ -64,7 +64,7 @@ fn crash_type1(ctx: &mut Ctx) -> Result<Outcome> {
 }
 
 fn crash(ctx: &Ctx, backend: &'static str) -> Result<Outcome> {
-    let daemon = Daemon::start(ctx)?;
+    let daemon = patient_daemon(ctx)?;
     let before = Before::of(EDU_ROOT);
     let mut bench = Bench { ctx, daemon, backend, before, epoch: 0, ends: BTreeMap::new() };
     let mut table = Vec::new();
@@ -93,6 +93,15 @@ fn crash(ctx: &Ctx, backend: &'static str) -> Result<Outcome> {
     table.iter().for_each(|line| ctx.say(line));
     bench.ends.iter().for_each(|(end, count)| ctx.say(format!("{count:4} x {end}")));
     Ok(Outcome::Pass)
+}
+
+/// A traced helper that looks through all of /proc stops at each of its calls: that it takes long
+/// isn't that it hangs.
+fn patient_daemon(ctx: &Ctx) -> Result<Daemon> {
+    let file = ctx.dir().join("berthd.toml");
+    fs::write(&file, "[timeouts]\nact_ms = 100000\n")?;
+    let arguments = vec!["--config".into(), file.into()];
+    Daemon::start_with(ctx, Options { arguments, ..Options::default() })
 }
 
 /// What goes on through all runs: one record, one device.
