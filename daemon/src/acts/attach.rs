@@ -32,6 +32,7 @@ fn attach_all(
     job: &Job,
     domain: &DomainId,
 ) -> Result<(), Box<Refusal>> {
+    check_context_given(tools, job)?;
     let mut fresh = Vec::new();
     let mut moved = Vec::new();
     let attached = job.groups.iter().try_for_each(|group| {
@@ -41,6 +42,30 @@ fn attach_all(
         undo(tools, intent, job, &fresh, &moved);
     }
     attached
+}
+
+/// # Errors
+/// `HOLDER_OWNS_DOMAIN` when another identity has the context's descriptor: it could move these
+/// devices to a domain of its own.
+fn check_context_given(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
+    let Some(context) = tools.runtime.context(&job.context) else { return Ok(()) };
+    let given = super::runtime::lock(&context.given_to).clone();
+    match given.filter(|identity| *identity != job.identity) {
+        None => Ok(()),
+        Some(identity) => Err(Refusal::new(
+            Reason::HolderOwnsDomain,
+            &job.reservation,
+            format!(
+                "attach {}: {identity} fetched the descriptor of {} while it was alone there, and \
+                 could move every device in it",
+                job.reservation, job.context
+            ),
+        )
+        .with_resolve(vec![
+            format!("release the reservations of {identity} in {}", job.context),
+            format!("reserve --for {identity}, or in a domain of its own"),
+        ])),
+    }
 }
 
 type Progress<'a> = (&'a mut Vec<PciAddress>, &'a mut Vec<PciAddress>);

@@ -193,12 +193,25 @@ impl Engine {
             let fd = live.device.fd().map_err(failed)?;
             handed.push(Handed::Device { address, device_id, ioas, fd });
         }
-        if alone_in_context(snapshot, record) {
+        if self.may_have_context(&context, record) {
             let ioas = ioas_of(&context, Some(&record.domain));
             let fd = context.context.fd().map_err(failed)?;
             handed.push(Handed::Context { backend: context.backend, ioas, fd });
         }
         Ok(handed)
+    }
+
+    /// Whether the context's descriptor may go to the reservation's identity. Noted before it is
+    /// looked who else is there: a reservation that comes later finds the note at its attach.
+    fn may_have_context(&self, context: &LiveContext, record: &Reservation) -> bool {
+        let mut given = super::runtime::lock(&context.given_to);
+        let before = given.replace(record.for_identity.clone());
+        let alone = before.as_ref().is_none_or(|identity| *identity == record.for_identity)
+            && alone_in_context(&self.snapshot(), record);
+        if !alone {
+            *given = before;
+        }
+        alone
     }
 
     /// Watches a process; its death is looked into once.

@@ -39,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) delivery: Delivery,
     /// The kernel interface.
     pub(crate) backend: BackendKind,
+    /// Who may fetch its devices.
+    pub(crate) identity: String,
     /// Its context.
     pub(crate) context: ContextId,
     /// Its domain.
@@ -72,6 +74,7 @@ impl Job {
             policy: reservation.policy,
             delivery: reservation.delivery,
             backend: backend_kind(reservation.backend),
+            identity: reservation.for_identity.clone(),
             context: reservation.context.clone(),
             domain: reservation.domain.clone(),
             groups: groups?,

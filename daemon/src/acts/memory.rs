@@ -12,6 +12,10 @@ use super::{
     tools::Tools,
 };
 
+/// What a reservation that states no memory may register: the pages are pinned in the daemon's
+/// name, so it is what the kernel lets an unprivileged process lock (`MLOCK_LIMIT`).
+const UNSTATED_BYTES: u64 = 8 << 20;
+
 /// What a client wants mapped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
@@ -41,6 +45,7 @@ pub(crate) fn register(
 ) -> Result<u64, Box<Refusal>> {
     check_seal(reservation, memory)?;
     let domain = attached_domain(tools, reservation)?;
+    let registering = lock(&domain.registering);
     check_budget(tools, reservation, &domain, wanted)?;
     let iova = wanted.iova.map_or(IovaChoice::Any, IovaChoice::Fixed);
     let perms = DmaPerms { read: wanted.read, write: wanted.write };
@@ -54,6 +59,7 @@ pub(crate) fn register(
         iova: mapped,
         length_bytes: wanted.length_bytes,
     });
+    drop(registering);
     // The reservation may have been given back meanwhile; then nobody would unmap it.
     if attached_domain(tools, reservation).is_err() {
         end_in(&domain, |known| known.reservation == *reservation);
@@ -187,20 +193,21 @@ fn check_budget(
     wanted: Wanted,
 ) -> Result<(), Box<Refusal>> {
     let snapshot = tools.records.snapshot();
-    let limit = snapshot.state.reservation(reservation).map_or(0, |record| record.memory_bytes);
+    let stated = snapshot.state.reservation(reservation).map_or(0, |record| record.memory_bytes);
+    let limit = if stated == 0 { UNSTATED_BYTES } else { stated };
     let used: u64 = lock(&domain.registrations)
         .iter()
         .filter(|known| known.reservation == *reservation)
         .map(|known| known.length_bytes)
         .sum();
-    if limit == 0 || used.saturating_add(wanted.length_bytes) <= limit {
+    if used.saturating_add(wanted.length_bytes) <= limit {
         return Ok(());
     }
     Err(Refusal::new(
         Reason::MemlockLimit,
         reservation,
         format!(
-            "{reservation} was reserved with {limit} bytes of memory, has {used} registered and \
+            "{reservation} may register {limit} bytes of memory, has {used} registered and \
              asks for {} more",
             wanted.length_bytes
         ),

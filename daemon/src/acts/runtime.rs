@@ -53,6 +53,8 @@ pub(crate) struct LiveDomain {
     pub(crate) space: AddressSpace,
     /// What is mapped, and for whom.
     pub(crate) registrations: Mutex<Vec<Registration>>,
+    /// Held from the check of a budget until what it allowed is on the list.
+    pub(crate) registering: Mutex<()>,
 }
 
 /// An open iommufd or container.
@@ -62,6 +64,9 @@ pub(crate) struct LiveContext {
     pub(crate) backend: BackendKind,
     /// Its domains.
     pub(crate) domains: Mutex<HashMap<DomainId, Arc<LiveDomain>>>,
+    /// The identity that has the context's descriptor. It can't be taken back, and it could move
+    /// every device that is bound to the context: no other identity's device gets in any more.
+    pub(crate) given_to: Mutex<Option<String>>,
     /// Dropping it closes it.
     pub(crate) context: Box<dyn Context>,
 }

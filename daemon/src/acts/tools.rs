@@ -94,7 +94,12 @@ impl Tools {
             return Ok(context);
         }
         let context: Box<dyn Context> = self.host.open_context(backend)?;
-        let live = Arc::new(LiveContext { backend, domains: Default::default(), context });
+        let live = Arc::new(LiveContext {
+            backend,
+            domains: Default::default(),
+            given_to: Default::default(),
+            context,
+        });
         self.runtime.tables().contexts.insert(id.clone(), Arc::clone(&live));
         Ok(live)
     }
@@ -110,7 +115,12 @@ impl Tools {
         }
         let handle = context.context.new_domain()?;
         let space = context.context.address_space(handle)?;
-        let live = Arc::new(LiveDomain { handle, space, registrations: Default::default() });
+        let live = Arc::new(LiveDomain {
+            handle,
+            space,
+            registrations: Default::default(),
+            registering: Default::default(),
+        });
         lock(&context.domains).insert(id.clone(), Arc::clone(&live));
         Ok(live)
     }

@@ -350,3 +350,32 @@ async fn force_stops_kills_and_proves() {
     assert_eq!(desk.world.state("r-1"), ReservationState::Released);
     desk.world.check_given_back();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_contexts_descriptor_keeps_other_identities_out() {
+    let desk = desk();
+    let shared = |name, device| Ask::new(name, Policy::Shared, device).delivery(Delivery::Bound);
+    attached(&desk, &shared("r-1", &["0000:02:01.0"]));
+    let fetched = client(&desk.path, |client| client.fetch("r-1", 0)).await.unwrap();
+    assert!(fetched.fds.iter().any(|(info, _)| info.kind == FdKind::Iommufd), "alone: all of it");
+    let mut stranger = shared("r-2", &["0000:02:02.0"]).domain("d-r-1");
+    "uid:12345".clone_into(&mut stranger.uid);
+    desk.world.reserve(&stranger).unwrap();
+    let refusal = desk.world.attach("r-2").unwrap_err();
+    assert_eq!(refusal.reason.name(), "HOLDER_OWNS_DOMAIN");
+    desk.world.check();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_without_stated_memory_pins_little() {
+    let desk = desk();
+    attached(&desk, &Ask::new("r-1", Policy::Exclusive, &[DEVICE]));
+    let answers = client(&desk.path, |client| {
+        let memory = sealed(16 << 20);
+        [
+            reason(client.register("r-1", &memory, 0, 8 << 20, None)),
+            reason(client.register("r-1", &memory, 8 << 20, 0x1000, None)),
+        ]
+    });
+    assert_eq!(answers.await, ["ok", "MEMLOCK_LIMIT"]);
+}
