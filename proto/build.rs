@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = ["types", "groups", "devices", "reservations", "domains", "events", "host"];
+const FILES: [&str; 7] =
+    ["types", "groups", "devices", "reservations", "domains", "events", "host"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);

@@ -19,8 +19,7 @@ pub mod v1 {
 }
 
 /// The encoded `FileDescriptorSet` of `berth.v1` and what it imports, with source comments.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/berth_v1.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/berth_v1.bin"));
 
 pub use pbjson_types;
 

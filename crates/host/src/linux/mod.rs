@@ -173,9 +173,8 @@ impl Host for LinuxHost {
         match self.privileged.perform(&Act::WhoHolds { nodes })? {
             ActOutcome::Holders(mut found) => {
                 // A sibling's own descriptor is no use of this device.
-                let sibling = |what: &str| {
-                    what.parse::<PciAddress>().is_ok_and(|device| device != address)
-                };
+                let sibling =
+                    |what: &str| what.parse::<PciAddress>().is_ok_and(|device| device != address);
                 found.retain(|process| process.pid != me && !sibling(&process.what));
                 procs::without_guesses(&mut found);
                 Ok(found)
