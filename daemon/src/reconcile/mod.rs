@@ -13,9 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_ownership::{ContextId, ReservationId};
+use berth_ownership::{Command, Condition, ContextId, ReservationId};
 
-use crate::{acts::Engine, model::OpenIntent};
+use crate::{
+    acts::Engine,
+    model::{OpenIntent, Snapshot},
+};
 
 /// Threads that look at standing reservations.
 const LOOKERS: usize = 8;
@@ -63,6 +66,7 @@ pub fn run(
     let deadline = Instant::now() + patience;
     let snapshot = engine.snapshot();
     let rebooted = previous_boot.is_some_and(|boot| boot != engine.tools().host.boot_id());
+    unwedge(engine, &snapshot);
     let mut standing: Vec<(ContextId, ReservationId)> = snapshot
         .state
         .reservations()
@@ -98,6 +102,18 @@ pub fn run(
         "reconciled"
     );
     report
+}
+
+/// Nobody waits for the last daemon's kernel work any more. What still hangs is seen to hang again
+/// by the work that is done next.
+fn unwedge(engine: &Engine, snapshot: &Snapshot) {
+    let wedged = snapshot.state.devices().filter(|it| it.marks.contains_key(&Condition::Wedged));
+    for device in wedged {
+        let command = Command::Unwedge { device: device.facts.id.clone() };
+        if let Err(error) = engine.tools().records.command(command, "start") {
+            tracing::warn!(device = %device.facts.id, %error, "a device stays wedged");
+        }
+    }
 }
 
 /// Parts of about `size`. Reservations of one context may be on one group, where one hold serves

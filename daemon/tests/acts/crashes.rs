@@ -2,7 +2,7 @@
 //! recorded is true, and giving it all back leaves the machine as it was.
 
 use berth_host::sim::SimHost;
-use berth_ownership::{Backend, Command, Delivery, Order, Policy, ReservationState};
+use berth_ownership::{Backend, Command, Delivery, DeviceId, Order, Policy, ReservationState};
 
 use berthd::acts::Records;
 
@@ -281,4 +281,18 @@ async fn a_holder_that_kept_a_release_from_ending_is_watched_after_a_restart() {
         world.give_all_back();
         world.check_given_back();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stays_wedged_over_a_restart() {
+    let mut world = World::new();
+    let device: DeviceId = "0000:02:01.0".into();
+    let wedge = Command::Wedge { device: device.clone(), why: "unbind hangs".to_owned() };
+    world.book.command(wedge, "test").unwrap();
+    let ask = Ask::new("r-1", Policy::Group, &["0000:02:01.0"]);
+    assert_eq!(world.reserve(&ask).unwrap_err().reason.name(), "WEDGED");
+    world.restart();
+    reserve(&world, &ask);
+    world.give_all_back();
+    world.check_given_back();
 }
