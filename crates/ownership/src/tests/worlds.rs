@@ -41,6 +41,7 @@ pub(super) fn worlds() -> Vec<World> {
     let mut worlds = owners();
     worlds.extend(leases());
     worlds.extend(host());
+    worlds.extend(conditions());
     worlds
 }
 
@@ -151,6 +152,11 @@ fn host() -> Vec<World> {
             targets: WHOLE,
             ..BASE
         },
+    ]
+}
+
+fn conditions() -> Vec<World> {
+    vec![
         World {
             name: "crowded by a device that comes back",
             owners: 2,
