@@ -32,7 +32,7 @@ use crate::{
 const SEQUENCES: u64 = 700;
 const OF_BOTH: u64 = 600;
 /// How long an ordinary run records before it makes do with what it has; `--long` records all.
-const BUDGET: Duration = Duration::from_secs(100);
+const BUDGET: Duration = Duration::from_secs(40);
 /// No operation of a healthy kernel takes so long.
 const STUCK: Duration = Duration::from_secs(45);
 
