@@ -4,7 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     io::Read,
     os::unix::fs::OpenOptionsExt,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -69,6 +69,30 @@ impl Kmsg {
         wait_for(&format!("the kernel's fault line for {page:#x}"), patience, || {
             self.dma_faults().into_iter().find(|fault| fault.address & !0xfff == page)
         })
+    }
+
+    /// Lets a device try a blocked DMA until the kernel reports it.
+    ///
+    /// # Errors
+    /// The DMA can't be tried, or no fault is reported within `patience`.
+    ///
+    /// # Kernel
+    /// Of faults in quick succession only about three in five seconds are printed.
+    pub fn provoke_fault(
+        &mut self,
+        address: u64,
+        patience: Duration,
+        mut dma: impl FnMut() -> Result<()>,
+    ) -> Result<DmaFault> {
+        let deadline = Instant::now() + patience;
+        loop {
+            dma()?;
+            match self.wait_for_fault(address, Duration::from_secs(1)) {
+                Ok(fault) => return Ok(fault),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => {}
+            }
+        }
     }
 }
 

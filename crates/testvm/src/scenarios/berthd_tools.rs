@@ -1,7 +1,5 @@
 //! What the scenarios about `berthd` have in common.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -104,26 +102,14 @@ pub(super) fn moves(
 
 /// A device that writes at an I/O address again and again changes nothing, and the IOMMU says that
 /// it was `source` (of which kernels print more or less).
-///
-/// # Kernel
-/// Of faults in quick succession only about three in five seconds are printed, so the device tries
-/// again until one is.
 pub(super) fn is_blocked(
     ctx: &Ctx,
     iova: u64,
     source: &str,
-    mut write: impl FnMut() -> Result<()>,
+    write: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let mut kmsg = Kmsg::from_now()?;
-    let deadline = Instant::now() + ctx.patience();
-    let fault = loop {
-        write()?;
-        match kmsg.wait_for_fault(iova, Duration::from_secs(1)) {
-            Ok(fault) => break fault,
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => {}
-        }
-    };
+    let fault = kmsg.provoke_fault(iova, ctx.patience(), write)?;
     println!("blocked: {fault:?}");
     ensure!(fault.write, "the fault is about a read: {fault:?}");
     ensure!(source.ends_with(&fault.source), "another device faulted: {fault:?}, not {source}");

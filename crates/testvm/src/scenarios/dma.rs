@@ -1,9 +1,6 @@
 //! The fast path on the real kernel: an address space, a buffer, a device that copies.
 
-use std::{
-    os::{fd::AsFd, unix::fs::FileExt},
-    time::{Duration, Instant},
-};
+use std::os::{fd::AsFd, unix::fs::FileExt};
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_dma::{AddressSpace, DmaBuffer, DmaError, DmaErrorKind, DmaPerms, Errno, IovaChoice};
@@ -93,20 +90,8 @@ impl Bench {
 }
 
 /// Once unmapped, the device does not reach the memory, and the IOMMU says so.
-///
-/// # Kernel
-/// Of faults in quick succession only about three in five seconds are printed, so the device tries
-/// again until one is.
 fn is_blocked(ctx: &Ctx, edu: &Edu, kmsg: &mut Kmsg, iova: u64) -> Result<()> {
-    let deadline = Instant::now() + ctx.patience();
-    let fault = loop {
-        edu.copy_out(iova, PAGE)?;
-        match kmsg.wait_for_fault(iova, Duration::from_secs(1)) {
-            Ok(fault) => break fault,
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => {}
-        }
-    };
+    let fault = kmsg.provoke_fault(iova, ctx.patience(), || edu.copy_out(iova, PAGE))?;
     ensure!(fault.write && EDU_SPARE.ends_with(&fault.source), "another fault: {fault:?}");
     ctx.say(format!("{fault:?}"));
     Ok(())

@@ -195,7 +195,9 @@ fn moves_and_stops(device: &dyn AttachedDevice, space: &AddressSpace) -> Result<
 fn moves_and_faults(ctx: &Ctx, device: &dyn AttachedDevice, space: &AddressSpace) -> Result<()> {
     let mut kmsg = Kmsg::from_now()?;
     moves_and_stops(device, space)?;
-    ctx.say(format!("after the unmap: {:?}", kmsg.wait_for_fault(IOVA, ctx.patience())?));
+    let edu = Edu::on_vfio(&Device::from_fd(device.fd()?, &device.address().to_string()))?;
+    let fault = kmsg.provoke_fault(IOVA, ctx.patience(), || edu.copy_out(IOVA, PAGE))?;
+    ctx.say(format!("after the unmap: {fault:?}"));
     Ok(())
 }
 

@@ -48,7 +48,7 @@ fn moves_and_stops(
     memory.write(0, &second)?;
     edu.copy_out(IOVA, 4096)?;
     ensure!(memory.read(0, PAGE)? == second, "the device wrote to memory that was unmapped");
-    let fault = kmsg.wait_for_fault(IOVA, ctx.patience())?;
+    let fault = kmsg.provoke_fault(IOVA, ctx.patience(), || edu.copy_out(IOVA, 4096))?;
     ctx.say(format!("after the unmap: {fault:?}"));
     ensure!(fault.write, "the fault is about a read");
     ensure!(EDU_ROOT.ends_with(&fault.source), "another device faulted");
