@@ -70,11 +70,14 @@ fn held(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     ensure!(holder.read(memory, 0, PAGE)? == pattern(5, PAGE), "DMA after unregister");
     holder.register(&id, memory, IOVA)?;
     lands(&mut holder, 7)?;
-    // What it registered ends with it.
+    // What it registered ends with it. The last close turns bus mastering off, so that the device
+    // has to be told anew before it can try.
+    drop(edu);
     holder.kill()?;
+    waits_for_reserved(ctx, &daemon, &id)?;
+    let edu = Edu::on_sysfs(EDU_ROOT)?;
     is_blocked(ctx, IOVA, EDU_ROOT, || edu.copy_out(IOVA, 4096))?;
     drop(edu);
-    waits_for_reserved(ctx, &daemon, &id)?;
     ends(&daemon, &id, &before)
 }
 
