@@ -79,47 +79,41 @@ pub(crate) fn test(long: bool) -> Result<Tally> {
     Ok(tally)
 }
 
-/// What failed has one more try in a guest that is booted anew: an emulated processor can stall for
-/// longer than any patience. Both results are printed; what fails twice has failed.
+/// What failed has one more try, each in a guest of its own that is booted anew: an emulated
+/// processor can stall for longer than any patience, and one scenario's devices can trouble the
+/// next. Both results are printed; what fails twice has failed.
 fn try_again(options: &Options, report: &mut Report) -> Result<()> {
-    for kernel in options.kernels.iter().copied() {
-        for profile in options.profiles.iter().copied() {
-            let here = |line: &&mut Line| line.kernel == kernel && line.profile == profile;
-            let failed = |line: &&mut Line| matches!(line.verdict, Verdict::Fail { .. });
-            let names: Vec<String> = report
-                .lines
-                .iter_mut()
-                .filter(here)
-                .filter(failed)
-                .map(|line| line.name.clone())
-                .collect();
-            if names.is_empty() {
-                continue;
-            }
-            println!("failed on {kernel}/{profile}, tried once more: {}", names.join(" "));
-            let whole = names.iter().any(|name| name == "boot");
-            let second = run::scenarios(&Options {
-                kernels: vec![kernel],
-                profiles: vec![profile],
-                filter: if whole { options.filter.clone() } else { names.join(",") },
-                logs: options.logs.join("second-try"),
-                programs: options.programs.clone(),
-                root: options.root.clone(),
-                target: options.target.clone(),
-                ..*options
-            })?;
-            if whole {
-                report.lines.retain(|line| !(line.kernel == kernel && line.profile == profile));
-                report.lines.extend(second.lines);
-                continue;
-            }
-            for line in report.lines.iter_mut().filter(here).filter(failed) {
-                let Some(again) = second.lines.iter().find(|other| other.name == line.name) else {
-                    continue;
-                };
-                println!("{kernel}/{profile} {}: first {:?}", line.name, line.verdict);
-                *line = again.clone();
-            }
+    let failed: Vec<Line> = report
+        .lines
+        .iter()
+        .filter(|line| matches!(line.verdict, Verdict::Fail { .. }))
+        .cloned()
+        .collect();
+    for first in failed {
+        let (kernel, profile, name) = (first.kernel, first.profile, &first.name);
+        println!("{kernel}/{profile} {name}: {:?}; once more in a guest of its own", first.verdict);
+        let whole = name == "boot";
+        let second = run::scenarios(&Options {
+            kernels: vec![kernel],
+            profiles: vec![profile],
+            filter: if whole { options.filter.clone() } else { name.clone() },
+            logs: options.logs.join("second-try"),
+            programs: options.programs.clone(),
+            root: options.root.clone(),
+            target: options.target.clone(),
+            ..*options
+        })?;
+        if whole {
+            report.lines.retain(|line| !(line.kernel == kernel && line.profile == profile));
+            report.lines.extend(second.lines);
+            continue;
+        }
+        let again = second.lines.into_iter().find(|line| line.name == *name);
+        let same = |line: &&mut Line| {
+            line.kernel == kernel && line.profile == profile && line.name == *name
+        };
+        if let (Some(again), Some(line)) = (again, report.lines.iter_mut().find(same)) {
+            *line = again;
         }
     }
     Ok(())
