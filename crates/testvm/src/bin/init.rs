@@ -51,11 +51,11 @@ fn guest() -> Result<()> {
         rustix::system::finit_module(file, c"", 0).with_context(|| format!("load {module}"))?;
     }
     host_root()?;
-    fs::write(Path::new("/root").join(CONFIG_IN_GUEST.trim_start_matches('/')), &text)?;
+    fs::write(Path::new("/newroot").join(CONFIG_IN_GUEST.trim_start_matches('/')), &text)?;
     // Bound to a short path that any uid may enter, wherever the checkout is.
-    let bin = "/root/run/berth-vm/bin";
+    let bin = "/newroot/run/berth-vm/bin";
     fs::create_dir_all(bin)?;
-    mount_bind(Path::new("/root").join(config.bin_dir.strip_prefix("/")?), bin)
+    mount_bind(Path::new("/newroot").join(config.bin_dir.strip_prefix("/")?), bin)
         .with_context(|| format!("bind {}", config.bin_dir.display()))?;
     switch_root()?;
     if let Err(error) = loopback_up() {
@@ -77,25 +77,25 @@ fn host_root() -> Result<()> {
     mounted("tmpfs", "/rw", "tmpfs", Some(c"mode=0755,size=75%"))?;
     fs::create_dir_all("/rw/upper")?;
     fs::create_dir_all("/rw/work")?;
-    mounted("overlay", "/root", "overlay", Some(OVERLAY))?;
+    mounted("overlay", "/newroot", "overlay", Some(OVERLAY))?;
     for name in ["dev", "proc", "sys"] {
-        let target = format!("/root/{name}");
+        let target = format!("/newroot/{name}");
         fs::create_dir_all(&target)?;
         mount_move(format!("/{name}"), &target).with_context(|| format!("move {name}"))?;
     }
     // What the host's /run says is not true here.
-    mounted("tmpfs", "/root/run", "tmpfs", Some(c"mode=0755"))?;
-    for dir in ["/root/dev/pts", "/root/dev/shm"] {
+    mounted("tmpfs", "/newroot/run", "tmpfs", Some(c"mode=0755"))?;
+    for dir in ["/newroot/dev/pts", "/newroot/dev/shm"] {
         fs::create_dir_all(dir)?;
     }
-    mounted("devpts", "/root/dev/pts", "devpts", Some(c"mode=0620,ptmxmode=0666"))?;
-    mounted("tmpfs", "/root/dev/shm", "tmpfs", Some(c"mode=1777"))?;
-    mounted("cgroup2", "/root/sys/fs/cgroup", "cgroup2", None)?;
-    mounted("debugfs", "/root/sys/kernel/debug", "debugfs", None)?;
+    mounted("devpts", "/newroot/dev/pts", "devpts", Some(c"mode=0620,ptmxmode=0666"))?;
+    mounted("tmpfs", "/newroot/dev/shm", "tmpfs", Some(c"mode=1777"))?;
+    mounted("cgroup2", "/newroot/sys/fs/cgroup", "cgroup2", None)?;
+    mounted("debugfs", "/newroot/sys/kernel/debug", "debugfs", None)?;
     for (link, target) in
         [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {
-        let path = Path::new("/root/dev").join(link);
+        let path = Path::new("/newroot/dev").join(link);
         if !path.exists() {
             std::os::unix::fs::symlink(target, path)?;
         }
@@ -104,7 +104,7 @@ fn host_root() -> Result<()> {
 }
 
 fn switch_root() -> Result<()> {
-    rustix::process::chdir("/root")?;
+    rustix::process::chdir("/newroot")?;
     mount_move(".", "/").context("move the new root to /")?;
     rustix::process::chroot(".").context("chroot to the new root")?;
     rustix::process::chdir("/")?;
