@@ -30,6 +30,28 @@ pub struct Source {
     pub signed_by: Option<String>,
 }
 
+impl Source {
+    /// Whether it is of a release's archive: the release itself, its updates, its security.
+    fn is_of(&self, codename: &str) -> bool {
+        let of = |suite: &String| {
+            let name = suite.split(['-', '/']).next();
+            name == Some(codename) && !suite.ends_with("-backports")
+        };
+        !self.suites.is_empty() && self.suites.iter().all(of)
+    }
+
+    fn as_deb822(&self) -> String {
+        let signed_by = self.signed_by.as_ref().map(|key| format!("Signed-By: {key}\n"));
+        format!(
+            "Types: deb\nURIs: {}\nSuites: {}\nComponents: {}\n{}",
+            self.uri,
+            self.suites.join(" "),
+            self.components.join(" "),
+            signed_by.unwrap_or_default()
+        )
+    }
+}
+
 /// Reads the one-line format (`deb [signed-by=...] URI suite component...`).
 #[must_use]
 pub fn parse_one_line(text: &str) -> Vec<Source> {
@@ -295,13 +317,29 @@ impl PrivateApt {
             .with_context(|| format!("apt-get download left no {prefix}*.deb"))
     }
 
-    /// The command that installs packages of this suite on the machine itself.
-    #[must_use]
-    pub fn install_command(&self, packages: &[&str]) -> Command {
-        let mut command = self.command("apt-get");
-        command.args(["-y", "--no-install-recommends", "-t", &self.suite, "install"]);
-        command.args(packages);
-        command
+    /// The commands that install packages of this suite on the machine itself, to be run as root
+    /// one after the other. What the packages need comes from the machine's own suites, too.
+    ///
+    /// # Errors
+    /// The sources can't be written.
+    pub fn install_commands(&self, packages: &[&str]) -> Result<[Command; 2]> {
+        let codename = codename()?;
+        let own = machine_sources().into_iter().filter(|source| source.is_of(&codename));
+        let text: Vec<String> = own.map(|source| source.as_deb822()).collect();
+        let parts = self.dir.join("machine-parts");
+        fs::create_dir_all(&parts).with_context(|| format!("create {}", parts.display()))?;
+        fs::write(parts.join("machine.sources"), text.join("\n"))
+            .with_context(|| format!("write the sources in {}", parts.display()))?;
+        let command = || {
+            let mut command = self.command("apt-get");
+            command.arg("-o").arg(format!("Dir::Etc::sourceparts={}", parts.display()));
+            command
+        };
+        let (mut update, mut install) = (command(), command());
+        update.args(["-o", "APT::Update::Error-Mode=any", "update"]);
+        install.args(["-y", "--no-install-recommends", "-t", &self.suite, "install"]);
+        install.args(packages);
+        Ok([update, install])
     }
 }
 
@@ -334,6 +372,23 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].suites, ["bookworm", "bookworm-updates"]);
         assert_eq!(found[0].signed_by.as_deref(), Some("/k.gpg"));
+    }
+
+    #[test]
+    fn a_release_is_its_suite_its_updates_and_its_security() {
+        let of = |suites: &str| {
+            let line = format!("deb http://a.example/ {suites} main\n");
+            parse_one_line(&line)[0].is_of("trixie")
+        };
+        for suite in ["trixie", "trixie-updates", "trixie-security", "trixie/updates"] {
+            assert!(of(suite), "{suite}");
+        }
+        for suite in ["trixie-backports", "bookworm", "nodistro", "cloud-sdk-trixie"] {
+            assert!(!of(suite), "{suite}");
+        }
+        let text = "Types: deb\nURIs: http://a.example/\nSuites: trixie trixie-updates\n\
+                    Components: main contrib\nSigned-By: /k.gpg\n";
+        assert_eq!(parse_deb822(text)[0].as_deb822(), text);
     }
 
     #[test]

@@ -116,7 +116,8 @@ pub fn ensure_qemu() -> Result<PathBuf> {
     let codename = apt::codename().context("QEMU 8.0 or newer for x86_64 is needed")?;
     if codename == "bookworm" {
         let apt = PrivateApt::open("bookworm-backports")?;
-        as_root(apt.install_command(&["qemu-system-x86"]))
+        let commands = apt.install_commands(&["qemu-system-x86"])?;
+        commands.into_iter().try_for_each(as_root)
     } else {
         let mut command = Command::new("apt-get");
         command.args(["-y", "--no-install-recommends", "install", "qemu-system-x86"]);
