@@ -8,6 +8,7 @@ mod load;
 mod open;
 mod read;
 mod rows;
+mod transaction;
 mod write;
 
 use std::sync::Arc;
