@@ -145,49 +145,60 @@ impl Inner {
     }
 }
 
-fn start_what_can(inner: &Arc<Inner>, queue: &mut Queue) {
-    let mut taken: HashSet<Key> =
-        queue.running.iter().flat_map(|work| work.keys.iter().cloned()).collect();
-    let mut threads = queue.running.iter().filter(|work| !work.given_up).count();
-    let mut at = 0;
-    while at < queue.waiting.len() && threads < MAX_THREADS {
-        let free = queue.waiting[at].keys.iter().all(|key| !taken.contains(key));
-        taken.extend(queue.waiting[at].keys.iter().cloned());
-        if !free {
-            at += 1;
-            continue;
+impl Queue {
+    /// Takes the first task that nothing earlier is in the way of, while there is a thread for it.
+    fn next(&mut self) -> Option<Task> {
+        let threads = self.running.iter().filter(|work| !work.given_up).count();
+        if threads >= MAX_THREADS || self.waiting.is_empty() {
+            return None;
         }
-        let Some(task) = queue.waiting.remove(at) else { break };
-        let running = Running {
+        let mut taken: HashSet<&Key> = self.running.iter().flat_map(|work| &work.keys).collect();
+        let at = self.waiting.iter().position(|task| {
+            let free = task.keys.iter().all(|key| !taken.contains(key));
+            taken.extend(&task.keys);
+            free
+        })?;
+        let task = self.waiting.remove(at)?;
+        self.running.push(Running {
             id: task.id,
             name: task.name.clone(),
             keys: task.keys.clone(),
             given_up: false,
-        };
-        let inner = Arc::clone(inner);
+        });
+        Some(task)
+    }
+}
+
+/// Starts a thread for each task that can run.
+fn start_what_can(inner: &Arc<Inner>, queue: &mut Queue) {
+    while let Some(task) = queue.next() {
+        let (id, name) = (task.id, task.name.clone());
+        let shared = Arc::clone(inner);
         let spawned =
-            std::thread::Builder::new().name("acts".to_owned()).spawn(move || run(&inner, task));
-        match spawned {
-            Ok(_) => {
-                queue.running.push(running);
-                threads += 1;
-            }
-            // The closure is gone with the thread; its intent stays open and start-up finishes it.
-            Err(error) => tracing::error!(work = running.name, %error, "no thread for kernel work"),
+            std::thread::Builder::new().name("acts".to_owned()).spawn(move || run(&shared, task));
+        // The closure is gone with the thread; its intent stays open and start-up finishes it.
+        if let Err(error) = spawned {
+            tracing::error!(work = name, %error, "no thread for kernel work");
+            queue.running.retain(|work| work.id != id);
+            return;
         }
     }
 }
 
+/// Does a task, and goes on with what can be done then.
 fn run(inner: &Arc<Inner>, task: Task) {
-    let Task { id, name, work, .. } = task;
-    if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        tracing::error!(work = name, "kernel work panicked");
+    let mut next = Some(task);
+    while let Some(Task { id, name, work, .. }) = next {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            tracing::error!(work = name, "kernel work panicked");
+        }
+        let mut queue = inner.lock();
+        queue.running.retain(|work| work.id != id);
+        next = queue.next();
+        start_what_can(inner, &mut queue);
+        drop(queue);
+        inner.idle.notify_all();
     }
-    let mut queue = inner.lock();
-    queue.running.retain(|work| work.id != id);
-    start_what_can(inner, &mut queue);
-    drop(queue);
-    inner.idle.notify_all();
 }
 
 #[cfg(test)]
