@@ -129,7 +129,9 @@ impl Daemon {
         let service =
             Arc::new(Service::new(ledger.clone(), Arc::clone(&host), service_config(config)));
         let stopping = CancellationToken::new();
+        let metrics = Arc::new(Metrics::default());
         let shared = listen::Shared {
+            metrics: Arc::clone(&metrics),
             limits: config.limits,
             timeouts: config.timeouts,
             stopping: stopping.clone(),
@@ -138,7 +140,7 @@ impl Daemon {
         let (now_ready, ready) = watch::channel(false);
         let front = Arc::new(Front {
             service: Arc::clone(&service),
-            metrics: Arc::new(Metrics::default()),
+            metrics,
             ready: ready.clone(),
             stopping,
             watchers: Arc::new(Semaphore::new(config.limits.watchers)),

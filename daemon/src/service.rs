@@ -22,7 +22,7 @@ use berth_host::{BackendKind, Host};
 
 use crate::{
     ledger::LedgerHandle,
-    model::{ApiError, DomainNow, Snapshot},
+    model::{ApiError, Caller, DomainNow, Role, Snapshot},
 };
 
 /// Defaults of the calls, from the configuration.
@@ -80,6 +80,15 @@ impl Service {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.ledger.snapshot()
+    }
+
+    /// What is published now, for a caller who may read it.
+    ///
+    /// # Errors
+    /// The caller may not.
+    pub(crate) fn published(&self, caller: &Caller) -> Result<Arc<Snapshot>, ApiError> {
+        authorize::require(caller, Role::Viewer, "read what is published")?;
+        Ok(self.snapshot())
     }
 
     /// The ledger.

@@ -43,6 +43,46 @@ async fn a_reservation_lives_over_rest() {
     running.daemon.stop().await;
 }
 
+/// Answers are kept as long as nothing changes, and not a moment longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_shows_what_was_answered_before_it() {
+    let running = Running::start().await;
+    let reads = ["/api/v1/groups/2", "/api/v1/groups", "/api/v1/devices", "/api/v1/reservations"];
+    for _ in 0..5 {
+        for path in reads {
+            let first = running.unix("GET", path, None).await;
+            let again = running.unix("GET", path, None).await;
+            assert_eq!((first.status, &first.body), (200, &again.body), "{path}");
+        }
+        let made = running.unix("POST", "/api/v1/reservations", Some(&reserve("2"))).await.json();
+        let id = made["id"].as_str().expect("an id");
+        let place = format!("/api/v1/reservations/{id}");
+        assert_eq!(running.unix("GET", &place, None).await.json()["state"], "RESERVED");
+        let group = running.unix("GET", "/api/v1/groups/2", None).await.json();
+        assert_eq!(group["reservations"], json!([id]));
+        let all = running.unix("GET", "/api/v1/reservations", None).await.json();
+        assert_eq!(all["reservations"][0]["id"], *id);
+        running.unix("POST", &format!("{place}/attach"), None).await;
+        assert_eq!(running.unix("GET", &place, None).await.json()["state"], "HELD");
+        let released = running.unix("DELETE", &format!("{place}?force=true"), None).await;
+        assert_eq!(released.json()["state"], "RELEASED", "{released:?}");
+        assert_eq!(running.unix("GET", &place, None).await.json()["state"], "RELEASED");
+        let group = running.unix("GET", "/api/v1/groups/2", None).await.json();
+        assert_eq!((&group["reservations"], &group["ownership"]), (&json!([]), &json!("FREE")));
+    }
+    // Other spellings of the same object, and what isn't there, are answers of their own.
+    for (path, status) in [
+        ("/api/v1/devices/00:05.0", 200),
+        ("/api/v1/devices/0000:00:05.0", 200),
+        ("/api/v1/devices/ff:1f.7", 404),
+    ] {
+        for _ in 0..2 {
+            assert_eq!(running.unix("GET", path, None).await.status, status, "{path}");
+        }
+    }
+    running.daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_a_problem_with_everything_in_it() {
     let running = Running::start().await;

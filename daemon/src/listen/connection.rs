@@ -50,8 +50,17 @@ impl Door {
         let limits = self.shared.limits;
         let router = self.router;
         let guard = self.guard;
+        let counter = (self.protocol == Protocol::Http1).then(|| self.shared.metrics.clone());
         let service = service_fn(move |request| {
-            answer(router.clone(), guard.clone(), admission.clone(), request)
+            let answer = answer(router.clone(), guard.clone(), admission.clone(), request);
+            let counter = counter.clone();
+            async move {
+                let response = answer.await;
+                if let (Some(counter), Ok(response)) = (counter, &response) {
+                    counter.count_http(response.status());
+                }
+                response
+            }
         });
         let io = TokioIo::new(stream);
         // The two kinds of connection have the same methods and no common trait.

@@ -21,6 +21,7 @@ use self::{
 use crate::{
     config::{Access, Endpoint, Limits, Listener, Serve, Timeouts},
     model::{ApiError, Caller},
+    rest::Metrics,
 };
 
 /// Who a connection is, or why it is nobody.
@@ -69,6 +70,8 @@ pub struct Shared {
     pub stopping: CancellationToken,
     /// Connections under way.
     pub connections: TaskTracker,
+    /// Counts what HTTP answers.
+    pub metrics: Arc<Metrics>,
 }
 
 /// A listener that is bound and not yet served.

@@ -6,6 +6,7 @@
 mod bind;
 mod descriptors;
 mod events;
+mod kept;
 mod metrics;
 pub mod openapi;
 mod page;
@@ -17,11 +18,11 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::RawPathParams,
+    extract::{FromRequestParts as _, RawPathParams},
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter, get, on},
 };
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header, request::Parts, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, watch};
@@ -31,6 +32,7 @@ pub use self::metrics::{Metrics, Surface};
 pub(crate) use self::problem::{response as problem_response, with_status as problem_with_status};
 use self::{
     descriptors::{Descriptors, MessageInfo},
+    kept::Kept,
     routes::{ROUTES, Reply, Route},
 };
 use crate::{
@@ -70,6 +72,7 @@ impl Front {
 struct Endpoint {
     calls: Vec<(&'static Route, Arc<MessageInfo>)>,
     front: Arc<Front>,
+    kept: Arc<Kept>,
 }
 
 /// The whole HTTP surface.
@@ -80,7 +83,7 @@ pub fn router(front: &Arc<Front>) -> Result<Router, String> {
     let descriptors = Descriptors::load().map_err(|error| error.to_string())?;
     let document = Bytes::from(openapi::document(&descriptors)?.to_string());
     let mut router = api(front, descriptors)?;
-    let (health, counters, counted) = (Arc::clone(front), Arc::clone(front), Arc::clone(front));
+    let (health, counters) = (Arc::clone(front), Arc::clone(front));
     router = router
         .route(openapi::PATH, get(move || async move { json(StatusCode::OK, document) }))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -91,11 +94,7 @@ pub fn router(front: &Arc<Front>) -> Result<Router, String> {
         .fallback(|request: Request<Body>| async move { no_such_path(request.uri().path()) })
         .method_not_allowed_fallback(|request: Request<Body>| async move {
             not_allowed(request.method(), request.uri().path())
-        })
-        .layer(axum::middleware::map_response(move |response: Response| {
-            counted.metrics.count_http(response.status());
-            async move { response }
-        })))
+        }))
 }
 
 /// The calls of the table.
@@ -111,6 +110,7 @@ fn api(front: &Arc<Front>, descriptors: Descriptors) -> Result<Router, String> {
         descriptors.messages.into_iter().map(|(name, info)| (name, Arc::new(info))).collect();
     let mut router = Router::new();
     let mut calls = Vec::new();
+    let kept = Arc::new(Kept::default());
     for (at, (route, request)) in ROUTES.iter().zip(&requests).enumerate() {
         let message = messages.get(request).ok_or_else(|| format!("no message {request}"))?;
         calls.push((route, Arc::clone(message)));
@@ -119,7 +119,8 @@ fn api(front: &Arc<Front>, descriptors: Descriptors) -> Result<Router, String> {
             .is_some_and(|next| next.path == route.path && next.method == route.method);
         if !goes_on {
             let calls = std::mem::take(&mut calls);
-            let endpoint = Arc::new(Endpoint { calls, front: Arc::clone(front) });
+            let (front, kept) = (Arc::clone(front), Arc::clone(&kept));
+            let endpoint = Arc::new(Endpoint { calls, front, kept });
             router = router.route(route.path, method_router(&route.method, endpoint)?);
         }
     }
@@ -128,16 +129,16 @@ fn api(front: &Arc<Front>, descriptors: Descriptors) -> Result<Router, String> {
 
 fn method_router(method: &Method, endpoint: Arc<Endpoint>) -> Result<MethodRouter, String> {
     let filter = MethodFilter::try_from(method.clone()).map_err(|error| error.to_string())?;
-    Ok(on(filter, move |params: RawPathParams, request: Request<Body>| {
+    Ok(on(filter, move |request: Request<Body>| {
         let endpoint = Arc::clone(&endpoint);
         async move {
-            let path = request.uri().path().to_owned();
-            match answer(&endpoint, &params, request).await {
+            let (mut parts, body) = request.into_parts();
+            match answer(&endpoint, &mut parts, body).await {
                 Ok(response) => response,
                 Err(error) if error.refusal().object == TOO_LARGE => {
-                    problem::with_status(&error, 413, &path)
+                    problem::with_status(&error, 413, parts.uri.path())
                 }
-                Err(error) => problem::response(&error, &path),
+                Err(error) => problem::response(&error, parts.uri.path()),
             }
         }
     }))
@@ -145,26 +146,76 @@ fn method_router(method: &Method, endpoint: Arc<Endpoint>) -> Result<MethodRoute
 
 const TOO_LARGE: &str = "body size";
 
-async fn answer(
-    endpoint: &Endpoint,
-    params: &RawPathParams,
-    request: Request<Body>,
-) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
+async fn answer(endpoint: &Endpoint, parts: &mut Parts, body: Body) -> Result<Response, ApiError> {
     let caller = caller(&parts.extensions)?;
     endpoint.front.check_ready()?;
     let Some((first, _)) = endpoint.calls.first() else {
         return Err(ApiError::internal(parts.uri.path(), "a path without a call"));
     };
-    if first.answer == Reply::DocumentOrEvents && !events::wants_document(&parts.headers) {
-        return events::stream(&endpoint.front, caller, &parts.uri, &parts.headers).await;
+    match first.answer {
+        Reply::State => state(endpoint, &caller, parts).await,
+        Reply::DocumentOrEvents if !events::wants_document(&parts.headers) => {
+            events::stream(&endpoint.front, caller, &parts.uri, &parts.headers).await
+        }
+        Reply::Document | Reply::DocumentOrEvents => document(endpoint, caller, parts, body).await,
     }
+}
+
+/// What is published, from the answers that are kept while it is.
+async fn state(
+    endpoint: &Endpoint,
+    caller: &Caller,
+    parts: &mut Parts,
+) -> Result<Response, ApiError> {
+    let snapshot = endpoint.front.service.published(caller)?;
+    let name = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    if let Some(bytes) = endpoint.kept.get(&snapshot, name) {
+        return Ok(json(StatusCode::OK, bytes));
+    }
+    let name = name.to_owned();
+    let (route, fields) = bound(endpoint, parts, Map::new()).await?;
+    let service = Arc::clone(&endpoint.front.service);
+    let bytes = Bytes::from((route.call)(service, caller.clone(), Value::Object(fields)).await?);
+    endpoint.kept.put(&snapshot, name, &bytes);
+    Ok(json(StatusCode::OK, bytes))
+}
+
+async fn document(
+    endpoint: &Endpoint,
+    caller: Caller,
+    parts: &mut Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
     let mut fields = Map::new();
-    if first.body || first.method == Method::DELETE {
+    let takes_body = |route: &Route| route.body || route.method == Method::DELETE;
+    if endpoint.calls.first().is_some_and(|(first, _)| takes_body(first)) {
         fields = bind::object(&collect(body, endpoint.front.body_bytes).await?)?;
     }
+    let (route, fields) = bound(endpoint, parts, fields).await?;
+    let dry_run = fields.get("dryRun").or_else(|| fields.get("dry_run"));
+    let status = if dry_run == Some(&Value::Bool(true)) { 200 } else { route.status };
+    let service = Arc::clone(&endpoint.front.service);
+    let bytes = (route.call)(service, caller, Value::Object(fields)).await?;
+    let location = (status == 201).then(|| location(route.path, &bytes)).flatten();
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let mut response = json(status, Bytes::from(bytes));
+    if let Some(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// The call that is meant, and its request out of path, query and body.
+async fn bound(
+    endpoint: &Endpoint,
+    parts: &mut Parts,
+    mut fields: Map<String, Value>,
+) -> Result<(&'static Route, Map<String, Value>), ApiError> {
     let (route, message) = bind::choose(&endpoint.calls, &mut fields)?;
     if let Some(param) = route.param {
+        let params = RawPathParams::from_request_parts(parts, &()).await.map_err(|error| {
+            ApiError::invalid_argument("path", error.body_text(), "encode the path as UTF-8")
+        })?;
         let text = params.iter().find(|(name, _)| *name == param.name).map_or("", |(_, text)| text);
         bind::put_param(&mut fields, param, text)?;
     }
@@ -173,18 +224,7 @@ async fn answer(
         return Err(ApiError::invalid_argument("query", "the call has no query", way_out));
     }
     bind::put_query(&mut fields, &parts.uri, message)?;
-    let dry_run = fields.get("dryRun").or_else(|| fields.get("dry_run"));
-    let dry_run = dry_run == Some(&Value::Bool(true));
-    let service = Arc::clone(&endpoint.front.service);
-    let bytes = (route.call)(service, caller, Value::Object(fields)).await?;
-    let status = if dry_run { 200 } else { route.status };
-    let location = (status == 201).then(|| location(route.path, &bytes)).flatten();
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let mut response = json(status, Bytes::from(bytes));
-    if let Some(location) = location {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    Ok((route, fields))
 }
 
 /// Where a new object is found.

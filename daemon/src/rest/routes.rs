@@ -41,6 +41,9 @@ pub(crate) struct Route {
 pub(crate) enum Reply {
     /// One JSON document.
     Document,
+    /// One JSON document that depends on nothing but what is published, the same for everybody who
+    /// may read: it is kept while that is published.
+    State,
     /// A JSON document, or server-sent events, by what the client accepts.
     DocumentOrEvents,
 }
@@ -121,16 +124,16 @@ const fn is_body(word: &str) -> bool {
 
 routes! {
     GET "/api/v1/groups" NONE, query, 200
-        Groups/ListGroups list_groups(ListGroupsRequest) Document;
+        Groups/ListGroups list_groups(ListGroupsRequest) State;
     GET "/api/v1/groups/{group}" GROUP, query, 200
-        Groups/GetGroup get_group(GetGroupRequest) Document;
+        Groups/GetGroup get_group(GetGroupRequest) State;
     GET "/api/v1/groups/{group}/explain" GROUP_OBJECT, query, 200
         Groups/Explain explain(ExplainRequest) Document;
 
     GET "/api/v1/devices" NONE, query, 200
-        Devices/ListDevices list_devices(ListDevicesRequest) Document;
+        Devices/ListDevices list_devices(ListDevicesRequest) State;
     GET "/api/v1/devices/{address}" DEVICE, query, 200
-        Devices/GetDevice get_device(GetDeviceRequest) Document;
+        Devices/GetDevice get_device(GetDeviceRequest) State;
     GET "/api/v1/devices/{address}/explain" DEVICE_OBJECT, query, 200
         Groups/Explain explain(ExplainRequest) Document;
     GET "/api/v1/devices/{address}/kernel-dma" DEVICE, query, 200
@@ -149,11 +152,11 @@ routes! {
         Devices/ClearQuarantine clear_quarantine(ClearQuarantineRequest) Document;
 
     GET "/api/v1/reservations" NONE, query, 200
-        Reservations/ListReservations list_reservations(ListReservationsRequest) Document;
+        Reservations/ListReservations list_reservations(ListReservationsRequest) State;
     POST "/api/v1/reservations" NONE, body, 201
         Reservations/Reserve reserve(ReserveRequest) Document;
     GET "/api/v1/reservations/{id}" ID, query, 200
-        Reservations/GetReservation get_reservation(GetReservationRequest) Document;
+        Reservations/GetReservation get_reservation(GetReservationRequest) State;
     DELETE "/api/v1/reservations/{id}" ID, query, 200
         Reservations/Release release(ReleaseRequest) Document;
     POST "/api/v1/reservations/{id}/attach" ID, body, 200
