@@ -10,13 +10,14 @@ mod rpc;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use berth_host::sim::{SimHost, Topology};
+use berth_host::sim::{Fault, SimHost, Site, Topology};
 use berthd::{
     config::{Args, Config},
     run::Daemon,
 };
 use clap::Parser as _;
 use tokio::runtime::Runtime;
+use tonic::transport::Channel;
 
 use crate::{
     Places,
@@ -32,7 +33,7 @@ const SLICE: Duration = Duration::from_millis(200);
 /// Calls in flight, and the targets of reading and of changing.
 const CASES: [(usize, f64, f64); 2] = [(1, 0.80, 0.30), (64, 0.80, 0.50)];
 
-fn start(runtime: &Runtime, dir: &Path) -> Result<Daemon> {
+fn start(runtime: &Runtime, dir: &Path) -> Result<(Daemon, Arc<SimHost>)> {
     let path = |name: &str| dir.join(name).display().to_string();
     let unix = |name: &str| format!("unix:{}", path(name));
     std::fs::write(dir.join("berthd.toml"), "").context("write a configuration")?;
@@ -53,7 +54,8 @@ fn start(runtime: &Runtime, dir: &Path) -> Result<Daemon> {
     let args = Args::try_parse_from(words)?;
     let config = Config::load(&args)?;
     let host = Arc::new(SimHost::from_topology(Topology::generated(GROUPS)));
-    Ok(runtime.block_on(Daemon::start(&config, host))?)
+    let machine = Arc::clone(&host);
+    Ok((runtime.block_on(Daemon::start(&config, host))?, machine))
 }
 
 /// Addresses of the simulated host's devices.
@@ -68,7 +70,7 @@ fn devices(daemon: &Daemon) -> Vec<String> {
 pub(crate) fn grpc_read(places: &Places) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir_in(&places.memory).context("make a directory in memory")?;
     let runtime = runtime()?;
-    let daemon = start(&runtime, dir.path())?;
+    let (daemon, _) = start(&runtime, dir.path())?;
     let group = devices(&daemon).first().context("no device")?.clone();
     let mut rows = Vec::new();
     for (flight, target, _) in CASES {
@@ -87,6 +89,33 @@ pub(crate) fn grpc_read(places: &Places) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// How many pieces of kernel work the daemon does at once.
+const AT_ONCE: usize = 64;
+
+/// Keeps the simulated kernel from coming back while it lives: the work on so many devices as the
+/// daemon has threads for hangs, and all later work waits for a thread.
+struct HeldBack<'a>(&'a SimHost);
+
+impl<'a> HeldBack<'a> {
+    async fn new(host: &'a SimHost, channel: &Channel, devices: &[String]) -> Result<Self> {
+        let before = host.fault_points();
+        host.fault(Fault::at(Site::Bind).always().hang());
+        let this = Self(host);
+        rpc::reserve(channel, devices, 1, true).await?;
+        let hanging = u64::try_from(devices.len())?;
+        while host.fault_points() - before < hanging {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        self.0.clear_faults();
+    }
+}
+
 /// Reserve beside the health check of the same server.
 ///
 /// # Errors
@@ -94,22 +123,34 @@ pub(crate) fn grpc_read(places: &Places) -> Result<Vec<Row>> {
 pub(crate) fn grpc_mut(places: &Places) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir_in(&places.memory).context("make a directory in memory")?;
     let runtime = runtime()?;
-    let daemon = start(&runtime, dir.path())?;
+    let (daemon, host) = start(&runtime, dir.path())?;
     let devices = devices(&daemon);
+    let (first, others) = devices.split_at_checked(AT_ONCE).context("too few devices")?;
     let mut rows = Vec::new();
-    for (what, no_wait, gated) in [("recorded", true, true), ("and kernel work", false, false)] {
+    for (what, recorded) in [("recorded", true), ("and kernel work", false)] {
         for (flight, _, target) in CASES {
             let channel = runtime.block_on(rpc::connect(&dir.path().join("berthd.sock")))?;
             // As many as fill a slice, so that few are given back between slices.
-            let count = if flight == 1 { 300 } else { 600 };
-            let some = devices.get(..count).context("too few devices")?;
-            let mut ours = || runtime.block_on(rpc::reserve(&channel, some, flight, no_wait));
+            let count = if flight == 1 { 400 } else { 1600 };
+            let some = others.get(..count).context("too few devices")?;
+            let mut ours = || {
+                runtime.block_on(async {
+                    let held = match recorded {
+                        true => Some(HeldBack::new(&host, &channel, first).await?),
+                        false => None,
+                    };
+                    let measured = rpc::reserve(&channel, some, flight, recorded).await?;
+                    drop(held);
+                    rpc::give_back(&channel).await?;
+                    Ok(measured)
+                })
+            };
             let mut peer = || runtime.block_on(rpc::check(&channel, flight, SLICE));
             let question = Question {
                 name: "grpc_mut",
                 case: format!("Reserve ({what}) / Check, {flight} in flight"),
                 unit: "calls/s",
-                target: if gated { Target::AtLeast(target) } else { Target::Beside },
+                target: if recorded { Target::AtLeast(target) } else { Target::Beside },
             };
             rows.push(compare(&question, &mut ours, &mut peer)?);
         }
@@ -125,7 +166,7 @@ pub(crate) fn grpc_mut(places: &Places) -> Result<Vec<Row>> {
 pub(crate) fn rest_get(places: &Places) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir_in(&places.memory).context("make a directory in memory")?;
     let runtime = runtime()?;
-    let daemon = start(&runtime, dir.path())?;
+    let (daemon, _) = start(&runtime, dir.path())?;
     let group = devices(&daemon).first().context("no device")?.clone();
     let path = format!("/api/v1/groups/{group}");
     let ours_at = dir.path().join("http.sock");

@@ -92,7 +92,7 @@ pub(super) async fn get_group(
     .await
 }
 
-/// `berth.v1.Reservations/Reserve` of each device. They are given back after the slice.
+/// `berth.v1.Reservations/Reserve` of each device.
 ///
 /// # Errors
 /// Of a call.
@@ -102,7 +102,7 @@ pub(super) async fn reserve(
     flight: usize,
     no_wait: bool,
 ) -> Result<f64> {
-    let measured = clients(flight, |number| {
+    clients(flight, |number| {
         let mut client = ReservationsClient::new(channel.clone());
         let own: Vec<String> = devices.iter().skip(number).step_by(flight).cloned().collect();
         async move {
@@ -114,9 +114,7 @@ pub(super) async fn reserve(
             Ok(done)
         }
     })
-    .await?;
-    give_back(channel).await?;
-    Ok(measured)
+    .await
 }
 
 fn request(address: String, no_wait: bool) -> v1::ReserveRequest {
@@ -131,7 +129,10 @@ fn request(address: String, no_wait: bool) -> v1::ReserveRequest {
 }
 
 /// Releases everything and waits until it is.
-async fn give_back(channel: &Channel) -> Result<()> {
+///
+/// # Errors
+/// Of a call.
+pub(super) async fn give_back(channel: &Channel) -> Result<()> {
     let mut client = ReservationsClient::new(channel.clone());
     loop {
         let all = client.list_reservations(v1::ListReservationsRequest::default()).await?;
