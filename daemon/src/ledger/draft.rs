@@ -108,27 +108,28 @@ impl Draft {
     ) -> Result<Vec<Event>, Box<Refusal>> {
         let now = self.clock.now();
         let events = self.book.state.decide(command, &now)?;
-        for event in &events {
-            self.event(event, meta, &now);
-        }
-        for event in &events {
-            self.settle(event, failure, &now);
+        let touched: Vec<Touched> =
+            events.iter().map(|event| self.event(event, meta, &now)).collect();
+        for (event, touched) in events.iter().zip(touched) {
+            self.settle(event, &touched, failure, &now);
+            self.touched.merge(touched);
         }
         Ok(events)
     }
 
-    /// Applies one event and records it with the object before and after.
-    fn event(&mut self, event: &Event, meta: &Meta, now: &Time) {
+    /// Applies one event and records it with the object before and after. Answers what it touched.
+    fn event(&mut self, event: &Event, meta: &Meta, now: &Time) -> Touched {
         let about = events::about(event);
         let before = events::render(&self.book, &about);
         let (mut groups, mut devices) = events::concerned(&self.book, &about);
-        self.touched.add(&self.book, event);
+        let mut touched = Touched::default();
+        touched.add(&self.book, event);
         if event.reservation() == self.next_extra.as_ref().map(|(id, _)| id) {
             self.take_extra();
         }
         self.book.state.apply(event);
         self.follow(event);
-        self.touched.add(&self.book, event);
+        touched.add(&self.book, event);
         let after = events::render(&self.book, &about);
         let (more_groups, more_devices) = events::concerned(&self.book, &about);
         merge(&mut groups, more_groups);
@@ -157,6 +158,7 @@ impl Draft {
             after,
         }));
         self.intend(event, now);
+        touched
     }
 
     /// Keeps what stands beside the state in step with it.
@@ -233,53 +235,37 @@ impl Draft {
         self.opened.push(intent);
     }
 
-    /// Closes the intent of what an event was about, once nothing is under way there.
-    fn settle(&mut self, event: &Event, failure: Option<&Refusal>, now: &Time) {
-        let (key, under_way) = match events::about(event) {
-            About::Reservation(id) => {
-                let record = self.book.state.reservation(&id);
-                (id.to_string(), record.is_some_and(|record| record.pending.is_some()))
-            }
-            About::Device(id) => {
-                self.settle_all(failure, now);
-                let device = self.book.state.device(&id);
-                (id.to_string(), device.is_some_and(|device| device.kernel_dma_op.is_some()))
-            }
-            About::Group(_) => {
-                self.settle_all(failure, now);
-                return;
-            }
+    /// Closes the intent of what an event was about, once nothing is under way there. Groups and
+    /// devices that vanish can end what was under way in all that they touch.
+    fn settle(&mut self, event: &Event, touched: &Touched, failure: Option<&Refusal>, now: &Time) {
+        let reservations = touched.reservations.iter().map(ToString::to_string);
+        let devices = touched.devices.iter().map(ToString::to_string);
+        let (own, keys): (_, Vec<String>) = match events::about(event) {
+            About::Reservation(id) => (id.to_string(), vec![id.to_string()]),
+            About::Device(id) => (id.to_string(), reservations.chain(devices).collect()),
+            About::Group(_) => (String::new(), reservations.chain(devices).collect()),
             About::Context(_) | About::Domain(_) | About::Store => return,
         };
-        if under_way {
-            return;
-        }
-        if let Some(intent) = self.book.open.get(&key).copied() {
-            let outcome = failure.map_or("done", |failure| failure.reason.name());
-            self.close(intent, failure, outcome, now);
+        for key in keys {
+            let Some(intent) = self.book.open.get(&key).copied() else { continue };
+            if !self.under_way(intent) {
+                let outcome = if own == key { "done" } else { "moot" };
+                let outcome = failure.map_or(outcome, |failure| failure.reason.name());
+                self.close(intent, failure, outcome, now);
+            }
         }
     }
 
-    /// Groups and devices that vanish can end what was under way in several places.
-    fn settle_all(&mut self, failure: Option<&Refusal>, now: &Time) {
+    /// Whether what an intent is for has its work still before it.
+    fn under_way(&self, intent: u64) -> bool {
         let state = &self.book.state;
-        let ended: Vec<u64> = self
-            .book
-            .intents
-            .iter()
-            .filter(|(_, intent)| match (&intent.reservation, intent.body.device()) {
-                (Some(id), _) => {
-                    state.reservation(id).is_none_or(|record| record.pending.is_none())
-                }
-                (None, Some(id)) => {
-                    state.device(id).is_none_or(|device| device.kernel_dma_op.is_none())
-                }
-                (None, None) => false,
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for intent in ended {
-            self.close(intent, failure, "moot", now);
+        let Some(intent) = self.book.intents.get(&intent) else { return false };
+        match (&intent.reservation, intent.body.device()) {
+            (Some(id), _) => state.reservation(id).is_some_and(|record| record.pending.is_some()),
+            (None, Some(id)) => {
+                state.device(id).is_some_and(|device| device.kernel_dma_op.is_some())
+            }
+            (None, None) => true,
         }
     }
 

@@ -69,6 +69,16 @@ impl Touched {
         }
     }
 
+    /// Adds all that another has.
+    pub(super) fn merge(&mut self, mut other: Self) {
+        self.groups.append(&mut other.groups);
+        self.devices.append(&mut other.devices);
+        self.reservations.append(&mut other.reservations);
+        self.contexts.append(&mut other.contexts);
+        self.domains.append(&mut other.domains);
+        self.absent |= other.absent;
+    }
+
     fn reservation(&mut self, book: &Book, id: &ReservationId) {
         self.reservations.insert(id.clone());
         let Some(record) = book.state.reservation(id) else { return };
