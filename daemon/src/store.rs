@@ -8,7 +8,6 @@ mod load;
 mod open;
 mod read;
 mod rows;
-mod transaction;
 mod write;
 
 use std::sync::Arc;
