@@ -7,7 +7,6 @@ use berth_ownership::{
     Command, DeviceId, Event, KernelDmaOp, OperationKind, Pending, Reason, Refusal, ReservationId,
     ReservationState, Time,
 };
-use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Clock,
@@ -363,9 +362,9 @@ impl Draft {
     }
 }
 
-fn raw(body: &IntentBody) -> Box<RawValue> {
+fn raw(body: &IntentBody) -> String {
     // An intent's body is plain data: serializing it can't fail.
-    to_raw_value(body).unwrap_or_default()
+    serde_json::to_string(body).unwrap_or_default()
 }
 
 fn merge(list: &mut Vec<String>, more: Vec<String>) {

@@ -4,7 +4,6 @@ use std::ptr;
 
 use berth_ownership::{Policy, Reservation, State};
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
 
 use super::{book::Book, events::Touched};
 use crate::{
@@ -12,9 +11,9 @@ use crate::{
     store::{DeviceRow, Rows, TargetRow},
 };
 
-fn raw<T: Serialize>(record: &T) -> Box<RawValue> {
+fn raw<T: Serialize>(record: &T) -> String {
     // Records are plain data: serializing them can't fail.
-    to_raw_value(record).unwrap_or_default()
+    serde_json::to_string(record).unwrap_or_default()
 }
 
 fn same<T>(before: Option<&T>, after: Option<&T>) -> bool {
@@ -93,7 +92,7 @@ fn reservations(rows: &mut Rows, touched: &Touched, before: &Book, after: &Book)
         }
         match is {
             Some(record) => {
-                let extra = new_extra.map_or_else(empty, |extra| raw::<Extra>(extra));
+                let extra = new_extra.map_or_else(|| "{}".to_owned(), |extra| raw::<Extra>(extra));
                 rows.reservations.push((id.to_string(), raw(record), extra));
             }
             None if was.is_some() => rows.reservations_gone.push(id.to_string()),
@@ -101,10 +100,6 @@ fn reservations(rows: &mut Rows, touched: &Touched, before: &Book, after: &Book)
         }
         targets(rows, was, is);
     }
-}
-
-fn empty() -> Box<RawValue> {
-    to_raw_value(&serde_json::Map::new()).unwrap_or_default()
 }
 
 /// Writes the targets anew, where they differ.

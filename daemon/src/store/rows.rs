@@ -1,9 +1,9 @@
-//! What one transaction writes: rows of each table, as JSON arrays that SQLite takes apart.
+//! What one transaction writes: rows of each table, as JSON arrays that SQLite takes apart. Documents
+//! within a row are texts, not JSON in JSON, which would be parsed and written again on the way.
 
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer, ser::SerializeTuple as _};
-use serde_json::value::RawValue;
 
 use super::EventRecord;
 
@@ -13,7 +13,7 @@ pub struct Rows {
     /// New events.
     pub events: Vec<EventRow>,
     /// Groups by id.
-    pub groups: Vec<(String, Box<RawValue>)>,
+    pub groups: Vec<(String, String)>,
     /// Groups that are gone.
     pub groups_gone: Vec<String>,
     /// Devices.
@@ -27,15 +27,15 @@ pub struct Rows {
     /// Devices whose baseline is restored.
     pub baselines_gone: Vec<String>,
     /// Contexts by id.
-    pub contexts: Vec<(String, Box<RawValue>)>,
+    pub contexts: Vec<(String, String)>,
     /// Contexts that went.
     pub contexts_gone: Vec<String>,
     /// Domains by id.
-    pub domains: Vec<(String, Box<RawValue>)>,
+    pub domains: Vec<(String, String)>,
     /// Domains that went.
     pub domains_gone: Vec<String>,
     /// Reservations by id, with what is known beside the record.
-    pub reservations: Vec<(String, Box<RawValue>, Box<RawValue>)>,
+    pub reservations: Vec<(String, String, String)>,
     /// Reservations that are forgotten.
     pub reservations_gone: Vec<String>,
     /// Reservations whose targets are written anew.
@@ -98,19 +98,15 @@ impl Serialize for EventRow {
         row.serialize_element(&event.groups)?;
         row.serialize_element(&event.devices)?;
         row.serialize_element(&event.reservation)?;
-        row.serialize_element(&raw(event.before.as_deref()))?;
-        row.serialize_element(&raw(event.after.as_deref()))?;
+        row.serialize_element(&event.before)?;
+        row.serialize_element(&event.after)?;
         row.end()
     }
 }
 
-fn raw(json: Option<&str>) -> Option<&RawValue> {
-    json.and_then(|json| serde_json::from_str(json).ok())
-}
-
 /// A device's row: address, whether it is there, record.
 #[derive(Debug, Serialize)]
-pub struct DeviceRow(pub String, pub u8, pub Box<RawValue>);
+pub struct DeviceRow(pub String, pub u8, pub String);
 
 /// A baseline's row: address, driver, override, intent.
 #[derive(Debug, Serialize)]
@@ -122,7 +118,7 @@ pub struct TargetRow(pub String, pub String, pub String, pub String);
 
 /// A new intent's row: id, reservation, body, boot, time.
 #[derive(Debug, Serialize)]
-pub struct IntentRow(pub u64, pub Option<String>, pub Box<RawValue>, pub String, pub u64);
+pub struct IntentRow(pub u64, pub Option<String>, pub String, pub String, pub u64);
 
 /// A closed intent's row: id, time, outcome.
 #[derive(Debug, Serialize)]
@@ -160,7 +156,7 @@ impl Serialize for StoredRequest {
         row.serialize_element(&self.id)?;
         row.serialize_element(&self.body)?;
         row.serialize_element(&self.created_unix_ms)?;
-        row.serialize_element(&raw(Some(&self.about)))?;
+        row.serialize_element(&self.about)?;
         row.serialize_element(&self.intent)?;
         row.serialize_element(&self.answer)?;
         row.serialize_element(&self.refusal)?;
