@@ -80,8 +80,8 @@ pub(crate) fn test(long: bool) -> Result<Tally> {
 }
 
 /// What failed has one more try, each in a guest of its own that is booted anew: an emulated
-/// processor can stall for longer than any patience, and one scenario's devices can trouble the
-/// next. Both results are printed; what fails twice has failed.
+/// processor can stall for longer than any patience. Both results are printed; what fails twice has
+/// failed.
 fn try_again(options: &Options, report: &mut Report) -> Result<()> {
     let failed: Vec<Line> = report
         .lines

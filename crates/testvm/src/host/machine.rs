@@ -156,7 +156,13 @@ pub fn command(
     arg("-smp", "2");
     arg("-m", "2G");
     let intremap = if profile == Profile::NoIntremap { "off" } else { "on" };
-    arg("-device", &format!("intel-iommu,intremap={intremap},device-iotlb=on,aw-bits=48"));
+    // Caching mode makes the kernel flush an entry that becomes valid. Without it, Linux 6.11 and later
+    // leave a stale one: `intel_context_flush_present` flushes the context entry of the device, not
+    // of the alias that a bridge gives it, and DMA goes on in the domain before.
+    arg(
+        "-device",
+        &format!("intel-iommu,intremap={intremap},device-iotlb=on,aw-bits=48,caching-mode=on"),
+    );
     for device in devices(files) {
         arg(device.0, &device.1);
     }
