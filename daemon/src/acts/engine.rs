@@ -191,10 +191,10 @@ impl Engine {
                 self.inner.watchdog.helper_stuck(device, &failure.message);
             }
         }
-        if let Err(error) = self.tools().records.outcome(intent.id, outcome) {
+        if let Err(error) = self.record_outcome(intent.id, &outcome) {
             tracing::error!(intent = intent.id, %error, "an outcome could not be recorded");
         }
-        self.tools().follow_up();
+        self.follow_up();
         self.tools().sweep();
     }
 

@@ -341,7 +341,7 @@ impl Engine {
         self.forget_context(job);
         attach::hold_again(tools, NO_INTENT, job);
         self.told(Command::HolderGone { reservation: job.reservation.clone() });
-        tools.follow_up();
+        self.follow_up();
         tools.sweep();
     }
 
@@ -369,7 +369,8 @@ impl Engine {
     }
 
     fn told(&self, command: Command) {
-        if let Err(error) = self.tools().records.command(command, "holder") {
+        let record = || self.tools().records.command(command.clone(), "holder");
+        if let Err(error) = self.insist("what became of a holder", record, || ()) {
             tracing::warn!(%error, "the ledger did not take what became of a holder");
         }
     }

@@ -16,6 +16,7 @@ mod drivers;
 pub(crate) mod engine;
 mod explain_errno;
 pub(crate) mod holder;
+mod insist;
 pub(crate) mod job;
 mod kernel_dma;
 mod ledger_records;

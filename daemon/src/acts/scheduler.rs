@@ -124,12 +124,20 @@ impl Scheduler {
         start_what_can(&self.inner, &mut queue);
     }
 
+    /// Waits, for a thread of its own; false at once when no more work is taken.
+    pub(crate) fn pause(&self, time: Duration) -> bool {
+        let queue = self.inner.lock();
+        let waited = self.inner.idle.wait_timeout_while(queue, time, |queue| !queue.closed);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.closed
+    }
+
     /// Takes no more work and waits for what runs, at most this long. True when all of it ended.
     pub(crate) fn close(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut queue = self.inner.lock();
         queue.closed = true;
         queue.waiting.clear();
+        self.inner.idle.notify_all();
         while !queue.running.iter().all(|work| work.given_up) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
             let waited = self.inner.idle.wait_timeout(queue, left);

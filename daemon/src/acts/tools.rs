@@ -59,15 +59,9 @@ impl Tools {
         lock(&self.after).push(command);
     }
 
-    /// Gives the commands that waited for an outcome.
-    pub(crate) fn follow_up(&self) {
-        let waiting = std::mem::take(&mut *lock(&self.after));
-        for command in waiting {
-            // Refused for a reservation that has ended, or has a device open and needs no hold.
-            if let Err(error) = self.records.command(command, "acts") {
-                tracing::warn!(%error, "what followed from kernel work was not taken");
-            }
-        }
+    /// The commands that waited for an outcome, taken out.
+    pub(crate) fn waiting(&self) -> Vec<Command> {
+        std::mem::take(&mut *lock(&self.after))
     }
 
     /// Does a privileged act.

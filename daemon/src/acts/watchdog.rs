@@ -46,6 +46,8 @@ struct Run {
     since: Instant,
     devices: Vec<DeviceId>,
     wedged: bool,
+    /// Its kernel work is over: what it waits for now is the store.
+    acted: bool,
 }
 
 impl Watchdog {
@@ -101,9 +103,16 @@ impl Watchdog {
     }
 
     pub(crate) fn begin(&self, intent: u64, name: String, devices: Vec<DeviceId>) {
-        let run = Run { name, since: Instant::now(), devices, wedged: false };
+        let run = Run { name, since: Instant::now(), devices, wedged: false, acted: false };
         lock(&self.watched).running.insert(intent, run);
         self.changed.notify_all();
+    }
+
+    /// The kernel work is over; the intent stays known until [`Self::end`].
+    pub(crate) fn acted(&self, intent: u64) {
+        if let Some(run) = lock(&self.watched).running.get_mut(&intent) {
+            run.acted = true;
+        }
     }
 
     pub(crate) fn end(&self, intent: u64) {
@@ -139,7 +148,7 @@ impl Watchdog {
             let mut watched = lock(&self.watched);
             let Watched { tickets, running, .. } = &mut *watched;
             for (intent, run) in running {
-                if !run.wedged && run.since.elapsed() >= self.deadline {
+                if !run.wedged && !run.acted && run.since.elapsed() >= self.deadline {
                     run.wedged = true;
                     let name = run.name.clone();
                     late.push((tickets.get(intent).copied().flatten(), name, run.devices.clone()));
@@ -175,7 +184,7 @@ impl Watchdog {
         let next = watched
             .running
             .values()
-            .filter(|run| !run.wedged)
+            .filter(|run| !run.wedged && !run.acted)
             .map(|run| self.deadline.saturating_sub(run.since.elapsed()))
             .min();
         let looks = (!watched.stuck.is_empty()).then_some(LOOK);

@@ -82,6 +82,9 @@ fn broken_off(engine: &Engine, intent: &Intent) {
     };
     if let Err(error) = records.outcome(intent.id, outcome) {
         tracing::error!(intent = intent.id, %error, "a broken-off intent could not be closed");
+        if error.reason() == Reason::Unavailable {
+            broken_off_later(engine, intent.clone(), id);
+        }
         return;
     }
     if in_use.is_err() {
@@ -104,7 +107,17 @@ fn broken_off(engine: &Engine, intent: &Intent) {
         }
     }
     attach::hold_again(engine.tools(), NO_INTENT, &job);
-    engine.tools().follow_up();
+    engine.follow_up();
+}
+
+/// Start-up doesn't wait for a store that can't be written; what it has to say does.
+fn broken_off_later(engine: &Engine, intent: Intent, id: &ReservationId) {
+    let name = format!("end of intent {}", intent.id);
+    engine.beside(name, &engine.snapshot(), id, move |engine| {
+        if engine.moment() {
+            broken_off(engine, &intent);
+        }
+    });
 }
 
 /// Watches the holder of what a repeated intent left as it was, once that has run.
@@ -127,7 +140,7 @@ fn watch_holder(engine: &Engine, id: &ReservationId) {
         if !adopted {
             standing::end(engine, record, false)?;
             attach::hold_again(engine.tools(), NO_INTENT, &job);
-            engine.tools().follow_up();
+            engine.follow_up();
         }
         Ok(())
     });

@@ -3,7 +3,10 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,7 @@ use berthd::{
     model::{ApiError, Baseline, Executor, Intent, Meta, Outcome, Snapshot, StepNote},
     reconcile,
 };
+use sqlx::{Connection, SqliteConnection};
 
 use crate::{
     book::PATIENCE,
@@ -39,6 +43,36 @@ impl Executor for Through {
 struct UpToCrash {
     records: LedgerRecords,
     crash: Arc<Crash>,
+    full: Arc<Full>,
+}
+
+/// Makes the store unwritable once an outcome is to be recorded: somebody else has its lock, for
+/// longer than the writer waits.
+#[derive(Debug, Default)]
+struct Full {
+    armed: Mutex<Option<(tokio::runtime::Handle, SqliteConnection)>>,
+    locked: Mutex<Option<SqliteConnection>>,
+    refused: AtomicUsize,
+}
+
+impl Full {
+    async fn arm(&self, dir: &Path) {
+        let url = format!("sqlite://{}", dir.join("berth.db").display());
+        let other = SqliteConnection::connect(&url).await.unwrap();
+        *self.armed.lock().unwrap() = Some((tokio::runtime::Handle::current(), other));
+    }
+
+    fn begin(&self) {
+        let Some((runtime, mut other)) = self.armed.lock().unwrap().take() else { return };
+        let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other);
+        runtime.block_on(begun).unwrap();
+        *self.locked.lock().unwrap() = Some(other);
+    }
+
+    async fn has_room_again(&self) {
+        let mut other = self.locked.lock().unwrap().take().unwrap();
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    }
 }
 
 impl Records for UpToCrash {
@@ -55,7 +89,12 @@ impl Records for UpToCrash {
     }
     fn outcome(&self, intent: u64, outcome: Outcome) -> Result<(), ApiError> {
         self.crash.point("before an outcome");
-        self.records.outcome(intent, outcome)
+        self.full.begin();
+        let recorded = self.records.outcome(intent, outcome);
+        if recorded.is_err() {
+            self.full.refused.fetch_add(1, Ordering::SeqCst);
+        }
+        recorded
     }
     fn command(&self, command: Command, cause: &str) -> Result<(), ApiError> {
         self.crash.point("before a command");
@@ -73,6 +112,7 @@ struct Core {
     report: reconcile::Report,
     task: tokio::task::JoinHandle<()>,
     crash: Arc<Crash>,
+    full: Arc<Full>,
 }
 
 async fn start(sim: &SimHost, crash: &Arc<Crash>, dir: &Path) -> Core {
@@ -80,7 +120,9 @@ async fn start(sim: &SimHost, crash: &Arc<Crash>, dir: &Path) -> Core {
     let opened = ledger::open(LedgerConfig::new(dir), Arc::clone(&host)).await.unwrap();
     let ledger = opened.ledger.clone();
     let records = LedgerRecords::new(ledger.clone());
-    let records = Arc::new(UpToCrash { records, crash: Arc::clone(crash) });
+    let full = Arc::new(Full::default());
+    let records = UpToCrash { records, crash: Arc::clone(crash), full: Arc::clone(&full) };
+    let records = Arc::new(records);
     let engine = Arc::new(Engine::new(Arc::clone(&host), records, &EngineConfig::default()));
     ledger.rescan(Meta::internal("start")).await.unwrap();
     ledger.set_executor(Arc::new(Through(Arc::downgrade(&engine)))).unwrap();
@@ -90,7 +132,7 @@ async fn start(sim: &SimHost, crash: &Arc<Crash>, dir: &Path) -> Core {
     })
     .await
     .unwrap();
-    Core { ledger, engine, report, task: opened.task, crash: Arc::clone(crash) }
+    Core { ledger, engine, report, task: opened.task, crash: Arc::clone(crash), full }
 }
 
 impl Core {
@@ -209,4 +251,52 @@ async fn a_crash_between_any_two_host_calls_is_settled_from_the_file() {
     }
     println!("{at} points");
     assert!(at > 15, "{at}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_the_store_did_not_take_is_recorded_when_it_can_be_written_again() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let core = start(&world.sim, &Arc::default(), dir.path()).await;
+    let [reserve, attach, _] = commands(&world).try_into().unwrap();
+    core.order(reserve).await.unwrap();
+    core.full.arm(dir.path()).await;
+    let applied = core.ledger.submit(attach, Meta::internal("test")).await.unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while core.full.refused.load(Ordering::SeqCst) == 0 {
+        assert!(std::time::Instant::now() < deadline, "the store took the outcome");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let pending = |core: &Core| {
+        core.snapshot().state.reservation(&id("r-1")).is_some_and(|r| r.pending.is_some())
+    };
+    assert!(pending(&core), "what is not recorded is not shown either");
+    core.full.has_room_again().await;
+    let end = tokio::time::timeout(PATIENCE, applied.completion.unwrap()).await.unwrap().unwrap();
+    assert_eq!(end.failure, None);
+    assert!(!pending(&core));
+    assert_eq!(core.state("r-1"), Some(ReservationState::Held));
+    assert!(core.snapshot().intents.is_empty());
+    core.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_nobody_can_take_does_not_keep_the_daemon_from_stopping() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let core = start(&world.sim, &Arc::default(), dir.path()).await;
+    let [reserve, attach, release] = commands(&world).try_into().unwrap();
+    core.order(reserve).await.unwrap();
+    core.full.arm(dir.path()).await;
+    core.ledger.submit(attach, Meta::internal("test")).await.unwrap();
+    while core.full.refused.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let full = Arc::clone(&core.full);
+    core.end().await;
+    full.has_room_again().await;
+    let core = start(&world.sim, &Arc::default(), dir.path()).await;
+    assert_eq!(core.report.undone.len(), 1, "{:?}", core.report);
+    core.order(release).await.unwrap();
+    core.end().await;
 }
