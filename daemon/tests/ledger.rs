@@ -4,13 +4,19 @@ mod core_support;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use berth_host::{
+    Act, Host as _, PciAddress,
+    sim::{Fault, Site},
+};
 use berth_ownership::{Command, DeviceId, Reason};
+use berth_proto::v1::owner::Kind;
 use berthd::{
     ledger::{self, LedgerConfig},
     model::{Baseline, Meta, StepNote},
 };
 use core_support::{FREE, PATIENCE, World, attach, operator, release, reserve, small, topology};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rustix::io::Errno;
 use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
 
 async fn raw(dir: &std::path::Path) -> sqlx::SqliteConnection {
@@ -287,4 +293,32 @@ async fn several_commands_stand_or_fall_together() {
     let refused = world.ledger.submit_all(commands, Meta::internal("test")).await.unwrap_err();
     assert_eq!(refused.reason(), Reason::NotFound);
     assert_eq!(before, all(&world));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_whose_users_can_not_be_looked_at_is_free_on_the_kernels_word_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let sim = small();
+    let world = World::open(dir.path(), sim.clone()).await;
+    let device: PciAddress = FREE.parse().expect("an address");
+    sim.perform(&Act::Bind { device, driver: "vfio-pci".to_owned() }).expect("bound");
+    let number = sim.device(device).expect("there").group.expect("a group");
+    let blind = || sim.fault(Fault::at(Site::WhoHolds).errno(Errno::ACCESS).always());
+    let owner = async || {
+        world.ledger.rescan(Meta::internal("test")).await.expect("a scan");
+        let request = berth_proto::v1::GetGroupRequest { group: FREE.to_owned() };
+        let group = world.service.get_group(&operator(), request).await.expect("the group");
+        group.owner.expect("an owner").kind()
+    };
+    blind();
+    assert_eq!(owner().await, Kind::Free, "the kernel says so");
+    let rival = sim.foreign_open_group(number).expect("opened");
+    assert_eq!(owner().await, Kind::Foreign, "nobody is seen, and the kernel knows better");
+    let refused = world.service.reserve(&operator(), reserve("a", FREE)).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::ForeignOwner, "{refused}");
+    assert!(refused.to_string().contains("a process that berthd can't see"), "{refused}");
+    sim.clear_faults();
+    assert_eq!(owner().await, Kind::Foreign);
+    drop(rival);
+    assert_eq!(owner().await, Kind::Free);
 }

@@ -76,7 +76,7 @@ pub use model::{
 pub use reason::{Errno, ExitCode, GrpcCode, Reason, ReasonRow};
 pub use record::{
     Context, Device, DeviceFacts, Domain, Flags, Group, GroupFacts, HolderProcess, HostUse,
-    KernelDmaOp, Pending, Reservation, Target,
+    KernelDmaOp, Pending, Reservation, Target, UNSEEN,
 };
 pub use refusal::{Blocker, OwnerInfo, Refusal};
 pub use state::{Parts, State};

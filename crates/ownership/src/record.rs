@@ -81,6 +81,10 @@ pub enum KernelDmaOp {
     Release,
 }
 
+/// Among foreign pids: the kernel says that somebody owns the group, and no process could be seen
+/// to.
+pub const UNSEEN: u32 = 0;
+
 /// A group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

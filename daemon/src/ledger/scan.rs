@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use berth_host::{DeviceFacts, DmaKind, Host, HostError, HostUse, Inventory, PciAddress};
 
+use berth_ownership::UNSEEN;
+
 use crate::model::{HostUses, Looked, Snapshot};
 
 /// What a look at the machine found.
@@ -44,8 +46,7 @@ pub fn scan(host: &dyn Host, known: &Snapshot) -> Result<Scan, HostError> {
             .and_then(|facts| known.state.group(&facts.stable_id.as_str().into()))
             .is_some_and(|group| !group.reservations.is_empty());
         if on_vfio && !ours {
-            for process in host.users_of(device.address)? {
-                let Ok(pid) = u32::try_from(process.pid) else { continue };
+            for pid in owners(host, device.address, group) {
                 let pids = found.foreign.entry(group).or_default();
                 if !pids.contains(&pid) {
                     pids.push(pid);
@@ -55,6 +56,19 @@ pub fn scan(host: &dyn Host, known: &Snapshot) -> Result<Scan, HostError> {
     }
     found.inventory = inventory;
     Ok(found)
+}
+
+/// Processes that have a group without our knowing. Where they can't be looked at the kernel's own
+/// word counts, and [`UNSEEN`] stands for whoever has it.
+fn owners(host: &dyn Host, device: PciAddress, group: u32) -> Vec<u32> {
+    let error = match host.users_of(device) {
+        Ok(users) => return users.iter().filter_map(|user| user.pid.try_into().ok()).collect(),
+        Err(HostError::NoDevice(_)) => return Vec::new(),
+        Err(error) => error,
+    };
+    let free = matches!(host.probe_free(group), Ok(true));
+    tracing::warn!(%device, group, free, %error, "who has a group open can't be told");
+    if free { Vec::new() } else { vec![UNSEEN] }
 }
 
 /// Looks at some devices again. Blocks. Those that are gone are left out.

@@ -1,6 +1,6 @@
 //! Groups as the API has them.
 
-use berth_ownership::{DriverDma, Group, Ownership, State};
+use berth_ownership::{DriverDma, Group, Ownership, State, UNSEEN};
 use berth_proto::v1;
 
 use super::{device::device, words};
@@ -105,7 +105,10 @@ fn drift(state: &State, record: &Group) -> String {
         }
     }
     for pid in &record.foreign_pids {
-        found.push(format!("process {pid} owns it too"));
+        found.push(match *pid {
+            UNSEEN => "a process that berthd can't see owns it too".to_owned(),
+            pid => format!("process {pid} owns it too"),
+        });
     }
     format!("the record says {}, but {}", record.ownership.word(), found.join(" and "))
 }

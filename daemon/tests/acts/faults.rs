@@ -28,6 +28,7 @@ const SITES: &[Site] = &[
     Site::Restore,
     Site::Reset,
     Site::ReadConfig,
+    Site::WhoHolds,
 ];
 
 fn life(world: &World, backend: Backend) {

@@ -1,8 +1,11 @@
 //! Which processes have VFIO nodes open.
 
+mod view;
+
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
 };
 
 use rustix::io::Errno;
@@ -58,36 +61,46 @@ pub(super) fn sought(root: &Root, nodes: &[String]) -> Result<Sought, HostError>
     Ok(Sought { nodes: nodes.to_vec(), devices })
 }
 
-/// Finds the processes, by pid, that have one of the nodes or devices open.
+/// Finds the processes, by pid, that have one of the nodes or devices open; `except` is left out.
 ///
-/// Processes whose descriptors can't be read are passed over; `except` is left out. Those with a
-/// VFIO device that can't be told are answered last, with [`ProcessUse::SOME_DEVICE`] as what they
-/// have open: whoever asks knows whether the ones before are his own.
+/// Those with a VFIO device that can't be told are answered last, with
+/// [`ProcessUse::SOME_DEVICE`] as what they have open: whoever asks knows whether the ones before
+/// are his own.
+///
+/// # Errors
+/// When a process that is there can't be looked at: then nobody is known not to have it open. One
+/// that ends meanwhile has nothing open.
 pub(super) fn find(
     root: &Root,
     sought: &Sought,
     except: i32,
 ) -> Result<Vec<ProcessUse>, HostError> {
     let proc = root.join("proc");
+    view::whole(root)?;
     let names = tree::names_in(&proc).map_err(|errno| tree::file_error("read", &proc, errno))?;
     let mut certain = Vec::new();
     let mut possible = Vec::new();
     let mut pids: Vec<i32> = names.iter().filter_map(|name| name.parse().ok()).collect();
     pids.sort_unstable();
     for pid in pids.into_iter().filter(|pid| *pid != except) {
-        let Ok(dir) = tree::open_dir(&proc.join(pid.to_string())) else { continue };
-        let found = open_files(dir.as_fd(), sought);
-        if found.is_empty() {
-            continue;
-        }
-        let name = tree::text_at(&dir, "comm").unwrap_or_default();
-        for (what, sure) in found {
+        let dir = proc.join(pid.to_string());
+        let found = match look(&dir, sought) {
+            Ok(found) => found,
+            Err(errno) if is_gone(errno) => continue,
+            Err(errno) => return Err(tree::file_error("read", dir.join("fd"), errno)),
+        };
+        for (what, sure) in found.open {
             let list = if sure { &mut certain } else { &mut possible };
-            list.push(ProcessUse { pid, name: name.clone(), what });
+            list.push(ProcessUse { pid, name: found.name.clone(), what });
         }
     }
     certain.extend(possible);
     Ok(certain)
+}
+
+/// A process ended, or a descriptor was closed, between two looks.
+fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::SRCH)
 }
 
 /// Leaves those that may have any device out, where somebody is known for sure.
@@ -97,16 +110,67 @@ pub(super) fn without_guesses(found: &mut Vec<ProcessUse>) {
     }
 }
 
-/// What a process has open, and whether that is certain.
-fn open_files(process: BorrowedFd<'_>, sought: &Sought) -> BTreeMap<String, bool> {
-    let mut found = BTreeMap::new();
+/// One process.
+#[derive(Default)]
+struct Found {
+    name: String,
+    /// What it has open, and whether that is certain.
+    open: BTreeMap<String, bool>,
+}
+
+/// Looks at one process. All of it goes through one open directory, which stays this process's
+/// when the pid is used again.
+///
+/// # Errors
+/// ENOENT or ESRCH when it has ended, others when it can't be looked at.
+fn look(dir: &Path, sought: &Sought) -> Result<Found, Errno> {
+    let dir = tree::open_dir(dir)?;
+    let mut found = Found::default();
+    if open_files(dir.as_fd(), "fd", sought, &mut found.open)? == 0 {
+        of_threads(dir.as_fd(), sought, &mut found.open)?;
+    }
+    if !found.open.is_empty() {
+        found.name = tree::text_at(&dir, "comm").unwrap_or_default();
+    }
+    Ok(found)
+}
+
+/// A process whose first thread has ended shows no descriptors; the others still have them.
+fn of_threads(
+    process: BorrowedFd<'_>,
+    sought: &Sought,
+    found: &mut BTreeMap<String, bool>,
+) -> Result<(), Errno> {
+    let threads = tree::try_each_name_at(process, "task", |thread| {
+        match open_files(process, &format!("task/{thread}/fd"), sought, found) {
+            Err(errno) if !is_gone(errno) => Err(errno),
+            _ => Ok(()),
+        }
+    });
+    threads.or_else(|errno| if is_gone(errno) { Ok(()) } else { Err(errno) })
+}
+
+/// Adds what a table of descriptors has, and tells how many there are.
+fn open_files(
+    process: BorrowedFd<'_>,
+    table: &str,
+    sought: &Sought,
+    found: &mut BTreeMap<String, bool>,
+) -> Result<usize, Errno> {
     let mut link = vec![0; tree::PAGE_BYTES];
-    let Ok(files) = tree::open_dir_at(process, "fd") else { return found };
-    tree::each_name_at(process, "fd", |number| {
-        let Some(target) = tree::link_at(&files, number, &mut link) else { return };
-        if sought.nodes.iter().any(|node| node == target) {
-            found.insert(target.to_owned(), true);
-        } else if target == ANONYMOUS && !sought.devices.is_empty() {
+    let mut count = 0;
+    let files = tree::open_dir_at(process, table)?;
+    tree::try_each_name_at(process, table, |number| {
+        count += 1;
+        let target = match tree::raw_link_at(&files, number, &mut link) {
+            Ok(target) => target,
+            // No node has a path that is too long to be shown.
+            Err(errno) if is_gone(errno) || errno == Errno::NAMETOOLONG => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
+        if let Some(node) = sought.nodes.iter().find(|node| node.as_bytes() == target) {
+            found.insert(node.clone(), true);
+        } else if target == ANONYMOUS.as_bytes() && !sought.devices.is_empty() {
             match device_of(process, number) {
                 Some(device) if sought.devices.contains(&device) => {
                     found.insert(device.to_string(), true);
@@ -117,8 +181,9 @@ fn open_files(process: BorrowedFd<'_>, sought: &Sought) -> BTreeMap<String, bool
                 }
             }
         }
-    });
-    found
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 fn device_of(process: BorrowedFd<'_>, number: &str) -> Option<PciAddress> {
@@ -128,70 +193,5 @@ fn device_of(process: BorrowedFd<'_>, number: &str) -> Option<PciAddress> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::linux::testing::{ConfigBytes, FakeDevice, FakeTree};
-
-    fn tree() -> (tempfile::TempDir, FakeTree) {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = FakeTree::at(dir.path()).unwrap();
-        let config = ConfigBytes::conventional(0x1234, 0x11e8, 0x00_ff_00);
-        let device = FakeDevice::new("0000:00:05.0".parse().unwrap(), &config).group(8);
-        tree.add(&device).unwrap();
-        for (pid, comm, target) in [
-            (10, "qemu", "/dev/vfio/8"),
-            (11, "sh", "/dev/null"),
-            (12, "driver", ANONYMOUS),
-            (13, "old", ANONYMOUS),
-        ] {
-            tree.file(&format!("proc/{pid}/comm"), format!("{comm}\n")).unwrap();
-            tree.link(&format!("proc/{pid}/fd/7"), target).unwrap();
-        }
-        let fdinfo = "pos: 0\nvfio-device-syspath: /sys/devices/pci0000:00/0000:00:05.0\n";
-        tree.file("proc/12/fdinfo/7", fdinfo).unwrap();
-        (dir, tree)
-    }
-
-    fn holders(tree: &FakeTree, node: &str, except: i32) -> Vec<(i32, String)> {
-        let root = Root::new(tree.root());
-        let sought = sought(&root, &[node.to_owned()]).unwrap();
-        let mut found = find(&root, &sought, except).unwrap();
-        without_guesses(&mut found);
-        found.into_iter().map(|found| (found.pid, found.what)).collect()
-    }
-
-    #[test]
-    fn finds_who_has_the_node_or_its_device_open() {
-        let (_dir, tree) = tree();
-        let expected = [(10, "/dev/vfio/8".to_owned()), (12, "0000:00:05.0".to_owned())];
-        assert_eq!(holders(&tree, "/dev/vfio/8", 0), expected);
-        assert_eq!(holders(&tree, "/dev/vfio/8", 10), expected[1..]);
-    }
-
-    #[test]
-    fn a_device_that_cannot_be_told_is_answered_only_when_nothing_else_is_known() {
-        let (_dir, tree) = tree();
-        std::fs::remove_file(tree.root().join("proc/10/fd/7")).unwrap();
-        std::fs::remove_file(tree.root().join("proc/12/fd/7")).unwrap();
-        assert_eq!(holders(&tree, "/dev/vfio/8", 0), [(13, ANONYMOUS.to_owned())]);
-        assert_eq!(holders(&tree, "/dev/vfio/9", 0), []);
-    }
-
-    #[test]
-    fn only_vfio_nodes_may_be_asked_for() {
-        for good in [
-            "/dev/iommu",
-            "/dev/vfio/vfio",
-            "/dev/vfio/12",
-            "/dev/vfio/noiommu-0",
-            "/dev/vfio/devices/vfio3",
-            "/dev/vfio/devices/noiommu-vfio3",
-        ] {
-            assert!(is_node(good), "{good}");
-        }
-        for bad in ["/dev/sda", "/dev/vfio/", "/dev/vfio/../sda", "/dev/vfio/devices/3", "", "8"] {
-            assert!(!is_node(bad), "{bad}");
-            assert!(sought(&Root::new("/"), &[bad.to_owned()]).is_err());
-        }
-    }
-}
+#[path = "procs/tests.rs"]
+mod tests;

@@ -107,20 +107,49 @@ pub(super) fn link_name_at<'b>(
 
 /// The target of a link below a directory; `None` when it isn't a link.
 pub(super) fn link_at<'b>(dir: impl AsFd, name: &str, buffer: &'b mut [u8]) -> Option<&'b str> {
-    let count = rustix::fs::readlinkat_raw(dir, name, &mut *buffer).ok()?;
-    std::str::from_utf8(&buffer[..count]).ok()
+    std::str::from_utf8(raw_link_at(dir, name, buffer).ok()?).ok()
+}
+
+/// The target of a link below a directory, whatever bytes it has.
+///
+/// # Errors
+/// The errno of reading it.
+pub(super) fn raw_link_at<'b>(
+    dir: impl AsFd,
+    name: &str,
+    buffer: &'b mut [u8],
+) -> Result<&'b [u8], Errno> {
+    let count = rustix::fs::readlinkat_raw(dir, name, &mut *buffer)?;
+    Ok(&buffer[..count])
 }
 
 /// Calls `visit` with each name of a directory; a directory that can't be read has none.
 pub(super) fn each_name_at(dir: impl AsFd, name: &str, mut visit: impl FnMut(&str)) {
+    let all = |name: &str| {
+        visit(name);
+        Ok(())
+    };
+    // What was visited before an error is all there is to see.
+    let _ = try_each_name_at(dir, name, all);
+}
+
+/// Calls `visit` with each name of a directory, until it fails.
+///
+/// # Errors
+/// The errno of opening or reading it, or that of `visit`.
+pub(super) fn try_each_name_at(
+    dir: impl AsFd,
+    name: &str,
+    mut visit: impl FnMut(&str) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(opened) = rustix::fs::openat(dir, name, flags, Mode::empty()) else { return };
-    let Ok(entries) = Dir::new(opened) else { return };
-    for entry in entries.flatten() {
-        if let Some(name) = visible(entry.file_name()) {
-            visit(name);
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    for entry in Dir::new(opened)? {
+        if let Some(name) = visible(entry?.file_name()) {
+            visit(name)?;
         }
     }
+    Ok(())
 }
 
 /// The names in a directory.

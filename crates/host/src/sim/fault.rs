@@ -56,7 +56,7 @@ pub enum Site {
     Reset,
     /// [`Act::ReadConfig`](crate::Act::ReadConfig).
     ReadConfig,
-    /// [`Act::WhoHolds`](crate::Act::WhoHolds).
+    /// [`Act::WhoHolds`](crate::Act::WhoHolds), also when it is asked for a device.
     WhoHolds,
     /// [`Act::Prlimit`](crate::Act::Prlimit).
     Prlimit,

@@ -158,6 +158,12 @@ impl Host for SimHost {
 
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
         self.shared.kernel().dev(address).map_err(|_| HostError::NoDevice(address))?;
+        let asked = self.shared.pass(Site::WhoHolds, Some(address), None);
+        asked.map_err(|errno| HostError::File {
+            op: "read",
+            path: "/proc/PID/fd".to_owned(),
+            errno: errno.raw_os_error(),
+        })?;
         let about = self.shared.about(address);
         Ok(self.shared.holders(&about))
     }

@@ -4,7 +4,7 @@ use crate::ids::Label;
 use crate::model::Ownership;
 use crate::policy::{Claimant, Denial};
 use crate::reason::Reason;
-use crate::record::{Device, Group, Reservation};
+use crate::record::{Device, Group, Reservation, UNSEEN};
 use crate::refusal::{Blocker, OwnerInfo, Refusal};
 use crate::state::State;
 use crate::table::{ConditionOp, Operation, Order};
@@ -268,7 +268,11 @@ fn pids(group: &Group) -> String {
     if group.foreign_pids.is_empty() {
         return "a process that could not be found".to_owned();
     }
-    let pids: Vec<String> = group.foreign_pids.iter().map(|pid| format!("pid {pid}")).collect();
+    let named = |pid: &u32| match *pid {
+        UNSEEN => "a process that berthd can't see".to_owned(),
+        pid => format!("pid {pid}"),
+    };
+    let pids: Vec<String> = group.foreign_pids.iter().map(named).collect();
     pids.join(", ")
 }
 
