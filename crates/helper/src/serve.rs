@@ -124,7 +124,12 @@ mod tests {
     #[test]
     fn a_list_that_is_too_long_is_shortened() {
         let (here, there) = pair();
-        let one = ProcessUse { pid: 1, name: "x".repeat(15), what: "/dev/vfio/8".to_owned() };
+        let one = ProcessUse {
+            pid: 1,
+            start_time: 7,
+            name: "x".repeat(15),
+            what: "/dev/vfio/8".to_owned(),
+        };
         answer(&here, Ok(ActOutcome::Holders(vec![one; 10_000]))).unwrap();
         let Answer::Ok(Done::Holders(holders)) = response(&there).answer else { panic!() };
         assert!(holders.len() > 100 && holders.len() < 10_000);

@@ -13,51 +13,108 @@ use super::{job::Job, tools::Tools};
 /// How long a killed process may take to close its descriptors.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often a stopped process is told to go on, where the helper fails.
+const CONTINUES: u32 = 3;
+
 /// Ends every process that has a device of the reservation open.
 ///
 /// # Errors
-/// `HOLDER_DRAINING` when one is still there in the end.
+/// `HOLDER_DRAINING` when one is still there in the end; nobody is left stopped then.
 pub(crate) fn run(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let mut users = tools.users_of(job)?;
-        if users.is_empty() {
+        let all = tools.users_of(job)?;
+        if all.is_empty() {
             return Ok(());
         }
-        let all = users.clone();
-        // Nobody is killed on a guess: an older kernel doesn't tell whose device it is.
-        users.retain(|user| user.is_certain() || tools.is_holder(job, user));
+        let users = certain(tools, job, &all);
         let Some(first) = users.first().filter(|_| Instant::now() < deadline) else {
             return Err(still_there(job, &all));
         };
         let device = job.devices().next().ok_or_else(|| still_there(job, &users))?;
         tools.note(intent, "revoke", format!("{} ({})", first.name, first.pid))?;
-        signal_all(tools, &users, Signal::STOP, device)?;
+        let stopped = Stopped::stop(tools, device, &users);
         unmap(tools, job);
-        signal_all(tools, &users, Signal::KILL, device)?;
+        // One that let go before it was stopped is none of ours any more.
+        let still = certain(tools, job, &tools.users_of(job)?);
+        stopped.kill(&still);
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-fn signal_all(
-    tools: &Tools,
-    users: &[ProcessUse],
-    signal: Signal,
+/// Nobody is killed on a guess: an older kernel doesn't tell whose device it is.
+fn certain(tools: &Tools, job: &Job, users: &[ProcessUse]) -> Vec<ProcessUse> {
+    let mut users = users.to_vec();
+    users.retain(|user| user.is_certain() || tools.is_holder(job, user));
+    users
+}
+
+/// Processes that were stopped. Whoever isn't killed goes on, whatever becomes of the revoke.
+struct Stopped<'a> {
+    tools: &'a Tools,
     device: PciAddress,
-) -> Result<(), Box<Refusal>> {
-    for user in users {
-        let act = Act::Kill {
-            pid: user.pid,
-            start_time: start_time(user.pid).unwrap_or_else(|| scripted_start(user.pid)),
-            signal: signal.as_raw(),
+    users: Vec<ProcessUse>,
+}
+
+impl<'a> Stopped<'a> {
+    fn stop(tools: &'a Tools, device: PciAddress, users: &[ProcessUse]) -> Self {
+        let mut stopped = Self { tools, device, users: Vec::new() };
+        for user in users {
+            match stopped.signal(user, Signal::STOP) {
+                Ok(()) => stopped.users.push(user.clone()),
+                // It may be gone by now, or be stopped after all: by a helper that came late.
+                Err(refusal) => {
+                    tracing::warn!(pid = user.pid, why = refusal.message, "stop");
+                    stopped.users.extend(refusal_is_late(&refusal).then(|| user.clone()));
+                }
+            }
+        }
+        stopped
+    }
+
+    /// Kills those who still have the device open.
+    fn kill(mut self, still: &[ProcessUse]) {
+        let same = |one: &ProcessUse, two: &ProcessUse| {
+            (one.pid, one.start_time) == (two.pid, two.start_time)
         };
-        match tools.perform(&act, device) {
-            Ok(_) => {}
-            // It may be gone by now; the next look tells.
-            Err(refusal) => tracing::warn!(pid = user.pid, why = refusal.message, "signal"),
+        let users = std::mem::take(&mut self.users);
+        for user in users {
+            let killed = still.iter().any(|it| same(it, &user))
+                && match self.signal(&user, Signal::KILL) {
+                    Ok(()) => true,
+                    Err(refusal) => {
+                        tracing::warn!(pid = user.pid, why = refusal.message, "kill");
+                        false
+                    }
+                };
+            if !killed {
+                self.users.push(user);
+            }
         }
     }
-    Ok(())
+
+    fn signal(&self, user: &ProcessUse, signal: Signal) -> Result<(), Box<Refusal>> {
+        // The start time is that of the process that was looked at, so that a later one with its
+        // pid is never meant.
+        let act = Act::Kill { pid: user.pid, start_time: user.start_time, signal: signal.as_raw() };
+        self.tools.perform(&act, self.device).map(drop)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        for user in &self.users {
+            for _ in 0..CONTINUES {
+                let Err(refusal) = self.signal(user, Signal::CONT) else { break };
+                tracing::warn!(pid = user.pid, why = refusal.message, "continue");
+            }
+        }
+    }
+}
+
+/// Whether the act may still be done.
+fn refusal_is_late(refusal: &Refusal) -> bool {
+    matches!(refusal.reason, Reason::Wedged | Reason::HelperFailed)
 }
 
 /// With shared, the domain is the siblings' too: there the kill alone cuts.
@@ -105,12 +162,6 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
     // The name in parentheses may hold anything, so count from its end.
     let rest = stat.rsplit_once(')')?.1;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-/// Scripted processes of the simulated host are not in /proc; their start time is their pid. For a
-/// real process that is gone, any number is as wrong as another.
-fn scripted_start(pid: i32) -> u64 {
-    u64::try_from(pid).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::{
     process::{Child, Stdio},
 };
 
+use berth_host::sim::{Fault, Site};
 use berth_ownership::{Backend, Delivery, Policy, ReservationState};
 use berthd::{
     acts::Records,
@@ -16,7 +17,10 @@ use berthd::{
         wire::{FdKind, Request},
     },
 };
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::{
+    fs::{MemfdFlags, SealFlags},
+    io::Errno,
+};
 
 use crate::world::{Ask, World, at, id};
 
@@ -378,4 +382,50 @@ async fn a_reservation_without_stated_memory_pins_little() {
         ]
     });
     assert_eq!(answers.await, ["ok", "MEMLOCK_LIMIT"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_that_breaks_off_leaves_nobody_stopped() {
+    let desk = desk();
+    attached(&desk, &bound(Backend::Iommufd));
+    let holder = desk.world.sim.foreign("qemu");
+    desk.world.hand_to(&holder, "r-1");
+    let order = || berth_ownership::Order::new("r-1");
+    let force = berth_ownership::Command::Release { order: order(), force: true };
+    // Who is to be stopped can be told, and who is to be killed can't any more.
+    desk.world.sim.fault(Fault::at(Site::WhoHolds).errno(Errno::ACCESS).skip(1));
+    let refusal = desk.world.book.run(&force, &id("r-1")).unwrap_err();
+    assert_eq!(refusal.errno, Errno::ACCESS.raw_os_error(), "{}", refusal.message);
+    assert!(holder.running() && !holder.stopped());
+    desk.world.sim.clear_faults();
+    // It was stopped and can't be killed at first.
+    desk.world.sim.fault(Fault::at(Site::Kill).errno(Errno::PERM).skip(1));
+    desk.world.book.run(&force, &id("r-1")).unwrap();
+    assert!(!holder.running());
+    desk.world.check_given_back();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_let_go_in_time_is_not_killed() {
+    let desk = desk();
+    attached(&desk, &bound(Backend::Iommufd));
+    let holder = desk.world.sim.foreign("qemu");
+    let other = desk.world.sim.foreign("tool");
+    desk.world.hand_to(&holder, "r-1");
+    other.receive(desk.world.engine.device_fd(at(DEVICE)).unwrap()).unwrap();
+    // Between the first look and the second, which the slow signal leaves time for.
+    desk.world.sim.fault(Fault::at(Site::Kill).delay_ms(300));
+    let closing = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            other.close_all();
+        });
+        let order = berth_ownership::Order::new("r-1");
+        let force = berth_ownership::Command::Release { order, force: true };
+        desk.world.book.run(&force, &id("r-1"))
+    });
+    closing.unwrap();
+    assert!(!holder.running());
+    assert!(other.running() && !other.stopped());
+    desk.world.check_given_back();
 }

@@ -168,6 +168,9 @@ pub struct HostUse {
 pub struct ProcessUse {
     /// Its pid.
     pub pid: i32,
+    /// Its start time, field 22 of `/proc/PID/stat`, read while it was looked at: a later process
+    /// with its pid has another one.
+    pub start_time: u64,
     /// `/proc/PID/comm`.
     pub name: String,
     /// The node.

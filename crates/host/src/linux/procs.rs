@@ -91,7 +91,12 @@ pub(super) fn find(
         };
         for (what, sure) in found.open {
             let list = if sure { &mut certain } else { &mut possible };
-            list.push(ProcessUse { pid, name: found.name.clone(), what });
+            list.push(ProcessUse {
+                pid,
+                start_time: found.start_time,
+                name: found.name.clone(),
+                what,
+            });
         }
     }
     certain.extend(possible);
@@ -113,6 +118,7 @@ pub(super) fn without_guesses(found: &mut Vec<ProcessUse>) {
 /// One process.
 #[derive(Default)]
 struct Found {
+    start_time: u64,
     name: String,
     /// What it has open, and whether that is certain.
     open: BTreeMap<String, bool>,
@@ -130,9 +136,22 @@ fn look(dir: &Path, sought: &Sought) -> Result<Found, Errno> {
         of_threads(dir.as_fd(), sought, &mut found.open)?;
     }
     if !found.open.is_empty() {
+        found.start_time = start_time_at(&dir)?;
         found.name = tree::text_at(&dir, "comm").unwrap_or_default();
     }
     Ok(found)
+}
+
+/// When the process started, in clock ticks since boot.
+pub(super) fn start_time_at(process: impl AsFd) -> Result<u64, Errno> {
+    let mut buffer = [0; tree::PAGE_BYTES];
+    let stat = tree::read_at(process, "stat", &mut buffer)?;
+    start_time_of(&String::from_utf8_lossy(stat)).ok_or(Errno::IO)
+}
+
+/// Field 22 of `/proc/PID/stat`. The command's name, field 2, may contain anything.
+fn start_time_of(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// A process whose first thread has ended shows no descriptors; the others still have them.

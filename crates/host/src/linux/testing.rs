@@ -247,3 +247,10 @@ pub fn build_large(root: impl Into<PathBuf>, count: u32) -> io::Result<FakeTree>
     }
     Ok(tree)
 }
+
+/// What `/proc/PID/stat` of a process says that started at `start_time`.
+#[must_use]
+pub fn process_stat(pid: i32, comm: &str, start_time: u64) -> String {
+    let before = "1 ".repeat(18);
+    format!("{pid} ({comm}) S {before}{start_time} 4096 1\n")
+}

@@ -270,8 +270,10 @@ fn users_are_asked_of_the_helper() {
     tree.add(&FakeDevice::new(at("0000:00:04.0"), &nic()).group(4).driver("vfio-pci")).unwrap();
     tree.file("sys/devices/pci0000:00/0000:00:04.0/vfio-dev/vfio0/dev", "1:1\n").unwrap();
     tree.file("proc/77/comm", "qemu\n").unwrap();
+    tree.file("proc/77/stat", testing::process_stat(77, "qemu", 4_200)).unwrap();
     tree.link("proc/77/fd/9", "/dev/vfio/devices/vfio0").unwrap();
     let found = host(&tree).users_of(at("0000:00:04.0")).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].pid, found[0].name.as_str()), (77, "qemu"));
+    assert_eq!(found[0].start_time, 4_200);
 }

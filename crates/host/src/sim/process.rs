@@ -74,12 +74,19 @@ impl Shared {
         let mut found: Vec<ProcessUse> = lock(&self.processes)
             .holding(wanted)
             .into_iter()
-            .map(|(pid, name, kind)| ProcessUse { pid, name, what: self.node(kind) })
+            .map(|(pid, name, kind)| ProcessUse {
+                pid,
+                start_time: start_time(pid),
+                name,
+                what: self.node(kind),
+            })
             .collect();
         let exported = self.exported(wanted);
         if !exported.is_empty() {
-            found.extend(real_holders(&exported).into_iter().map(|(pid, name, kind)| ProcessUse {
+            let real = real_holders(&exported).into_iter();
+            found.extend(real.map(|(pid, start_time, name, kind)| ProcessUse {
                 pid,
+                start_time,
                 name,
                 what: self.node(kind),
             }));
@@ -116,8 +123,13 @@ impl Shared {
     }
 }
 
+/// Field 22 of `/proc/PID/stat`.
+fn start_time_of(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
 /// Real processes with one of these memfds open.
-fn real_holders(exported: &[(Kind, (u64, u64))]) -> Vec<(i32, String, Kind)> {
+fn real_holders(exported: &[(Kind, (u64, u64))]) -> Vec<(i32, u64, String, Kind)> {
     let mut found = Vec::new();
     let me = std::process::id().to_string();
     let Ok(processes) = std::fs::read_dir("/proc") else { return found };
@@ -130,8 +142,10 @@ fn real_holders(exported: &[(Kind, (u64, u64))]) -> Vec<(i32, String, Kind)> {
             let Ok(data) = std::fs::metadata(descriptor.path()) else { continue };
             let here = (data.dev(), data.ino());
             if let Some((kind, _)) = exported.iter().find(|(_, identity)| *identity == here) {
-                let comm = std::fs::read_to_string(process.path().join("comm"));
-                found.push((number, comm.unwrap_or_default().trim().to_owned(), *kind));
+                let read = |name| std::fs::read_to_string(process.path().join(name)).ok();
+                let Some(started) = read("stat").as_deref().and_then(start_time_of) else { break };
+                let comm = read("comm").unwrap_or_default();
+                found.push((number, started, comm.trim().to_owned(), *kind));
             }
         }
     }

@@ -10,7 +10,10 @@ use rustix::{
 
 use crate::{
     HostError,
-    linux::tree::{Root, file_error},
+    linux::{
+        procs,
+        tree::{self, Root, file_error},
+    },
 };
 
 /// Raises `RLIMIT_MEMLOCK`; a limit that is already as high stays.
@@ -77,17 +80,15 @@ fn exactly(root: &Root, pid: i32, start_time: u64) -> Result<(Pid, OwnedFd), Hos
     let failed = |errno| file_error("find", format!("process {pid}"), errno);
     let id = Pid::from_raw(pid).filter(|_| pid > 1).ok_or_else(|| failed(Errno::INVAL))?;
     let pidfd = process::pidfd_open(id, PidfdFlags::empty()).map_err(failed)?;
-    let stat = root.join(&format!("proc/{pid}/stat"));
-    let stat = std::fs::read_to_string(stat).map_err(|_| failed(Errno::SRCH))?;
-    match start_time_of(&stat) {
-        Some(found) if found == start_time => Ok((id, pidfd)),
+    // Looked at after the pidfd was opened: if the pid still is that process's, the pidfd is too.
+    match start_time_of(root, pid) {
+        Ok(found) if found == start_time => Ok((id, pidfd)),
         _ => Err(failed(Errno::SRCH)),
     }
 }
 
-/// Field 22 of `/proc/PID/stat`. The command's name, field 2, may contain anything.
-fn start_time_of(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+fn start_time_of(root: &Root, pid: i32) -> Result<u64, Errno> {
+    procs::start_time_at(tree::open_dir(&root.join(&format!("proc/{pid}")))?)
 }
 
 #[cfg(test)]
@@ -95,22 +96,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_time_is_found_behind_any_name() {
-        let numbers: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
-        let stat = format!("7 (a) b (c)) S {}", numbers[1..].join(" "));
-        assert_eq!(start_time_of(&stat), Some(22));
-        for garbage in ["", ")", "7 (x) S 1 2", "7 x"] {
-            assert_eq!(start_time_of(garbage), None);
-        }
-    }
-
-    #[test]
     fn a_child_is_limited_and_killed_by_its_start_time_only() {
         let root = Root::new("/");
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let start = start_time_of(&stat).unwrap();
+        let start = start_time_of(&root, pid).unwrap();
         let errno = |answer: Result<(), HostError>| answer.unwrap_err().errno();
         let gone = Some(Errno::SRCH.raw_os_error());
         assert_eq!(errno(kill(&root, pid, start + 1, 9)), gone);
@@ -128,8 +118,7 @@ mod tests {
         let me = std::process::id();
         let pid = i32::try_from(me).unwrap();
         let before = memlock(&root, pid).unwrap();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        raise_memlock(&root, pid, start_time_of(&stat).unwrap(), 4096).unwrap();
+        raise_memlock(&root, pid, start_time_of(&root, pid).unwrap(), 4096).unwrap();
         let after = memlock(&root, pid).unwrap();
         assert_eq!((before.soft, before.hard), (after.soft, after.hard));
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::linux::testing::{ConfigBytes, FakeDevice, FakeTree};
+use crate::linux::testing::{self, ConfigBytes, FakeDevice, FakeTree};
 
 fn tree() -> (tempfile::TempDir, FakeTree) {
     let dir = tempfile::tempdir().unwrap();
@@ -14,6 +14,7 @@ fn tree() -> (tempfile::TempDir, FakeTree) {
         (13, "old", ANONYMOUS),
     ] {
         tree.file(&format!("proc/{pid}/comm"), format!("{comm}\n")).unwrap();
+        tree.file(&format!("proc/{pid}/stat"), testing::process_stat(pid, comm, 7_000)).unwrap();
         tree.link(&format!("proc/{pid}/fd/7"), target).unwrap();
     }
     let fdinfo = "pos: 0\nvfio-device-syspath: /sys/devices/pci0000:00/0000:00:05.0\n";
@@ -106,10 +107,33 @@ fn the_other_threads_of_a_process_still_have_what_the_first_one_had() {
     std::fs::create_dir_all(tree.root().join("proc/17/fd")).unwrap();
     std::fs::create_dir_all(tree.root().join("proc/17/task/17/fd")).unwrap();
     tree.file("proc/17/comm", "threads\n").unwrap();
+    tree.file("proc/17/stat", testing::process_stat(17, "threads", 7)).unwrap();
     tree.link("proc/17/task/18/fd/3", "/dev/vfio/9").unwrap();
     assert_eq!(holders(&tree, "/dev/vfio/9", 0), [(17, "/dev/vfio/9".to_owned())]);
     let real = std::thread::spawn(|| std::process::id()).join().unwrap();
     let nobody = Sought { nodes: vec!["/dev/vfio/9".to_owned()], devices: Vec::new() };
     let own = Path::new("/proc").join(real.to_string());
     assert!(look(&own, &nobody).unwrap().open.is_empty(), "{}", root.path().display());
+}
+
+#[test]
+fn the_start_time_is_found_behind_any_name() {
+    assert_eq!(start_time_of(&testing::process_stat(7, "a) b (c)", 22)), Some(22));
+    for garbage in ["", ")", "7 (x) S 1 2", "7 x"] {
+        assert_eq!(start_time_of(garbage), None);
+    }
+}
+
+#[test]
+fn a_user_is_named_with_the_start_time_of_the_process_that_was_looked_at() {
+    let (_dir, tree) = tree();
+    let root = Root::new(tree.root());
+    let sought = sought(&root, &["/dev/vfio/8".to_owned()]).unwrap();
+    assert!(find(&root, &sought, 0).unwrap().iter().all(|user| user.start_time == 7_000));
+    // Without it a signal could reach whoever has the pid by then.
+    tree.file("proc/10/stat", "10 (qemu) S").unwrap();
+    assert_eq!(find(&root, &sought, 0).unwrap_err().errno(), Some(Errno::IO.raw_os_error()));
+    std::fs::remove_file(tree.root().join("proc/10/stat")).unwrap();
+    let found = find(&root, &sought, 0).unwrap();
+    assert!(found.iter().all(|user| user.pid != 10), "it ended while it was looked at");
 }
