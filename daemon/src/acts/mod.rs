@@ -22,6 +22,7 @@ mod kernel_dma;
 mod ledger_records;
 pub(crate) mod memory;
 mod prepare;
+mod proof;
 pub(crate) mod ready;
 mod records;
 mod release;

@@ -10,7 +10,7 @@ use berth_ownership::{Command, DeviceReturn, Policy, Refusal};
 use super::{
     attach, drivers,
     job::{GroupJob, Job, device_id},
-    memory, revoke,
+    memory, proof, revoke,
     tools::Tools,
 };
 use crate::model::{GivenBack, Outcome};
@@ -66,8 +66,8 @@ fn attempt(tools: &Tools, intent: u64, job: &Job, force: bool) -> Result<Vec<Bac
     }
     tools.note(intent, "close", &job.reservation)?;
     attach::close(tools, job);
-    for group in job.groups.iter().filter(|_| !job.lost) {
-        prove(tools, job, group)?;
+    for group in &job.groups {
+        proof::unused(tools, job, group)?;
     }
     let back =
         job.groups.iter().flat_map(|group| let_go(tools, intent, job, group, &resets)).collect();
@@ -122,23 +122,6 @@ fn reset(
     };
     tracing::info!(device = %address, outcome = outcome.as_str(), "reset");
     Ok(outcome)
-}
-
-/// The kernel's own word that nobody has the group any more: the hold can be taken. Without a
-/// member on a VFIO driver there is no node that anybody could have open.
-fn prove(tools: &Tools, job: &Job, group: &GroupJob) -> Result<(), Box<Refusal>> {
-    let members = group.members.iter().filter_map(|at| tools.host.device(*at).ok());
-    if !members.into_iter().any(|facts| drivers::on_vfio(&facts)) {
-        return Ok(());
-    }
-    let Err(error) = tools.settle_hold(job, group) else { return Ok(()) };
-    if matches!(tools.host.probe_free(group.number), Ok(true)) {
-        tracing::warn!(group = %group.id, %error, "free, but not held while it is given back");
-        return Ok(());
-    }
-    let refusal = tools.explain(group, &error);
-    attach::lost(tools, job, group, &refusal.message);
-    Err(refusal)
 }
 
 fn let_go(

@@ -141,6 +141,16 @@ impl Tools {
         Ok(Hold::Kernel)
     }
 
+    /// Asks the kernel whether anything is open beside our hold on a group. Where a device of ours
+    /// is open in it there is no hold to ask.
+    pub(crate) fn prove_hold(&self, group: u32) -> Result<(), VfioError> {
+        // Taken out, so that no lock is held over the ioctls.
+        let Some(live) = self.runtime.take_hold(group) else { return Ok(()) };
+        let proven = live.hold.prove_unused();
+        self.runtime.tables().holds.insert(group, live);
+        proven
+    }
+
     /// Gives a hold back.
     pub(crate) fn drop_hold(&self, group: u32) {
         if let Some(live) = self.runtime.take_hold(group) {

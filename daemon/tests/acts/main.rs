@@ -7,6 +7,7 @@ mod crash;
 mod crashes;
 mod faults;
 mod handover;
+mod in_flight;
 mod ledger;
 mod life;
 mod world;

@@ -24,6 +24,18 @@ pub struct DomainHandle(pub u32);
 pub trait GroupHold: Send + Debug {
     /// The group's number.
     fn group(&self) -> u32;
+
+    /// Asks the kernel whether a device of the group is open by anybody: also through a descriptor
+    /// that is in no process's table, as one that was sent over a socket and not received yet.
+    ///
+    /// # Errors
+    /// EBUSY while one is; the hold stands as before. Others: somebody was faster in the instant
+    /// for which a hold has to be given back to ask this, and the hold is gone.
+    ///
+    /// # Kernel
+    /// On type1 `UNSET_CONTAINER` is EBUSY while devices are open. A hold in an empty container has
+    /// the answer in itself: no device opens through it, and no cdev binds beside it.
+    fn prove_unused(&self) -> Result<(), VfioError>;
 }
 
 /// One iommufd, or one container.

@@ -114,20 +114,34 @@ fn set_container(file: &OpenFile, number: u32, container: FileId) -> Result<(), 
 #[derive(Debug)]
 pub(crate) struct SimHold {
     number: u32,
-    _group: Arc<OpenFile>,
-    _container: Arc<Groups>,
+    group: Arc<OpenFile>,
+    container: Arc<Groups>,
 }
 
 impl SimHold {
     pub(crate) fn take(container: Arc<Groups>, number: u32) -> Result<Self, VfioError> {
         let group = container.enter(number)?;
-        Ok(Self { number, _group: group, _container: container })
+        Ok(Self { number, group, container })
     }
 }
 
 impl GroupHold for SimHold {
     fn group(&self) -> u32 {
         self.number
+    }
+
+    fn prove_unused(&self) -> Result<(), VfioError> {
+        let (shared, number) = (&self.group.shared, self.number);
+        let object = format!("group {number}");
+        shared
+            .kernel()
+            .unset_container(self.group.id)
+            .map_err(failed("VFIO_GROUP_UNSET_CONTAINER", object))?;
+        set_container(&self.group, number, self.container.file.id)?;
+        let container = self.container.file.id;
+        let set = shared.kernel().containers.get(&container).is_some_and(|it| it.iommu_driver());
+        lock(&self.container.state).iommu_set &= set;
+        Ok(())
     }
 }
 

@@ -116,6 +116,18 @@ impl Shared {
         state.iommu_set &= !state.groups.is_empty();
     }
 
+    /// Takes the group out and puts it back, which the kernel refuses while a device is open.
+    fn prove_unused(&self, number: u32) -> Result<(), VfioError> {
+        let mut state = lock(&self.state);
+        let missing = || VfioError::new("find group", format!("group {number}"), Errno::NODEV);
+        let member = state.groups.get(&number).ok_or_else(missing)?;
+        member.group.unset_container()?;
+        // The container forgets its IOMMU with its last group.
+        let set_again = member.group.set_container(&self.container);
+        state.iommu_set &= state.groups.len() > 1;
+        Ok(set_again?)
+    }
+
     fn set_iommu(&self) -> Result<(), VfioError> {
         let mut state = lock(&self.state);
         if !state.iommu_set {
@@ -224,6 +236,10 @@ impl GroupHold for ContextHold {
     fn group(&self) -> u32 {
         self.group
     }
+
+    fn prove_unused(&self) -> Result<(), VfioError> {
+        self.shared.prove_unused(self.group)
+    }
 }
 
 impl Drop for ContextHold {
@@ -254,6 +270,10 @@ impl OwnHold {
 impl GroupHold for OwnHold {
     fn group(&self) -> u32 {
         self.number
+    }
+
+    fn prove_unused(&self) -> Result<(), VfioError> {
+        Ok(())
     }
 }
 

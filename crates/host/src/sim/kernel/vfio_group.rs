@@ -89,6 +89,23 @@ impl Kernel {
         Ok(())
     }
 
+    /// `UNSET_CONTAINER`.
+    pub(crate) fn unset_container(&mut self, file: FileId) -> Result<(), Errno> {
+        let (number, vfio) = self.vfio_of(file)?;
+        if vfio.container.is_none() {
+            return Err(Errno::INVAL);
+        }
+        let open = self
+            .device_files
+            .values()
+            .any(|open| matches!(open.via, Via::Group { file: through } if through == file));
+        if open {
+            return Err(Errno::BUSY);
+        }
+        self.detach_container(number);
+        Ok(())
+    }
+
     /// Whether nobody owns a group: its node opens and VIABLE is set. Without a node only host
     /// drivers can own it, and cdevs where the kernel has no group nodes.
     pub(crate) fn probe_free(&mut self, number: u32) -> Result<bool, Errno> {
