@@ -113,17 +113,19 @@ impl Engine {
         )))
     }
 
-    /// Duplicates of a reservation's descriptors, recorded as handed to `process` beforehand.
-    /// Blocks.
+    /// Duplicates of a reservation's descriptors, recorded as handed to `process` beforehand; at
+    /// most `most` of them. Blocks.
     ///
     /// # Errors
-    /// `NOT_ATTACHED`, `RESERVATION_BUSY`, `STALE_EPOCH`.
+    /// `NOT_ATTACHED`, `RESERVATION_BUSY`, `STALE_EPOCH`; `UNSUPPORTED` when there are too many.
+    /// Nothing is recorded then.
     pub(crate) fn hand_over(
         &self,
         snapshot: &Snapshot,
         order: Order,
         process: &HolderProcess,
         pidfd: OwnedFd,
+        most: usize,
     ) -> Result<Vec<Handed>, ApiError> {
         let id = order.reservation.clone();
         let Some(record) = snapshot.state.reservation(&id) else {
@@ -134,6 +136,9 @@ impl Engine {
             Delivery::Bound => self.duplicates(snapshot, record)?,
             Delivery::Held | Delivery::Unbound | Delivery::Node => Vec::new(),
         };
+        if handed.len() > most {
+            return Err(too_many(record, handed.len(), most));
+        }
         // Watched first: a holder that dies right after the record must be noticed.
         let command = Command::HandOver { order, process: process.clone() };
         self.tools().records.command(command, "fetch")?;
@@ -421,6 +426,25 @@ fn deliverable(record: &Reservation) -> Result<(), ApiError> {
         )
         .with_resolve(vec![format!("berth attach {}", record.id)]),
     ))
+}
+
+/// One message carries so many descriptors and no more.
+fn too_many(record: &Reservation, wanted: usize, most: usize) -> ApiError {
+    let id = &record.id;
+    ApiError::Refused(
+        Refusal::new(
+            Reason::Unsupported,
+            id,
+            format!(
+                "{id} has {wanted} descriptors, and one hand-over takes at most {most}, as the \
+                 kernel sends no more in one message; nothing was handed over"
+            ),
+        )
+        .with_resolve(vec![format!(
+            "release {id} and reserve its devices in several reservations of at most {} each",
+            most.saturating_sub(1)
+        )]),
+    )
 }
 
 /// The claims stand, but the descriptors are with the holder alone: the daemon restarted.

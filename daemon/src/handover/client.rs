@@ -16,7 +16,7 @@ use rustix::{
 
 use super::{
     packet::{Received, receive, send},
-    wire::{FdInfo, FdKind, Iova, MAX_ANSWER_FDS, Reply, Request},
+    wire::{FdInfo, FdKind, Iova, MAX_ANSWER_BYTES, MAX_ANSWER_FDS, Reply, Request},
 };
 
 /// Why a request came to nothing.
@@ -112,7 +112,7 @@ impl Client {
         let bytes =
             serde_json::to_vec(request).map_err(|error| ClientError::Garbled(error.to_string()))?;
         send(&self.socket, &bytes, fds, SendFlags::empty()).map_err(failed("send to"))?;
-        match receive(&self.socket, RecvFlags::empty(), MAX_ANSWER_FDS)
+        match receive(&self.socket, RecvFlags::empty(), (MAX_ANSWER_BYTES, MAX_ANSWER_FDS))
             .map_err(failed("receive from"))?
         {
             Received::End => Err(ClientError::Closed),

@@ -7,7 +7,7 @@ use berth_ownership::{Epoch, Order, Reason, ReservationId};
 
 use super::{
     peer::{Peer, named},
-    wire::{FdInfo, FdKind, Iova, Reply, Request},
+    wire::{FdInfo, FdKind, Iova, MAX_ANSWER_FDS, Reply, Request},
 };
 use crate::{
     acts::{Engine, holder::Handed, memory},
@@ -89,7 +89,7 @@ fn fetch(
     };
     let epoch = (epoch != 0).then_some(Epoch(epoch));
     let order = Order { reservation: id.clone(), epoch };
-    let handed = engine.hand_over(&snapshot, order, &process, pidfd)?;
+    let handed = engine.hand_over(&snapshot, order, &process, pidfd, MAX_ANSWER_FDS)?;
     let mut answer = reply(id, Reply::default());
     let mut infos = Vec::new();
     for (index, item) in handed.into_iter().enumerate() {

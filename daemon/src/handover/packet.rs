@@ -14,7 +14,7 @@ use rustix::{
     },
 };
 
-use super::wire::{MAX_ANSWER_FDS, MAX_PACKET_BYTES};
+use super::wire::MAX_ANSWER_FDS;
 
 /// What one receive brought.
 #[derive(Debug)]
@@ -53,16 +53,16 @@ pub(super) fn send(
 }
 
 /// Receives one packet. Descriptors are close-on-exec; those of a packet with more than `max_fds`
-/// are closed.
+/// are closed; one of more than `max_bytes` is cut.
 ///
 /// # Errors
 /// EAGAIN when there is none and `flags` say not to wait, or a receive time-out passed.
 pub(super) fn receive(
     socket: impl AsFd,
     flags: RecvFlags,
-    max_fds: usize,
+    (max_bytes, max_fds): (usize, usize),
 ) -> Result<Received, Errno> {
-    let mut bytes = vec![0; MAX_PACKET_BYTES];
+    let mut bytes = vec![0; max_bytes];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(max_fds))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = rustix::io::retry_on_intr(|| {
@@ -79,7 +79,7 @@ pub(super) fn receive(
         return Ok(Received::TooMuch("the packet carries too many descriptors"));
     }
     if message.flags.contains(ReturnFlags::TRUNC) {
-        return Ok(Received::TooMuch("a packet may have at most 16 KiB"));
+        return Ok(Received::TooMuch("a request may have at most 16 KiB"));
     }
     if message.bytes == 0 {
         return Ok(Received::End);
@@ -92,7 +92,12 @@ pub(super) fn receive(
 mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    use super::{super::wire::MAX_FDS, *};
+    use super::{
+        super::wire::{MAX_FDS, MAX_PACKET_BYTES},
+        *,
+    };
+
+    const REQUEST: (usize, usize) = (MAX_PACKET_BYTES, MAX_FDS);
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
@@ -109,19 +114,19 @@ mod tests {
         rustix::io::write(&sent, b"berth").unwrap();
         send(&a, b"one", &[sent.as_fd()], SendFlags::empty()).unwrap();
         send(&a, b"two", &[], SendFlags::empty()).unwrap();
-        let Received::Packet(bytes, fds) = receive(&b, RecvFlags::empty(), MAX_FDS).unwrap() else {
+        let Received::Packet(bytes, fds) = receive(&b, RecvFlags::empty(), REQUEST).unwrap() else {
             panic!("no packet");
         };
         assert_eq!(bytes, b"one");
         assert_eq!(rustix::fs::fstat(&fds[0]).unwrap().st_size, 5);
         let flags = rustix::io::fcntl_getfd(&fds[0]).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
-        let Received::Packet(bytes, fds) = receive(&b, RecvFlags::empty(), MAX_FDS).unwrap() else {
+        let Received::Packet(bytes, fds) = receive(&b, RecvFlags::empty(), REQUEST).unwrap() else {
             panic!("no packet");
         };
         assert_eq!((bytes.as_slice(), fds.len()), (b"two".as_slice(), 0));
         drop(a);
-        assert!(matches!(receive(&b, RecvFlags::empty(), MAX_FDS).unwrap(), Received::End));
+        assert!(matches!(receive(&b, RecvFlags::empty(), REQUEST).unwrap(), Received::End));
     }
 
     #[test]
@@ -134,7 +139,7 @@ mod tests {
         assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
         sendmsg(&a, &[IoSlice::new(b"many")], &mut control, SendFlags::empty()).unwrap();
         let before: Vec<_> = many.iter().map(|fd| rustix::fs::fstat(fd).unwrap().st_ino).collect();
-        assert!(matches!(receive(&b, RecvFlags::empty(), MAX_FDS).unwrap(), Received::TooMuch(_)));
+        assert!(matches!(receive(&b, RecvFlags::empty(), REQUEST).unwrap(), Received::TooMuch(_)));
         drop(many);
         let leaked = std::fs::read_dir("/proc/self/fd")
             .unwrap()
@@ -148,7 +153,7 @@ mod tests {
     fn a_packet_over_the_limit_is_said_to_be() {
         let (a, b) = pair();
         send(&a, &vec![b' '; MAX_PACKET_BYTES + 1], &[], SendFlags::empty()).unwrap();
-        assert!(matches!(receive(&b, RecvFlags::empty(), MAX_FDS).unwrap(), Received::TooMuch(_)));
+        assert!(matches!(receive(&b, RecvFlags::empty(), REQUEST).unwrap(), Received::TooMuch(_)));
         assert_eq!(
             send(&a, b"x", &[a.as_fd(); MAX_ANSWER_FDS + 1], SendFlags::empty()),
             Err(Errno::MSGSIZE)

@@ -17,7 +17,7 @@ use super::{
     desk::{self, Answer},
     packet::{Received, receive, send},
     peer::Peer,
-    wire::{MAX_FDS, Request},
+    wire::{MAX_FDS, MAX_PACKET_BYTES, Request},
 };
 use crate::{
     acts::{Engine, ready::ready},
@@ -112,11 +112,12 @@ async fn converse(socket: OwnedFd, engine: &Engine) -> std::io::Result<()> {
     let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
     loop {
         let mut guard = socket.readable().await?;
-        let received =
-            match guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, MAX_FDS)?)) {
-                Err(_would_block) => continue,
-                Ok(received) => received?,
-            };
+        let received = match guard
+            .try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, (MAX_PACKET_BYTES, MAX_FDS))?))
+        {
+            Err(_would_block) => continue,
+            Ok(received) => received?,
+        };
         let answer = match received {
             Received::End => return Ok(()),
             Received::TooMuch(what) => refused("packet", what),

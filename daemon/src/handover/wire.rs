@@ -4,8 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bytes of the largest packet.
+/// Bytes of the largest request.
 pub const MAX_PACKET_BYTES: usize = 16 * 1024;
+
+/// Bytes of the largest answer: one that describes [`MAX_ANSWER_FDS`] descriptors.
+pub const MAX_ANSWER_BYTES: usize = 32 * 1024;
 
 /// Descriptors that one request may carry.
 pub const MAX_FDS: usize = 8;
@@ -222,5 +225,28 @@ mod tests {
     fn replies_leave_out_what_they_do_not_say() {
         let reply = Reply { ok: true, iova: Some(Iova(0x2000)), ..Reply::default() };
         assert_eq!(serde_json::to_string(&reply).unwrap(), r#"{"ok":true,"iova":"0x2000"}"#);
+    }
+
+    #[test]
+    fn the_longest_answer_fits_into_its_packet() {
+        let longest = FdInfo {
+            index: MAX_ANSWER_FDS,
+            kind: FdKind::Container,
+            address: Some("ffff:ff:1f.7".to_owned()),
+            device_id: Some(u32::MAX),
+            ioas_id: Some(u32::MAX),
+        };
+        let reply = Reply {
+            ok: true,
+            reservation: Some("r-0123456789ab".to_owned()),
+            epoch: Some(u64::MAX),
+            policy: Some("exclusive".to_owned()),
+            delivery: Some("bound".to_owned()),
+            backend: Some("iommufd".to_owned()),
+            fds: Some(vec![longest; MAX_ANSWER_FDS]),
+            ..Reply::default()
+        };
+        let bytes = serde_json::to_vec(&reply).unwrap().len();
+        assert!(bytes > MAX_PACKET_BYTES && bytes <= MAX_ANSWER_BYTES, "{bytes}");
     }
 }

@@ -7,19 +7,23 @@ use std::{
     process::{Child, Stdio},
 };
 
-use berth_host::sim::{Fault, Site};
+use berth_host::{
+    Host as _,
+    sim::{Fault, SimHost, Site, Topology},
+};
 use berth_ownership::{Backend, Delivery, Policy, ReservationState};
 use berthd::{
     acts::Records,
     handover::{
         self,
         client::{Client, ClientError},
-        wire::{FdKind, Request},
+        wire::{FdKind, MAX_ANSWER_FDS, Request},
     },
 };
 use rustix::{
     fs::{MemfdFlags, SealFlags},
     io::Errno,
+    process::{Resource, Rlimit},
 };
 
 use crate::world::{Ask, World, at, id};
@@ -40,7 +44,10 @@ impl Drop for Desk {
 }
 
 fn desk() -> Desk {
-    let world = World::new();
+    desk_on(World::new())
+}
+
+fn desk_on(world: World) -> Desk {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("handover.sock");
     let socket = handover::bind_socket(&path).unwrap();
@@ -428,4 +435,33 @@ async fn one_that_let_go_in_time_is_not_killed() {
     assert!(!holder.running());
     assert!(other.running() && !other.stopped());
     desk.world.check_given_back();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_descriptors_than_one_message_takes_are_refused_before_any_is_given() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(Resource::Nofile, most).unwrap();
+    for (count, answer) in [(MAX_ANSWER_FDS, "UNSUPPORTED"), (MAX_ANSWER_FDS - 1, "ok")] {
+        let sim = SimHost::from_topology(Topology::generated(256));
+        let desk = desk_on(World::on(sim));
+        let names: Vec<&'static str> = desk.world.sim.scan().unwrap().devices[..count]
+            .iter()
+            .map(|device| &*Box::leak(device.address.to_string().into_boxed_str()))
+            .collect();
+        let ask = Ask::new("r-1", Policy::Exclusive, Box::leak(names.into_boxed_slice()));
+        attached(&desk, &ask.delivery(Delivery::Bound));
+        let fetched = client(&desk.path, |client| client.fetch("r-1", 0)).await;
+        if let Ok(fetched) = &fetched {
+            assert_eq!(fetched.fds.len(), MAX_ANSWER_FDS, "the devices and their context");
+        }
+        if let Err(ClientError::Refused { message, refusal, .. }) = &fetched {
+            assert!(message.contains("253"), "{message}");
+            assert!(refusal["resolve"][0].as_str().unwrap().contains("at most 252"), "{refusal}");
+        }
+        assert_eq!(reason(fetched), answer);
+        let snapshot = desk.world.book.snapshot();
+        let process = &snapshot.state.reservation(&id("r-1")).unwrap().process;
+        assert_eq!(process.is_some(), answer == "ok", "recorded as handed over");
+    }
 }
