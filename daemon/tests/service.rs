@@ -394,3 +394,23 @@ async fn a_refused_request_stays_refused_so_that_a_late_attempt_does_nothing() {
     let fresh = with_id("new", reserve("vm-b", FREE));
     world.service.reserve(&me, fresh).await.expect("a new request");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_renewed_within_the_bounds_that_it_was_given_in() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = World::open(dir.path(), small()).await;
+    let me = operator();
+    let asked = v1::ReserveRequest { ttl_ms: 60_000, ..reserve("vm", FREE) };
+    let held = world.service.reserve(&me, asked).await.expect("reserved");
+    for ttl_ms in [1, 999, u64::MAX] {
+        let other = v1::ReserveRequest { ttl_ms, ..reserve("other", "0000:00:05.0") };
+        let reserved = world.service.reserve(&me, other).await.unwrap_err();
+        let request = v1::RenewRequest { id: held.id.clone(), ttl_ms, ..Default::default() };
+        let renewed = world.service.renew(&me, request).await.unwrap_err();
+        assert_eq!(renewed.reason(), Reason::InvalidArgument, "{renewed}");
+        assert_eq!(renewed, reserved, "the same error for both");
+    }
+    let request = v1::RenewRequest { id: held.id, ttl_ms: 90_000, ..Default::default() };
+    let renewed = world.service.renew(&me, request).await.expect("renewed");
+    assert_eq!(renewed.ttl_ms, 90_000);
+}

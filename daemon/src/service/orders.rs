@@ -8,7 +8,7 @@ use super::{
     Service,
     authorize::{force, own, require},
     find, request,
-    reserve::show,
+    reserve::{show, ttl},
     wait::Wait,
 };
 use crate::model::{AnswerOf, ApiError, Caller, Meta, Role};
@@ -40,7 +40,7 @@ impl Service {
             request_id: &request_id,
             wait: Wait { wait_ms: 0, no_wait: true },
         };
-        let ttl_ms = (request.ttl_ms != 0).then_some(request.ttl_ms);
+        let ttl_ms = ttl(request.ttl_ms)?;
         self.order(caller, &given, &request, own, |order| Command::Renew { order, ttl_ms }).await
     }
 

@@ -317,7 +317,8 @@ fn flags(caller: &Caller, request: &v1::ReserveRequest) -> Result<Flags, ApiErro
     })
 }
 
-fn ttl(ttl_ms: u64) -> Result<Option<u64>, ApiError> {
+/// A lease as it is asked for; 0 is none.
+pub(super) fn ttl(ttl_ms: u64) -> Result<Option<u64>, ApiError> {
     if ttl_ms == 0 {
         return Ok(None);
     }
