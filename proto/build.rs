@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("berth_v1.bin"), &bytes)?;
     tonic_prost_build::configure()
         .extern_path(".google.protobuf", "::pbjson_types")
+        .extern_path(".google.protobuf.Timestamp", "crate::Timestamp")
         .compile_well_known_types(true)
         .btree_map(".")
         .compile_fds(descriptors)?;

@@ -170,6 +170,11 @@ async fn kernel_dma_is_asked_and_changed_by_action() {
     running.daemon.stop().await;
 }
 
+/// As proto3 JSON has it.
+fn is_utc(time: &Value) -> bool {
+    time.as_str().is_some_and(|text| text.ends_with('Z') && text.contains('T'))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_resume_after_the_last_one_seen() {
     let running = Running::start().await;
@@ -183,6 +188,7 @@ async fn events_resume_after_the_last_one_seen() {
     for frame in &all {
         let event: Value = serde_json::from_str(&frame.data).expect("an event");
         assert_eq!(event["seq"], frame.id);
+        assert!(is_utc(&event["time"]), "{event}");
         assert_eq!(frame.event, "", "the page listens to plain messages");
     }
     let headers = format!("last-event-id: {}\r\n", ids[1]);
@@ -195,6 +201,7 @@ async fn events_resume_after_the_last_one_seen() {
         running.unix_raw("GET", "/api/v1/events?sinceSeq=0", None, "accept: application/json\r\n");
     let list = list.await.json();
     assert_eq!(list["events"][0]["seq"], all[0].id);
+    assert!(is_utc(&list["events"][0]["time"]), "{list}");
     let bad = running.unix_raw("GET", "/api/v1/events", None, "last-event-id: x\r\n").await;
     assert_eq!((bad.status, &bad.problem()["object"]), (400, &json!("Last-Event-ID")));
     running.daemon.stop().await;

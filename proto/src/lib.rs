@@ -21,7 +21,10 @@ pub mod v1 {
 /// The encoded `FileDescriptorSet` of `berth.v1` and what it imports, with source comments.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/berth_v1.bin"));
 
+mod timestamp;
+
 pub use pbjson_types;
+pub use timestamp::Timestamp;
 
 /// Type URL under which a [`v1::Refusal`] stands among the details of a gRPC status.
 pub const REFUSAL_TYPE_URL: &str = "type.googleapis.com/berth.v1.Refusal";

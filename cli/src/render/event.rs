@@ -51,6 +51,6 @@ fn time(event: &v1::Event) -> String {
         .time
         .as_ref()
         .and_then(|time| serde_json::to_value(time).ok())
-        .and_then(|value| value.as_str().map(|text| text.replace("+00:00", "Z")))
+        .and_then(|value| value.as_str().map(str::to_owned))
         .unwrap_or_default()
 }

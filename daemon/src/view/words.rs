@@ -2,7 +2,7 @@
 
 use berth_host::BackendKind;
 use berth_ownership::{Backend, Condition, Delivery, Ownership, Policy, ResetPolicy};
-use berth_proto::{pbjson_types::Timestamp, v1};
+use berth_proto::{Timestamp, v1};
 
 /// A PCI address as the API has it.
 pub fn address(pci: impl Into<String>) -> v1::DeviceAddress {
