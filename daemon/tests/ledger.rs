@@ -322,3 +322,26 @@ async fn a_group_whose_users_can_not_be_looked_at_is_free_on_the_kernels_word_al
     drop(rival);
     assert_eq!(owner().await, Kind::Free);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_the_answer_of_its_request_id_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = World::open(dir.path(), small()).await;
+    let held = world.service.reserve(&operator(), reserve("a", FREE)).await.expect("reserved");
+    let again = || {
+        let request_id = "once".to_owned();
+        berth_proto::v1::ReserveRequest { request_id, ..reserve("b", FREE) }
+    };
+    let refused = world.service.reserve(&operator(), again()).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::GroupOwned, "{refused}");
+    world.service.release(&operator(), release(&held.id)).await.expect("released");
+    let host = world.kill().await;
+    let world = World::open(dir.path(), host).await;
+    let repeated = world.service.reserve(&operator(), again()).await.unwrap_err();
+    assert_eq!(repeated, refused, "the same call has the same answer, though the group is free");
+    let mut changed = again();
+    changed.memory_bytes = 4096;
+    let reused = world.service.reserve(&operator(), changed).await.unwrap_err();
+    assert_eq!(reused.reason(), Reason::RequestIdReused, "{reused}");
+    world.service.reserve(&operator(), reserve("b", FREE)).await.expect("a new call is new");
+}

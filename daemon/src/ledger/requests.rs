@@ -22,6 +22,8 @@ pub(super) enum Found {
     New,
     /// Its answer stands: proto3 JSON, or why its kernel work failed.
     Answered(Result<String, Box<Refusal>>, AnswerOf),
+    /// It was refused.
+    Refused(Box<Refusal>),
     /// Its kernel work goes on.
     Waiting(u64, AnswerOf),
 }
@@ -48,7 +50,10 @@ impl Requests {
         if let Some(refusal) = &known.refusal {
             let refusal = serde_json::from_str(refusal)
                 .map_err(|error| ApiError::internal(&request.id, error.to_string()))?;
-            return Ok(Found::Answered(Err(Box::new(refusal)), about));
+            return Ok(match known.intent {
+                Some(_) => Found::Answered(Err(Box::new(refusal)), about),
+                None => Found::Refused(Box::new(refusal)),
+            });
         }
         match (&known.answer, known.intent) {
             (Some(answer), _) => Ok(Found::Answered(Ok(answer.clone()), about)),
@@ -70,17 +75,23 @@ impl Requests {
     }
 }
 
-/// How many refusals are remembered.
-const REFUSALS: usize = 65_536;
+/// How many refusals of one identity are kept in the store within [`super::task::HISTORY_MS`]. A
+/// client that is refused in a loop, each time with a new id, costs no more commits and no more
+/// room than this; what comes beyond is remembered until the daemon ends.
+const STORED: u32 = 4096;
 
-/// Refusals by request id. They are remembered in memory alone: a refusal changed nothing, and what
-/// it guards against, an earlier attempt of the same call that arrives late, ends with the daemon.
+/// How many refusals are remembered in memory.
+const REMEMBERED: usize = 65_536;
+
+/// Refusals that the store doesn't keep, and how many of each identity it keeps.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     known: HashMap<(String, String), (RequestId, u64, Box<Refusal>)>,
     oldest_first: VecDeque<(String, String)>,
     /// Those of the batch under way.
     fresh: Vec<(String, String)>,
+    /// By identity: since when, and how many.
+    stored: HashMap<String, (u64, u32)>,
 }
 
 impl Refusals {
@@ -98,15 +109,46 @@ impl Refusals {
         Err(refusal.clone().into())
     }
 
-    pub(super) fn insert(&mut self, meta: &Meta, now_unix_ms: u64, refusal: &Refusal) {
-        let Some(request) = &meta.request_id else { return };
+    /// Takes a refusal of a call with a request id: what the store is to keep comes back.
+    pub(super) fn insert(
+        &mut self,
+        meta: &Meta,
+        now_unix_ms: u64,
+        refusal: &Refusal,
+    ) -> Option<StoredRequest> {
+        let request = meta.request_id.as_ref()?;
+        if self.has_room(&meta.actor, now_unix_ms)
+            && let Ok(refusal) = serde_json::to_string(refusal)
+        {
+            let stored = stored(meta, request, now_unix_ms, None, None);
+            return Some(StoredRequest { refusal: Some(refusal), ..stored });
+        }
+        self.remember(meta, request, now_unix_ms, refusal);
+        None
+    }
+
+    fn has_room(&mut self, identity: &str, now_unix_ms: u64) -> bool {
+        let window = super::task::HISTORY_MS;
+        if !self.stored.contains_key(identity) {
+            self.stored.retain(|_, (since, _)| now_unix_ms.saturating_sub(*since) <= window);
+        }
+        let (since, count) = self.stored.entry(identity.to_owned()).or_insert((now_unix_ms, 0));
+        if now_unix_ms.saturating_sub(*since) > window {
+            (*since, *count) = (now_unix_ms, 0);
+        }
+        let room = *count < STORED;
+        *count += u32::from(room);
+        room
+    }
+
+    fn remember(&mut self, meta: &Meta, request: &RequestId, now_unix_ms: u64, refusal: &Refusal) {
         let key = (meta.actor.clone(), request.id.clone());
         let entry = (request.clone(), now_unix_ms, Box::new(refusal.clone()));
         if self.known.insert(key.clone(), entry).is_none() {
             self.oldest_first.push_back(key.clone());
             self.fresh.push(key);
         }
-        if self.oldest_first.len() > REFUSALS
+        if self.oldest_first.len() > REMEMBERED
             && let Some(oldest) = self.oldest_first.pop_front()
         {
             self.known.remove(&oldest);
@@ -158,4 +200,36 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(identity: &str, id: u32) -> Meta {
+        let request = RequestId {
+            id: id.to_string(),
+            body: [7; 32],
+            answer: AnswerOf::Reservation("r-1".into()),
+        };
+        Meta { actor: identity.to_owned(), request_id: Some(request), ..Meta::internal("test") }
+    }
+
+    #[test]
+    fn a_client_that_is_refused_in_a_loop_fills_its_own_room_only() {
+        let mut refusals = Refusals::default();
+        let refusal = Refusal::new(Reason::GroupOwned, "g-1", "taken");
+        for id in 0..STORED {
+            let stored = refusals.insert(&ask("uid:1", id), 1_000, &refusal).unwrap();
+            assert_eq!((stored.intent, stored.answer), (None, None));
+            let kept: Refusal = serde_json::from_str(&stored.refusal.unwrap()).unwrap();
+            assert_eq!(kept, *refusal);
+        }
+        let over = ask("uid:1", STORED);
+        assert_eq!(refusals.insert(&over, 2_000, &refusal), None, "no more commits");
+        assert!(refusals.find(&over, 3_000).is_err(), "and yet remembered");
+        assert!(refusals.insert(&ask("uid:2", 1), 2_000, &refusal).is_some());
+        let later = 1_001 + crate::ledger::task::HISTORY_MS;
+        assert!(refusals.insert(&ask("uid:1", 1), later, &refusal).is_some(), "a new day");
+    }
 }

@@ -282,7 +282,7 @@ fn decide(draft: &mut Draft, message: Message) -> Answer {
             let result = repeated(draft, &meta).and_then(|known| match known {
                 Some(known) => Ok(known),
                 None => {
-                    draft.refusals.insert(&meta, draft.now().unix_ms.0, &refusal);
+                    keep_refusal(draft, &meta, &refusal);
                     Err(refusal.into())
                 }
             });
@@ -323,6 +323,7 @@ fn repeated(draft: &Draft, meta: &Meta) -> Result<Option<Decided>, ApiError> {
     };
     match draft.requests.find(meta, request)? {
         Found::New => draft.refusals.find(meta, draft.now().unix_ms.0).map(|()| None),
+        Found::Refused(refusal) => Err(refusal.into()),
         Found::Answered(answer, about) => Ok(decided(None, about, Some(answer))),
         Found::Waiting(intent, about) => {
             let known =
@@ -360,7 +361,7 @@ fn submit(
                     refusal.message
                 );
                 if !attempt {
-                    draft.refusals.insert(meta, draft.now().unix_ms.0, &refusal);
+                    keep_refusal(draft, meta, &refusal);
                 }
                 return Err(refusal.into());
             }
@@ -370,6 +371,15 @@ fn submit(
     remember(draft, meta, intent);
     let about = meta.request_id.as_ref().map(|request| request.answer.clone());
     Ok(Decided { events, seq: draft.book.seq, intent, about, replayed: None })
+}
+
+/// Keeps the refusal of a call with a request id, so that the same call gets it again.
+fn keep_refusal(draft: &mut Draft, meta: &Meta, refusal: &berth_ownership::Refusal) {
+    let now_unix_ms = draft.now().unix_ms.0;
+    if let Some(stored) = draft.refusals.insert(meta, now_unix_ms, refusal) {
+        draft.rows.requests.push(stored.clone());
+        draft.requests.insert(stored);
+    }
 }
 
 /// Keeps the answer of a call with a request id, or what it will be about.
