@@ -49,7 +49,11 @@ pub fn ask(socket: &Path, request: &Value, fds: &[BorrowedFd<'_>]) -> Result<Pac
     receive(&connection).with_context(|| format!("the answer to {request}"))
 }
 
-fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+/// One packet with descriptors.
+///
+/// # Errors
+/// The socket's.
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
