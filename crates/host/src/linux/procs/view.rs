@@ -49,13 +49,13 @@ fn hidden(by: &str) -> HostError {
 
 /// Whether the /proc that is seen leaves processes out: of those mounted there, the last.
 fn hides(mountinfo: &str) -> bool {
-    let options = mountinfo.lines().filter_map(|line| {
+    let mut options = mountinfo.lines().filter_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
         let at_proc = mount.split(' ').nth(4) == Some("/proc");
         let mut fields = filesystem.split(' ');
         (at_proc && fields.next() == Some("proc")).then(|| fields.nth(1).unwrap_or_default())
     });
-    options.last().is_some_and(|options| {
+    options.next_back().is_some_and(|options| {
         options
             .split(',')
             .filter_map(|option| option.strip_prefix("hidepid="))
