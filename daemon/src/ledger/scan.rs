@@ -39,13 +39,12 @@ pub fn scan(host: &dyn Host, known: &Snapshot) -> Result<Scan, HostError> {
             && !device.bridge
             && device.driver.as_deref() == Some(device.vfio_driver.as_str());
         // By what was just found: at the first look of a daemon nothing is known but the record.
-        let ours = inventory
-            .groups
-            .iter()
-            .find(|facts| facts.number == group)
-            .and_then(|facts| known.state.group(&facts.stable_id.as_str().into()))
-            .is_some_and(|group| !group.reservations.is_empty());
-        if on_vfio && !ours {
+        let ours = || {
+            let facts = inventory.groups.iter().find(|facts| facts.number == group);
+            let group = facts.and_then(|it| known.state.group(&it.stable_id.as_str().into()));
+            group.is_some_and(|group| !group.reservations.is_empty())
+        };
+        if on_vfio && !ours() {
             for pid in owners(host, device.address, group) {
                 let pids = found.foreign.entry(group).or_default();
                 if !pids.contains(&pid) {
