@@ -175,13 +175,13 @@ async fn post_over(socket: std::path::PathBuf) -> String {
         use std::io::Write as _;
         let body = r#"{"holder":"vm","groups":["2"],"policy":"EXCLUSIVE"}"#;
         let mut stream = UnixStream::connect(socket).expect("connected");
-        write!(
-            stream,
+        let request = format!(
             "POST /api/v1/reservations HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
              content-length: {}\r\n\r\n{body}",
             body.len()
-        )
-        .expect("sent");
+        );
+        // At once: who may do nothing here is answered, and hung up on, after the first part.
+        stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         answer
