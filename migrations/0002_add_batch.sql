@@ -1,7 +1,10 @@
 -- A commit of the ledger is one statement, so that it is one round trip to SQLite and whole by
 -- itself: INSERT INTO batch. Each column is a JSON array of rows, or NULL where there is none; the
--- triggers take it apart. Those of one table stand in one trigger, in the order in which they are
--- to happen; tables don't depend on each other.
+-- triggers take it apart. They run in no order that SQLite promises, so what has to follow something
+-- stands in one trigger with it. Rows that come and rows that go in one batch are never the same.
+--
+-- request_ids has refusals of calls from now on, too: those that a call got without kernel work
+-- have a refusal and no intent_id.
 CREATE VIEW batch AS SELECT
     NULL AS events,           -- rows of events
     NULL AS events_before,    -- a seq: events up to it go

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use berth_host::{DeviceFacts, DmaKind, Host, HostError, HostUse, Inventory, PciAddress};
-
 use berth_ownership::UNSEEN;
 
 use crate::model::{HostUses, Looked, Snapshot};

@@ -23,7 +23,7 @@ const AGO: u64 = 512;
 /// How statements go to SQLite's thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// A transaction is one text of many statements: one round trip.
+    /// A transaction is one text of many statements: it goes to the thread at once.
     OneRoundTrip,
     /// Each statement is a round trip.
     EachByItself,
