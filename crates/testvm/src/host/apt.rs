@@ -326,13 +326,24 @@ impl PrivateApt {
         let codename = codename()?;
         let own = machine_sources().into_iter().filter(|source| source.is_of(&codename));
         let text: Vec<String> = own.map(|source| source.as_deb822()).collect();
-        let parts = self.dir.join("machine-parts");
-        fs::create_dir_all(&parts).with_context(|| format!("create {}", parts.display()))?;
-        fs::write(parts.join("machine.sources"), text.join("\n"))
-            .with_context(|| format!("write the sources in {}", parts.display()))?;
+        // Root's files lie apart, where later calls as somebody else needn't write.
+        let dir = self.dir.join("install");
+        for part in ["parts", "lists/partial", "archives/partial"] {
+            fs::create_dir_all(dir.join(part))
+                .with_context(|| format!("create {part} in {}", dir.display()))?;
+        }
+        fs::write(dir.join("parts/machine.sources"), text.join("\n"))
+            .with_context(|| format!("write the sources in {}", dir.display()))?;
         let command = || {
-            let mut command = self.command("apt-get");
-            command.arg("-o").arg(format!("Dir::Etc::sourceparts={}", parts.display()));
+            let (mut command, dir) = (self.command("apt-get"), dir.display());
+            for option in [
+                format!("Dir::Etc::sourceparts={dir}/parts"),
+                format!("Dir::State::Lists={dir}/lists"),
+                format!("Dir::Cache={dir}"),
+                format!("Dir::Cache::archives={dir}/archives"),
+            ] {
+                command.arg("-o").arg(option);
+            }
             command
         };
         let (mut update, mut install) = (command(), command());
