@@ -146,13 +146,13 @@ impl Daemon {
             watchers: Arc::new(Semaphore::new(config.limits.watchers)),
             body_bytes: config.limits.body_bytes,
         });
-        let http = rest::router(&front).map_err(StartError::Build)?;
+        let http = rest::behind(&front).map_err(StartError::Build)?;
         let (grpc, health) =
             grpc::router(&front).await.map_err(|error| StartError::Build(error.to_string()))?;
         let tcp = sockets.http.iter().filter_map(Bound::tcp_address).collect();
         let mut listeners = JoinSet::new();
         for bound in sockets.grpc {
-            listeners.spawn(bound.serve(grpc.clone(), shared.clone()));
+            listeners.spawn(bound.serve(grpc.clone().into(), shared.clone()));
         }
         for bound in sockets.http {
             listeners.spawn(bound.serve(http.clone(), shared.clone()));

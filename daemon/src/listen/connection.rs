@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, response::Response};
+use axum::{body::Body, response::Response};
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
@@ -12,7 +12,8 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use super::{Admission, Shared, guard::Guard};
+use super::{Admission, Behind, Shared, guard::Guard};
+use crate::rest::Metrics;
 
 /// What is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(super) enum Protocol {
 #[derive(Debug, Clone)]
 pub(super) struct Door {
     pub(super) protocol: Protocol,
-    pub(super) router: Router,
+    pub(super) behind: Behind,
     /// Checks of TCP requests.
     pub(super) guard: Option<Arc<Guard>>,
     pub(super) shared: Shared,
@@ -48,20 +49,14 @@ impl Door {
         let drain_time = Duration::from_millis(self.shared.timeouts.drain_ms);
         let stopping = self.shared.stopping.clone();
         let limits = self.shared.limits;
-        let router = self.router;
-        let guard = self.guard;
-        let counter = (self.protocol == Protocol::Http1).then(|| self.shared.metrics.clone());
-        let service = service_fn(move |request| {
-            let answer = answer(router.clone(), guard.clone(), admission.clone(), request);
-            let counter = counter.clone();
-            async move {
-                let response = answer.await;
-                if let (Some(counter), Ok(response)) = (counter, &response) {
-                    counter.count_http(response.status());
-                }
-                response
-            }
+        let counted = self.protocol == Protocol::Http1;
+        let desk = Arc::new(Desk {
+            behind: self.behind,
+            guard: self.guard,
+            admission,
+            counter: counted.then(|| self.shared.metrics),
         });
+        let service = service_fn(move |request| Arc::clone(&desk).answer(request));
         let io = TokioIo::new(stream);
         // The two kinds of connection have the same methods and no common trait.
         macro_rules! drive {
@@ -102,15 +97,36 @@ impl Door {
     }
 }
 
-async fn answer(
-    router: Router,
+/// What answers the requests of one connection.
+struct Desk {
+    behind: Behind,
     guard: Option<Arc<Guard>>,
     admission: Admission,
-    mut request: hyper::Request<Incoming>,
-) -> Result<Response, Infallible> {
-    if let Some(response) = guard.and_then(|guard| guard.refuse(&request)) {
-        return Ok(response);
+    counter: Option<Arc<Metrics>>,
+}
+
+impl Desk {
+    async fn answer(
+        self: Arc<Self>,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Response, Infallible> {
+        let known = self.guard.as_ref().and_then(|guard| guard.refuse(&request));
+        let known = known.or_else(|| {
+            let at_once = self.behind.at_once.as_ref()?;
+            at_once(&self.admission, request.method(), request.uri())
+        });
+        let response = match known {
+            Some(response) => response,
+            None => self.route(request).await?,
+        };
+        if let Some(counter) = &self.counter {
+            counter.count_http(response.status());
+        }
+        Ok(response)
     }
-    request.extensions_mut().insert(admission);
-    router.oneshot(request.map(Body::new)).await
+
+    async fn route(&self, mut request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+        request.extensions_mut().insert(self.admission.clone());
+        self.behind.router.clone().oneshot(request.map(Body::new)).await
+    }
 }

@@ -7,9 +7,10 @@ mod connection;
 mod guard;
 mod unix;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, response::Response};
+use http::{Method, Uri};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -56,6 +57,30 @@ impl Admission {
     /// `PERMISSION_DENIED` when the listener's rules shut the peer out.
     pub fn caller(&self) -> Result<&Caller, ApiError> {
         self.0.as_ref().as_ref().map_err(Clone::clone)
+    }
+}
+
+/// Answers what needs no work, or nothing: it is asked before the router.
+pub type AtOnce = Arc<dyn Fn(&Admission, &Method, &Uri) -> Option<Response> + Send + Sync>;
+
+/// What stands behind a listener.
+#[derive(Clone)]
+pub struct Behind {
+    /// Answers every request.
+    pub router: Router,
+    /// Answers some before it.
+    pub at_once: Option<AtOnce>,
+}
+
+impl fmt::Debug for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Behind").field("router", &self.router).finish_non_exhaustive()
+    }
+}
+
+impl From<Router> for Behind {
+    fn from(router: Router) -> Self {
+        Self { router, at_once: None }
     }
 }
 
@@ -119,13 +144,13 @@ impl Bound {
     }
 
     /// Serves until the daemon stops. The socket's file goes with it.
-    pub async fn serve(self, router: Router, shared: Shared) {
+    pub async fn serve(self, behind: Behind, shared: Shared) {
         let protocol = match self.serve {
             Serve::Grpc => Protocol::Http2,
             Serve::Http | Serve::Handover => Protocol::Http1,
         };
         let permits = Arc::new(Semaphore::new(shared.limits.connections));
-        let mut door = Door { protocol, router, guard: None, shared: shared.clone() };
+        let mut door = Door { protocol, behind, guard: None, shared: shared.clone() };
         match self.socket {
             Socket::Unix(listener, _file) => {
                 while let Some((permit, (stream, _))) =

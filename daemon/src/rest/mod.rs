@@ -36,7 +36,7 @@ use self::{
     routes::{ROUTES, Reply, Route},
 };
 use crate::{
-    listen::Admission,
+    listen::{Admission, AtOnce, Behind},
     model::{ApiError, Caller},
     service::Service,
 };
@@ -79,10 +79,11 @@ struct Endpoint {
 ///
 /// # Errors
 /// The table of routes doesn't fit the protocol.
-pub fn router(front: &Arc<Front>) -> Result<Router, String> {
+pub fn behind(front: &Arc<Front>) -> Result<Behind, String> {
     let descriptors = Descriptors::load().map_err(|error| error.to_string())?;
     let document = Bytes::from(openapi::document(&descriptors)?.to_string());
-    let mut router = api(front, descriptors)?;
+    let kept = Arc::new(Kept::default());
+    let mut router = api(front, &kept, descriptors)?;
     let (health, counters) = (Arc::clone(front), Arc::clone(front));
     router = router
         .route(openapi::PATH, get(move || async move { json(StatusCode::OK, document) }))
@@ -90,15 +91,28 @@ pub fn router(front: &Arc<Front>) -> Result<Router, String> {
         .route("/readyz", get(move || async move { ready(&health) }))
         .route("/metrics", get(move || async move { metrics::page(&counters).await }))
         .merge(page::router());
-    Ok(router
+    let router = router
         .fallback(|request: Request<Body>| async move { no_such_path(request.uri().path()) })
         .method_not_allowed_fallback(|request: Request<Body>| async move {
             not_allowed(request.method(), request.uri().path())
-        }))
+        });
+    Ok(Behind { router, at_once: Some(at_once(Arc::clone(front), kept)) })
+}
+
+/// Answers what is kept, without a way through the router.
+fn at_once(front: Arc<Front>, kept: Arc<Kept>) -> AtOnce {
+    Arc::new(move |admission, method, uri| {
+        // Whoever may not ask is refused by the call itself.
+        let caller = admission.caller().ok().filter(|_| method == Method::GET)?;
+        front.check_ready().ok()?;
+        let snapshot = front.service.published(caller).ok()?;
+        let bytes = kept.get(&snapshot, uri.path_and_query()?.as_str())?;
+        Some(json(StatusCode::OK, bytes))
+    })
 }
 
 /// The calls of the table.
-fn api(front: &Arc<Front>, descriptors: Descriptors) -> Result<Router, String> {
+fn api(front: &Arc<Front>, kept: &Arc<Kept>, descriptors: Descriptors) -> Result<Router, String> {
     let request_of = |route: &Route| {
         let method = descriptors.method(route.rpc.0, route.rpc.1);
         method
@@ -110,7 +124,6 @@ fn api(front: &Arc<Front>, descriptors: Descriptors) -> Result<Router, String> {
         descriptors.messages.into_iter().map(|(name, info)| (name, Arc::new(info))).collect();
     let mut router = Router::new();
     let mut calls = Vec::new();
-    let kept = Arc::new(Kept::default());
     for (at, (route, request)) in ROUTES.iter().zip(&requests).enumerate() {
         let message = messages.get(request).ok_or_else(|| format!("no message {request}"))?;
         calls.push((route, Arc::clone(message)));
@@ -119,7 +132,7 @@ fn api(front: &Arc<Front>, descriptors: Descriptors) -> Result<Router, String> {
             .is_some_and(|next| next.path == route.path && next.method == route.method);
         if !goes_on {
             let calls = std::mem::take(&mut calls);
-            let (front, kept) = (Arc::clone(front), Arc::clone(&kept));
+            let (front, kept) = (Arc::clone(front), Arc::clone(kept));
             let endpoint = Arc::new(Endpoint { calls, front, kept });
             router = router.route(route.path, method_router(&route.method, endpoint)?);
         }
@@ -161,18 +174,14 @@ async fn answer(endpoint: &Endpoint, parts: &mut Parts, body: Body) -> Result<Re
     }
 }
 
-/// What is published, from the answers that are kept while it is.
+/// What is published; the answer is kept while it is.
 async fn state(
     endpoint: &Endpoint,
     caller: &Caller,
     parts: &mut Parts,
 ) -> Result<Response, ApiError> {
     let snapshot = endpoint.front.service.published(caller)?;
-    let name = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    if let Some(bytes) = endpoint.kept.get(&snapshot, name) {
-        return Ok(json(StatusCode::OK, bytes));
-    }
-    let name = name.to_owned();
+    let name = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
     let (route, fields) = bound(endpoint, parts, Map::new()).await?;
     let service = Arc::clone(&endpoint.front.service);
     let bytes = Bytes::from((route.call)(service, caller.clone(), Value::Object(fields)).await?);
