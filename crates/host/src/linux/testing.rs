@@ -2,6 +2,7 @@
 //!
 //! The tree has the shape of sysfs: devices lie below `sys/devices`, everything else links there.
 
+mod attributes;
 mod config;
 
 pub use config::ConfigBytes;
@@ -173,6 +174,7 @@ impl FakeTree {
         self.link(&format!("sys/bus/pci/devices/{address}"), format!("../../../devices/{place}"))?;
         self.attributes(device, &dir)?;
         let up = "../".repeat(dir.split('/').count() - 1);
+        self.link(&format!("{dir}/subsystem"), format!("{up}bus/pci"))?;
         if let Some(driver) = &device.driver {
             fs::create_dir_all(self.root.join(format!("sys/bus/pci/drivers/{driver}")))?;
             self.link(&format!("{dir}/driver"), format!("{up}bus/pci/drivers/{driver}"))?;
@@ -183,32 +185,6 @@ impl FakeTree {
         if let Some(number) = device.group {
             self.link(&format!("{dir}/iommu_group"), format!("{up}kernel/iommu_groups/{number}"))?;
             self.member(number, address, &place)?;
-        }
-        Ok(())
-    }
-
-    fn attributes(&self, device: &FakeDevice, dir: &str) -> io::Result<()> {
-        self.file(&format!("{dir}/config"), &device.config)?;
-        let mut resource = String::new();
-        for line in 0..13 {
-            let (start, end, flags) = match (line, device.bar0_bytes) {
-                (0, size @ 1..) => (0xfe00_0000_u64, 0xfe00_0000 + size - 1, 0x0004_0200_u64),
-                _ => (0, 0, 0),
-            };
-            resource.push_str(&format!("{start:#018x} {end:#018x} {flags:#018x}\n"));
-        }
-        self.file(&format!("{dir}/resource"), resource)?;
-        let set = device.driver_override.as_deref().unwrap_or("(null)");
-        self.file(&format!("{dir}/driver_override"), format!("{set}\n"))?;
-        self.file(&format!("{dir}/numa_node"), format!("{}\n", device.numa_node))?;
-        if let Some(methods) = &device.reset_method {
-            self.file(&format!("{dir}/reset_method"), format!("{methods}\n"))?;
-            self.file(&format!("{dir}/reset"), "")?;
-        }
-        if device.sriov_total > 0 {
-            self.file(&format!("{dir}/sriov_totalvfs"), format!("{}\n", device.sriov_total))?;
-            self.file(&format!("{dir}/sriov_numvfs"), "0\n")?;
-            self.file(&format!("{dir}/sriov_drivers_autoprobe"), "1\n")?;
         }
         Ok(())
     }
@@ -228,7 +204,8 @@ impl FakeTree {
 }
 
 /// Builds a tree of `count` single-function devices, each in a group of its own: on 32-device
-/// buses of as many domains as are needed, every 16th on a host driver.
+/// buses of as many domains as are needed, every 16th on vfio-pci. All of them can be reserved as
+/// they are.
 ///
 /// # Errors
 /// Of the file system.
@@ -241,9 +218,13 @@ pub fn build_large(root: impl Into<PathBuf>, count: u32) -> io::Result<FakeTree>
         let Some(address) = PciAddress::new(domain, bus, low, 0) else { continue };
         let mut device = FakeDevice::new(address, &config).group(number).resets("flr bus");
         if number % 16 == 0 {
-            device.driver = Some("mlx5_core".to_owned());
+            device.driver = Some("vfio-pci".to_owned());
         }
         tree.add(&device)?;
+        if device.driver.is_some() {
+            let node = format!("sys/devices/{}/vfio-dev/vfio{number}/dev", tree.place(address));
+            tree.file(&node, format!("511:{number}\n"))?;
+        }
     }
     Ok(tree)
 }

@@ -254,6 +254,30 @@ fn vfio_is_not_tried_on_another_tree() {
 }
 
 #[test]
+fn a_tree_shows_the_identity_of_each_device_as_sysfs_does() {
+    let (_dir, tree) = fake();
+    tree.add(&FakeDevice::new(at("0000:00:04.0"), &nic()).group(1).driver("igb")).unwrap();
+    let dir = tree.root().join("sys/bus/pci/devices/0000:00:04.0");
+    for (name, value) in [
+        ("vendor", "0x8086\n"),
+        ("device", "0x10c9\n"),
+        ("subsystem_vendor", "0x8086\n"),
+        ("subsystem_device", "0x0001\n"),
+        ("class", "0x020000\n"),
+        ("revision", "0x00\n"),
+        ("modalias", "pci:v00008086d000010C9sv00008086sd00000001bc02sc00i00\n"),
+        ("irq", "0\n"),
+        ("enable", "1\n"),
+    ] {
+        assert_eq!(std::fs::read_to_string(dir.join(name)).unwrap(), value, "{name}");
+    }
+    assert!(dir.join("subsystem/devices").is_dir(), "the link leads to the bus");
+    let without = FakeDevice { config: Vec::new(), ..FakeDevice::new(at("0000:00:05.0"), &nic()) };
+    tree.add(&without).unwrap();
+    assert!(!tree.root().join("sys/bus/pci/devices/0000:00:05.0/vendor").exists());
+}
+
+#[test]
 fn a_large_tree_is_read_whole() {
     let dir = tempfile::tempdir().unwrap();
     let tree = testing::build_large(dir.path(), 600).unwrap();
