@@ -1,6 +1,7 @@
 /*
  * The peer of `cold_start_10k`: reads the same attributes of every PCI function and IOMMU group
- * as berthd's discovery, in one thread, and keeps nothing but a checksum.
+ * as berthd's discovery, by the same reads, in one thread, and keeps nothing but a checksum. What
+ * berthd reads beside that, of devices on host drivers, it leaves out.
  *
  * scan ROOT
  */
@@ -36,10 +37,14 @@ static ssize_t link_of(int dir, const char *name)
     return count;
 }
 
-static void step(int fd, unsigned at)
+/* An extended capability: its header and two registers. Answers where the next one is. */
+static unsigned step(int fd, unsigned at)
 {
-    if (pread(fd, page, 16, at) == 16)
-        sum += (unsigned char)page[0];
+    unsigned char words[12];
+    if (pread(fd, words, sizeof words, at) != sizeof words)
+        return 0;
+    sum += words[0];
+    return (words[2] >> 4 | words[3] << 4) & ~3u;
 }
 
 static void config(int dir)
@@ -47,12 +52,24 @@ static void config(int dir)
     int fd = openat(dir, "config", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
-    if (pread(fd, page, 64, 0) == 64) {
+    if (pread(fd, page, 256, 0) == 256) {
         sum += (unsigned char)page[0];
-        step(fd, 0x40);
-        step(fd, 0x100);
+        unsigned at = 0x100;
+        for (int left = 480; at >= 0x100 && left > 0; left--)
+            at = step(fd, at);
     }
     close(fd);
+}
+
+static void names(int dir, const char *name)
+{
+    int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *opened = fd < 0 ? NULL : fdopendir(fd);
+    if (!opened)
+        return;
+    for (struct dirent *entry; (entry = readdir(opened));)
+        sum += entry->d_name[0];
+    closedir(opened);
 }
 
 static void function(int devices, const char *address)
@@ -62,7 +79,8 @@ static void function(int devices, const char *address)
     if (dir < 0)
         return;
     config(dir);
-    link_of(dir, "driver");
+    if (link_of(dir, "driver") > 0 && strstr(page, "/vfio-pci"))
+        names(dir, "vfio-dev");
     link_of(dir, "iommu_group");
     attribute(dir, "driver_override");
     link_of(dir, "physfn");

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use berth_host::linux::{Direct, LinuxConfig, LinuxHost};
 use berth_ownership::{
     Backend, Command, Delivery, Flags, GroupId, Hold, Policy, Reserve, ResetPolicy, TargetRequest,
@@ -34,9 +34,14 @@ pub(super) async fn make(tree: &Path, dir: &Path) -> Result<usize> {
     while let Some(answer) = running.join_next().await {
         answer??;
     }
-    let reserved = ledger.snapshot().state.reservations().count();
-    drop(ledger);
+    let snapshot = ledger.snapshot();
+    let reserved = snapshot.state.reservations().filter(|record| record.holds()).count();
+    let unfinished = snapshot.intents.len();
+    drop((snapshot, ledger));
     opened.task.await.context("close the ledger")?;
+    if unfinished > 0 {
+        bail!("{unfinished} reservations have kernel work to be done: a start would measure that");
+    }
     Ok(reserved)
 }
 
