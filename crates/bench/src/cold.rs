@@ -55,7 +55,7 @@ pub(crate) fn bench(places: &Places) -> Result<Vec<Row>> {
         let target = Target::AtMost(0.5);
         rows.push(compare(&question("lspci -n", target), &mut ours, &mut lspci)?);
     } else {
-        eprintln!("cold_start_10k: lspci can't be run here; it comes with pciutils");
+        eprintln!("cold_start_10k: lspci can't be run here; by hand: apt-get install pciutils");
     }
     let of = |value: fn(&Start) -> f64| median(&starts.iter().map(value).collect::<Vec<_>>());
     let note = format!(

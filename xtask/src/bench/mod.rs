@@ -2,6 +2,7 @@
 
 mod peers;
 mod table;
+mod tools;
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -23,7 +24,16 @@ pub(crate) struct Arguments {
     write_docs: bool,
 }
 
+impl Arguments {
+    fn runs(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+}
+
 pub(crate) fn main(arguments: &Arguments) -> Result<()> {
+    if arguments.runs("cold_start_10k") {
+        tools::look_for_lspci();
+    }
     build()?;
     let programs = workspace::target().join("release");
     let dir = workspace::target().join("bench");
