@@ -6,7 +6,7 @@ use super::tree::{self, Root};
 use crate::{Answer, BackendKind, Feature};
 
 /// The answers of one machine.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Abilities {
     features: Vec<Feature>,
 }

@@ -65,7 +65,7 @@ fn attribute(
     page: &mut [u8; PAGE_BYTES],
 ) -> String {
     let Ok(dir) = dir else { return String::new() };
-    let bytes = tree::read_at(dir, &format!("{number}/{name}"), &mut page[..]).unwrap_or(&[]);
+    let bytes = tree::read_at(dir, format!("{number}/{name}"), &mut page[..]).unwrap_or(&[]);
     String::from_utf8_lossy(bytes).trim_end().to_owned()
 }
 

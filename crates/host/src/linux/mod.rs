@@ -60,7 +60,7 @@ pub struct LinuxHost {
     kernel_release: String,
     boot_id: String,
     scanner: Scanner,
-    abilities: Mutex<Option<Abilities>>,
+    abilities: Mutex<Option<Arc<Abilities>>>,
 }
 
 impl LinuxHost {
@@ -87,11 +87,13 @@ impl LinuxHost {
 
     /// What the machine can do; asked again while an answer is missing. A tree that isn't the running
     /// machine never has them all, and doesn't change its mind.
-    fn abilities(&self) -> Abilities {
+    fn abilities(&self) -> Arc<Abilities> {
         let mut known = self.abilities.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
-            Some(abilities) if abilities.complete() || !self.root.is_live() => abilities.clone(),
-            _ => known.insert(Abilities::ask(&self.root)).clone(),
+            Some(abilities) if abilities.complete() || !self.root.is_live() => {
+                Arc::clone(abilities)
+            }
+            _ => Arc::clone(known.insert(Arc::new(Abilities::ask(&self.root)))),
         }
     }
 

@@ -1,6 +1,9 @@
 //! One PCI function, read from its sysfs directory with few system calls.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    ffi::CStr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use rustix::{fs::OFlags, io::Errno};
 
@@ -55,16 +58,16 @@ impl Reader {
         let dir = tree::open_dir_at(devices, &name)?;
         let dir = dir.as_fd();
         let ids = self.ids(dir);
-        let driver = self.link_name(dir, "driver");
+        let driver = self.link_name(dir, c"driver");
         Ok(Function {
             address,
             parent,
-            group: self.link_name(dir, "iommu_group").and_then(|name| name.parse().ok()),
+            group: self.link_name(dir, c"iommu_group").and_then(|name| name.parse().ok()),
             driver_override: self.driver_override(dir),
-            physical_function: self.link_name(dir, "physfn").and_then(|name| name.parse().ok()),
-            numa_node: self.number(dir, "numa_node").unwrap_or(-1),
-            bars: resource::parse(self.bytes(dir, "resource")),
-            reset_methods: self.words(dir, "reset_method"),
+            physical_function: self.link_name(dir, c"physfn").and_then(|name| name.parse().ok()),
+            numa_node: self.number(dir, c"numa_node").unwrap_or(-1),
+            bars: resource::parse(self.bytes(dir, c"resource")),
+            reset_methods: self.words(dir, c"reset_method"),
             sriov_total: self.sriov_total(dir, &ids),
             serial: serial(dir, &ids, driver.as_deref()),
             cdev: driver.as_deref().and_then(|driver| cdev(dir, driver)),
@@ -74,7 +77,7 @@ impl Reader {
     }
 
     fn ids(&mut self, dir: BorrowedFd<'_>) -> ConfigSpace {
-        let parsed = tree::open_at(dir, "config").ok().and_then(|file| {
+        let parsed = tree::open_at(dir, c"config").ok().and_then(|file| {
             let count = rustix::io::pread(&file, &mut self.page[..STANDARD_BYTES], 0).ok()?;
             config_space::parse(&self.page[..count], |at, step| read_step(&file, at, step))
         });
@@ -86,14 +89,14 @@ impl Reader {
     }
 
     fn ids_from_attributes(&mut self, dir: BorrowedFd<'_>, read: ConfigSpace) -> ConfigSpace {
-        let class = self.hex(dir, "class").unwrap_or(0);
+        let class = self.hex(dir, c"class").unwrap_or(0);
         ConfigSpace {
-            vendor: self.hex16(dir, "vendor"),
-            device: self.hex16(dir, "device"),
-            subsystem_vendor: self.hex16(dir, "subsystem_vendor"),
-            subsystem_device: self.hex16(dir, "subsystem_device"),
+            vendor: self.hex16(dir, c"vendor"),
+            device: self.hex16(dir, c"device"),
+            subsystem_vendor: self.hex16(dir, c"subsystem_vendor"),
+            subsystem_device: self.hex16(dir, c"subsystem_device"),
             class: class & 0x00ff_ffff,
-            revision: self.hex16(dir, "revision").to_le_bytes()[0],
+            revision: self.hex16(dir, c"revision").to_le_bytes()[0],
             bridge: class >> 8 == 0x0604,
             multifunction: read.multifunction && read.vendor != u16::MAX,
             capabilities: read.capabilities,
@@ -104,39 +107,39 @@ impl Reader {
         if ids.capabilities.known && !ids.capabilities.sriov {
             return 0;
         }
-        self.number(dir, "sriov_totalvfs").unwrap_or(0)
+        self.number(dir, c"sriov_totalvfs").unwrap_or(0)
     }
 
     fn driver_override(&mut self, dir: BorrowedFd<'_>) -> Option<String> {
-        let text = self.text(dir, "driver_override");
+        let text = self.text(dir, c"driver_override");
         (!text.is_empty() && text != "(null)").then(|| text.to_owned())
     }
 
-    fn words(&mut self, dir: BorrowedFd<'_>, name: &str) -> Vec<String> {
+    fn words(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Vec<String> {
         self.text(dir, name).split_ascii_whitespace().map(str::to_owned).collect()
     }
 
-    fn number<T: std::str::FromStr>(&mut self, dir: BorrowedFd<'_>, name: &str) -> Option<T> {
+    fn number<T: std::str::FromStr>(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Option<T> {
         self.text(dir, name).parse().ok()
     }
 
-    fn hex(&mut self, dir: BorrowedFd<'_>, name: &str) -> Option<u32> {
+    fn hex(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Option<u32> {
         u32::from_str_radix(self.text(dir, name).trim_start_matches("0x"), 16).ok()
     }
 
-    fn hex16(&mut self, dir: BorrowedFd<'_>, name: &str) -> u16 {
+    fn hex16(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> u16 {
         self.hex(dir, name).and_then(|value| u16::try_from(value).ok()).unwrap_or(0)
     }
 
-    fn text(&mut self, dir: BorrowedFd<'_>, name: &str) -> &str {
+    fn text(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> &str {
         std::str::from_utf8(self.bytes(dir, name)).unwrap_or("").trim_end()
     }
 
-    fn bytes(&mut self, dir: BorrowedFd<'_>, name: &str) -> &[u8] {
+    fn bytes(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> &[u8] {
         tree::read_at(dir, name, &mut self.page[..]).unwrap_or(&[])
     }
 
-    fn link_name(&mut self, dir: BorrowedFd<'_>, name: &str) -> Option<String> {
+    fn link_name(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Option<String> {
         tree::link_name_at(dir, name, &mut self.link[..]).map(str::to_owned)
     }
 }
@@ -162,7 +165,7 @@ fn serial(dir: BorrowedFd<'_>, ids: &ConfigSpace, driver: Option<&str>) -> Optio
     }
     let mut serial = None;
     tree::each_name_at(dir, "nvme", |controller| {
-        serial = tree::text_at(dir, &format!("nvme/{controller}/serial"));
+        serial = tree::text_at(dir, format!("nvme/{controller}/serial"));
     });
     serial.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }

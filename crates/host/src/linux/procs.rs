@@ -206,7 +206,7 @@ fn open_files(
 }
 
 fn device_of(process: BorrowedFd<'_>, number: &str) -> Option<PciAddress> {
-    let text = tree::text_at(process, &format!("fdinfo/{number}"))?;
+    let text = tree::text_at(process, format!("fdinfo/{number}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("vfio-device-syspath:"))?;
     line.trim().rsplit('/').next()?.parse().ok()
 }

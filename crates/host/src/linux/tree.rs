@@ -10,6 +10,7 @@ use std::{
 use rustix::{
     fs::{Dir, Mode, OFlags},
     io::Errno,
+    path::Arg,
 };
 
 use crate::{HostError, PciAddress};
@@ -64,7 +65,7 @@ pub(super) fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Opens a directory below another one.
-pub(super) fn open_dir_at(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn open_dir_at(dir: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(dir, name, dir_flags(), Mode::empty())
 }
 
@@ -73,40 +74,32 @@ fn dir_flags() -> OFlags {
 }
 
 /// Opens a file below a directory for reading.
-pub(super) fn open_at(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn open_at(dir: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Reads a file below a directory, up to the buffer's size, in one read.
-pub(super) fn read_at<'b>(
-    dir: impl AsFd,
-    name: &str,
-    buffer: &'b mut [u8],
-) -> Result<&'b [u8], Errno> {
+pub(super) fn read_at(dir: impl AsFd, name: impl Arg, buffer: &mut [u8]) -> Result<&[u8], Errno> {
     let file = open_at(dir, name)?;
     let count = rustix::io::read(&file, &mut *buffer)?;
     Ok(&buffer[..count])
 }
 
 /// Reads an attribute as text without its newline; `None` when it can't be read.
-pub(super) fn text_at(dir: impl AsFd, name: &str) -> Option<String> {
+pub(super) fn text_at(dir: impl AsFd, name: impl Arg) -> Option<String> {
     let mut buffer = [0; PAGE_BYTES];
     let bytes = read_at(dir, name, &mut buffer).ok()?;
     Some(String::from_utf8_lossy(bytes).trim_end().to_owned())
 }
 
 /// The last component of a link below a directory; `None` when it isn't a link.
-pub(super) fn link_name_at<'b>(
-    dir: impl AsFd,
-    name: &str,
-    buffer: &'b mut [u8],
-) -> Option<&'b str> {
+pub(super) fn link_name_at(dir: impl AsFd, name: impl Arg, buffer: &mut [u8]) -> Option<&str> {
     let target = link_at(dir, name, buffer)?;
     target.rsplit('/').next().filter(|last| !last.is_empty())
 }
 
 /// The target of a link below a directory; `None` when it isn't a link.
-pub(super) fn link_at<'b>(dir: impl AsFd, name: &str, buffer: &'b mut [u8]) -> Option<&'b str> {
+pub(super) fn link_at(dir: impl AsFd, name: impl Arg, buffer: &mut [u8]) -> Option<&str> {
     std::str::from_utf8(raw_link_at(dir, name, buffer).ok()?).ok()
 }
 
@@ -114,11 +107,11 @@ pub(super) fn link_at<'b>(dir: impl AsFd, name: &str, buffer: &'b mut [u8]) -> O
 ///
 /// # Errors
 /// The errno of reading it.
-pub(super) fn raw_link_at<'b>(
+pub(super) fn raw_link_at(
     dir: impl AsFd,
-    name: &str,
-    buffer: &'b mut [u8],
-) -> Result<&'b [u8], Errno> {
+    name: impl Arg,
+    buffer: &mut [u8],
+) -> Result<&[u8], Errno> {
     let count = rustix::fs::readlinkat_raw(dir, name, &mut *buffer)?;
     Ok(&buffer[..count])
 }
