@@ -4,6 +4,7 @@ pub(crate) mod coverage;
 mod fixture;
 mod libvirt;
 mod random;
+mod restore;
 mod scenarios;
 mod search;
 mod tables;
