@@ -6,6 +6,7 @@
 mod error;
 mod load;
 mod open;
+mod parsing;
 mod read;
 mod rows;
 mod write;
@@ -16,7 +17,7 @@ use sqlx::SqlitePool;
 
 pub use error::StoreError;
 pub use load::Loaded;
-pub use open::{Pieces, open};
+pub use open::{Locked, Pieces, open, open_locked};
 pub use rows::{
     BaselineRow, ClosedIntentRow, DeviceRow, EventRow, IntentRow, Rows, StepRow, StoredRequest,
     TargetRow,

@@ -4,7 +4,10 @@ use berth_ownership::{Context, Device, Domain, Epoch, Group, Parts, Reservation}
 use serde::de::DeserializeOwned;
 use sqlx::SqliteConnection;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    parsing::{self, Parsing},
+};
 use crate::model::{AnswerOf, Baseline, Extra, Intent, OpenIntent, StepNote};
 
 /// Everything that is current.
@@ -33,12 +36,34 @@ pub struct Loaded {
 }
 
 fn parse<T: DeserializeOwned>(table: &'static str, json: &str) -> Result<T, StoreError> {
-    serde_json::from_str(json)
-        .map_err(|error| StoreError::Row { table, message: error.to_string() })
+    serde_json::from_str(json).map_err(|error| parsing::row(table, &error))
 }
 
 fn number(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+/// Reads a table in parts that follow each other by key, and has each part taken apart while the
+/// next one is read. Parts are small beside the whole, so that the same memory serves many of them,
+/// and not so small that handing them over costs as much as reading them.
+///
+/// The query has the last key of a part as `last` and its rows as JSON values in `list`, both NULL
+/// when there are no more.
+macro_rules! read {
+    ($conn:expr, $table:literal, $query:literal) => {{
+        let parsing = Parsing::start($table);
+        let mut last = String::new();
+        loop {
+            let part = sqlx::query!($query, last)
+                .fetch_one(&mut *$conn)
+                .await
+                .map_err(StoreError::sql(concat!("read the ", $table)))?;
+            let (Some(next), Some(list)) = (part.last, part.list) else { break };
+            parsing.push(list);
+            last = next;
+        }
+        parsing
+    }};
 }
 
 /// Reads all current rows.
@@ -48,31 +73,69 @@ fn number(value: i64) -> u64 {
 pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded::default();
     load_records(conn, &mut loaded).await?;
-    load_reservations(conn, &mut loaded).await?;
+    load_baselines(conn, &mut loaded).await?;
     load_intents(conn, &mut loaded).await?;
     load_meta(conn, &mut loaded).await?;
     Ok(loaded)
 }
 
 async fn load_records(conn: &mut SqliteConnection, loaded: &mut Loaded) -> Result<(), StoreError> {
-    let all = sqlx::query!(
-        r#"SELECT
-            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM groups) AS "groups!: String",
-            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM devices WHERE present = 1) AS "devices!: String",
-            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM devices WHERE present = 0) AS "absent!: String",
-            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM contexts) AS "contexts!: String",
-            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM domains) AS "domains!: String",
-            (SELECT json_group_array(json_array(address, identity)) FROM identities) AS "identities!: String""#
-    )
-    .fetch_one(&mut *conn)
-    .await
-    .map_err(StoreError::sql("read the records"))?;
-    loaded.parts.groups = parse::<Vec<Group>>("groups", &all.groups)?;
-    loaded.parts.devices = parse::<Vec<Device>>("devices", &all.devices)?;
-    loaded.parts.absent = parse::<Vec<Device>>("devices", &all.absent)?;
-    loaded.parts.contexts = parse::<Vec<Context>>("contexts", &all.contexts)?;
-    loaded.parts.domains = parse::<Vec<Domain>>("domains", &all.domains)?;
-    loaded.identities = parse("identities", &all.identities)?;
+    // The largest first, as taking it apart takes longest.
+    let reservations: Parsing<(Reservation, Option<Extra>)> = read!(
+        conn,
+        "reservations",
+        r#"SELECT max(id) AS "last?: String", group_concat('[' || record || ',' || iif(extra = '{}', 'null', extra) || ']', char(10)) AS "list?: String"
+           FROM (SELECT id, record, extra FROM reservations WHERE id > ? ORDER BY id LIMIT 2048)"#
+    );
+    let groups: Parsing<Group> = read!(
+        conn,
+        "groups",
+        r#"SELECT max(id) AS "last?: String", group_concat(record, char(10)) AS "list?: String"
+           FROM (SELECT id, record FROM groups WHERE id > ? ORDER BY id LIMIT 2048)"#
+    );
+    let devices: Parsing<(u8, Device)> = read!(
+        conn,
+        "devices",
+        r#"SELECT max(address) AS "last?: String", group_concat('[' || present || ',' || record || ']', char(10)) AS "list?: String"
+           FROM (SELECT address, present, record FROM devices WHERE address > ? ORDER BY address LIMIT 2048)"#
+    );
+    let contexts: Parsing<Context> = read!(
+        conn,
+        "contexts",
+        r#"SELECT max(id) AS "last?: String", group_concat(record, char(10)) AS "list?: String"
+           FROM (SELECT id, record FROM contexts WHERE id > ? ORDER BY id LIMIT 2048)"#
+    );
+    let domains: Parsing<Domain> = read!(
+        conn,
+        "domains",
+        r#"SELECT max(id) AS "last?: String", group_concat(record, char(10)) AS "list?: String"
+           FROM (SELECT id, record FROM domains WHERE id > ? ORDER BY id LIMIT 2048)"#
+    );
+    let identities: Parsing<(String, String)> = read!(
+        conn,
+        "identities",
+        r#"SELECT max(address) AS "last?: String", group_concat(json_array(address, identity), char(10)) AS "list?: String"
+           FROM (SELECT address, identity FROM identities WHERE address > ? ORDER BY address LIMIT 2048)"#
+    );
+    for (record, extra) in reservations.end().await? {
+        loaded.extras.extend(extra.map(|extra| (record.id.to_string(), extra)));
+        loaded.parts.reservations.push(record);
+    }
+    let parts = &mut loaded.parts;
+    for (present, device) in devices.end().await? {
+        if present == 0 { parts.absent.push(device) } else { parts.devices.push(device) }
+    }
+    parts.groups = groups.end().await?;
+    parts.contexts = contexts.end().await?;
+    parts.domains = domains.end().await?;
+    loaded.identities = identities.end().await?;
+    Ok(())
+}
+
+async fn load_baselines(
+    conn: &mut SqliteConnection,
+    loaded: &mut Loaded,
+) -> Result<(), StoreError> {
     let baselines = sqlx::query!("SELECT address, driver, driver_override FROM baselines")
         .fetch_all(conn)
         .await
@@ -85,24 +148,6 @@ async fn load_records(conn: &mut SqliteConnection, loaded: &mut Loaded) -> Resul
             driver_override: row.driver_override,
         })
         .collect();
-    Ok(())
-}
-
-async fn load_reservations(
-    conn: &mut SqliteConnection,
-    loaded: &mut Loaded,
-) -> Result<(), StoreError> {
-    let all = sqlx::query!(
-        r#"SELECT
-            (SELECT '[' || coalesce(group_concat(record, ','), '') || ']' FROM reservations) AS "records!: String",
-            (SELECT '[' || coalesce(group_concat('["' || id || '",' || extra || ']', ','), '') || ']'
-                FROM reservations WHERE extra <> '{}') AS "extras!: String""#
-    )
-    .fetch_one(&mut *conn)
-    .await
-    .map_err(StoreError::sql("read the reservations"))?;
-    loaded.parts.reservations = parse::<Vec<Reservation>>("reservations", &all.records)?;
-    loaded.extras = parse("reservations", &all.extras)?;
     Ok(())
 }
 

@@ -1,6 +1,10 @@
 //! Opening the store: the lock, the version, the schema.
 
-use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{
+    fs,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    path::{Path, PathBuf},
+};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use sqlx::{
@@ -25,13 +29,38 @@ pub struct Pieces {
     pub loaded: Loaded,
 }
 
-/// Opens `berth.db` in a directory that is made if need be, and reads all current rows.
+/// A directory that no other daemon has as long as this is there.
+#[derive(Debug)]
+pub struct Locked {
+    dir: PathBuf,
+    lock: OwnedFd,
+}
+
+impl Locked {
+    /// Takes a directory, which is made if need be.
+    ///
+    /// # Errors
+    /// Another daemon has it; it can't be made.
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+        make_dir(dir)?;
+        Ok(Self { dir: dir.to_owned(), lock: lock(dir)? })
+    }
+}
+
+/// Takes a directory and opens the store in it: see [`Locked::take`] and [`open_locked`].
 ///
 /// # Errors
-/// What is wrong: another daemon has it, SQLite is too old, the schema is of a newer daemon.
+/// Of both.
 pub async fn open(dir: &Path) -> Result<Pieces, StoreError> {
-    make_dir(dir)?;
-    let lock = lock(dir)?;
+    open_locked(Locked::take(dir)?).await
+}
+
+/// Opens `berth.db` and reads all current rows.
+///
+/// # Errors
+/// What is wrong: SQLite is too old, the schema is of a newer daemon.
+pub async fn open_locked(locked: Locked) -> Result<Pieces, StoreError> {
+    let Locked { dir, lock } = locked;
     let path = dir.join("berth.db");
     let options = SqliteConnectOptions::new()
         .filename(&path)
@@ -65,7 +94,7 @@ fn make_dir(dir: &Path) -> Result<(), StoreError> {
     })
 }
 
-fn lock(dir: &Path) -> Result<std::os::fd::OwnedFd, StoreError> {
+fn lock(dir: &Path) -> Result<OwnedFd, StoreError> {
     let path = dir.join("berth.lock");
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| {
