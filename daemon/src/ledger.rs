@@ -21,11 +21,14 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use berth_host::{Host, Inventory, PciAddress};
 use berth_ownership::{Command, Refusal};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinError,
+};
 
 pub use clock::Clock;
-pub use open::{LedgerConfig, Opened, open};
-pub use scan::{Scan, look, scan};
+pub use open::{LedgerConfig, Opened, lock, open, open_locked};
+pub use scan::{Scan, Survey, look, survey};
 
 use crate::{
     model::{ApiError, Applied, Baseline, Executor, Looked, Meta, Outcome, Snapshot, StepNote},
@@ -197,12 +200,28 @@ impl LedgerHandle {
     /// # Errors
     /// As [`Self::submit`]; what could not be read.
     pub async fn rescan(&self, meta: Meta) -> Result<Applied, ApiError> {
-        let (host, known) = (Arc::clone(&self.shared.host), self.snapshot());
-        let found = tokio::task::spawn_blocking(move || scan(&*host, &known))
+        let host = Arc::clone(&self.shared.host);
+        self.observe_survey(tokio::task::spawn_blocking(move || survey(&*host)), meta).await
+    }
+
+    /// Waits for a look at the machine, completes it by what takes knowing the record, and records
+    /// what is otherwise than before.
+    ///
+    /// # Errors
+    /// As [`Self::rescan`].
+    pub async fn observe_survey(&self, survey: Survey, meta: Meta) -> Result<Applied, ApiError> {
+        let ended =
+            |error: JoinError| ApiError::internal("scan", format!("the scan ended: {error}"));
+        let mut found = survey
             .await
-            .map_err(|error| ApiError::internal("scan", format!("the scan ended: {error}")))?
+            .map_err(ended)?
             .map_err(|error| ApiError::internal("scan", format!("scan the host: {error}")))?;
-        self.observe(found, meta).await
+        let (host, known) = (Arc::clone(&self.shared.host), self.snapshot());
+        let found = tokio::task::spawn_blocking(move || {
+            scan::find_strangers(&*host, &mut found, &known);
+            found
+        });
+        self.observe(found.await.map_err(ended)?, meta).await
     }
 
     /// [`Self::outcome`] from a thread outside the runtime.

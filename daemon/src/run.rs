@@ -22,7 +22,7 @@ use crate::{
     acts::{Engine, EngineConfig, LedgerRecords},
     config::{Config, Endpoint, Serve},
     grpc, handover,
-    ledger::{self, LedgerConfig, LedgerHandle, Opened},
+    ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey},
     listen::{self, BindError, Bound, SocketFile},
     model::{ApiError, Executor, Intent, Meta, OpenIntent, Snapshot},
     reconcile,
@@ -122,7 +122,7 @@ impl Daemon {
     ) -> Result<Self, StartError> {
         create_state_dir(config)?;
         let sockets = bind(config).await?;
-        let opened = open_ledger(config, &host, table).await?;
+        let (opened, survey) = open_ledger(config, &host, table).await?;
         let Opened { ledger, intents, previous_boot, task } = opened;
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
         let engine = Arc::new(Engine::new(Arc::clone(&host), records, &engine_config(config)));
@@ -157,6 +157,7 @@ impl Daemon {
         for bound in sockets.http {
             listeners.spawn(bound.serve(http.clone(), shared.clone()));
         }
+        ledger.observe_survey(survey, Meta::internal("start")).await.map_err(not_caught_up)?;
         catch_up(&engine, &ledger, intents, previous_boot).await?;
         // Nobody held it until now, so it can't fail.
         let _ = now_ready.send(true);
@@ -269,34 +270,46 @@ async fn bind(config: &Config) -> Result<Sockets, StartError> {
     Ok(sockets)
 }
 
+/// Reads the record and, beside that, looks at the machine: neither needs the other. The directory
+/// is taken before, so that no other daemon changes the machine meanwhile.
 async fn open_ledger(
     config: &Config,
     host: &Arc<dyn Host>,
     table: Table,
-) -> Result<Opened, StartError> {
+) -> Result<(Opened, Survey), StartError> {
+    let failed = |error| StartError::Part { what: "open the ledger", error };
     let mut settings = LedgerConfig { table, ..LedgerConfig::new(&config.state_dir) };
     settings.retain_events = config.retention.events;
-    ledger::open(settings, Arc::clone(host))
-        .await
-        .map_err(|error| StartError::Part { what: "open the ledger", error })
+    let locked = ledger::lock(&settings).map_err(failed)?;
+    let looked_at = Arc::clone(host);
+    let survey = tokio::task::spawn_blocking(move || {
+        let survey = ledger::survey(&*looked_at);
+        // The look at reservations needs to know; the host remembers what it was asked.
+        looked_at.kernel_hold();
+        survey
+    });
+    let opened = ledger::open_locked(locked, settings, Arc::clone(host)).await.map_err(failed)?;
+    Ok((opened, survey))
 }
 
-/// Looks at the machine, records what is found, and settles what the last daemon left.
+fn not_caught_up(error: ApiError) -> StartError {
+    StartError::Part { what: "catch up with the kernel", error }
+}
+
+/// Settles what the last daemon left, now that the machine is recorded.
 async fn catch_up(
     engine: &Arc<Engine>,
     ledger: &LedgerHandle,
     intents: Vec<OpenIntent>,
     previous_boot: Option<String>,
 ) -> Result<(), StartError> {
-    let failed = |error| StartError::Part { what: "catch up with the kernel", error };
-    ledger.rescan(Meta::internal("start")).await.map_err(failed)?;
-    ledger.set_executor(Arc::new(Hands(Arc::downgrade(engine)))).map_err(failed)?;
+    ledger.set_executor(Arc::new(Hands(Arc::downgrade(engine)))).map_err(not_caught_up)?;
     let engine = Arc::clone(engine);
     tokio::task::spawn_blocking(move || {
         reconcile::run(&engine, intents, previous_boot.as_deref(), PATIENCE);
     })
     .await
-    .map_err(|error| failed(ApiError::internal("reconcile", error.to_string())))
+    .map_err(|error| not_caught_up(ApiError::internal("reconcile", error.to_string())))
 }
 
 /// An intent is several acts: it counts as wedged later than one of them.

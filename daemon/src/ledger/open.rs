@@ -17,7 +17,7 @@ use tokio::{
 use super::{Clock, LedgerHandle, Shared, book::Book, requests::Refusals, task::Task};
 use crate::{
     model::{ApiError, OpenIntent},
-    store::{self, Pieces, StoreError},
+    store::{self, Locked, Pieces, StoreError},
 };
 
 /// How many events a slow watcher may lag behind before it reads them from the store.
@@ -64,15 +64,39 @@ pub struct Opened {
     pub task: JoinHandle<()>,
 }
 
-/// Opens the store below `config.state_dir`, restores the state and starts the task. Nothing is
-/// scanned: call [`super::scan`] and [`LedgerHandle::observe`] next.
+fn failed(error: StoreError) -> ApiError {
+    ApiError::unavailable("store", error.chain())
+}
+
+/// Takes `config.state_dir`, so that no other daemon writes there. What is seen of the machine
+/// from here on is no more changed by another one.
+///
+/// # Errors
+/// Another daemon has it; it can't be made.
+pub fn lock(config: &LedgerConfig) -> Result<Locked, ApiError> {
+    Locked::take(&config.state_dir).map_err(failed)
+}
+
+/// Takes the directory and opens the ledger: see [`lock`] and [`open_locked`].
+///
+/// # Errors
+/// Of both.
+pub async fn open(config: LedgerConfig, host: Arc<dyn Host>) -> Result<Opened, ApiError> {
+    let locked = lock(&config)?;
+    open_locked(locked, config, host).await
+}
+
+/// Opens the store, restores the state and starts the task. Nothing is scanned: call
+/// [`LedgerHandle::rescan`] or [`LedgerHandle::observe_survey`] next.
 ///
 /// # Errors
 /// What is wrong with the store, and the way out.
-pub async fn open(config: LedgerConfig, host: Arc<dyn Host>) -> Result<Opened, ApiError> {
-    let failed = |error: StoreError| ApiError::unavailable("store", error.chain());
-    let Pieces { writer, store, mut loaded } =
-        store::open(&config.state_dir).await.map_err(failed)?;
+pub async fn open_locked(
+    locked: Locked,
+    config: LedgerConfig,
+    host: Arc<dyn Host>,
+) -> Result<Opened, ApiError> {
+    let Pieces { writer, store, mut loaded } = store::open_locked(locked).await.map_err(failed)?;
     let clock = Clock::new(&host.boot_id());
     let previous_boot = loaded.boot_id.take();
     let book = Book::restore(&mut loaded, &clock, config.table.clone()).map_err(failed)?;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use berth_host::{DeviceFacts, DmaKind, Host, HostError, HostUse, Inventory, PciAddress};
-use berth_ownership::UNSEEN;
+use berth_ownership::{GroupId, UNSEEN};
+use tokio::task::JoinHandle;
 
 use crate::model::{HostUses, Looked, Snapshot};
 
@@ -18,42 +19,54 @@ pub struct Scan {
     pub foreign: HashMap<u32, Vec<u32>>,
 }
 
-/// Looks at the machine. Blocks.
+/// A look at the machine that goes on.
+pub type Survey = JoinHandle<Result<Scan, HostError>>;
+
+/// Looks at the machine, but for foreign owners: that takes knowing which groups are ours. Blocks.
 ///
-/// Uses are asked for devices on host drivers alone; foreign owners are looked for in groups that
-/// have a device on a VFIO driver and no reservation in `known`.
+/// Uses are asked for devices on host drivers alone.
 ///
 /// # Errors
 /// What could not be read.
-pub fn scan(host: &dyn Host, known: &Snapshot) -> Result<Scan, HostError> {
+pub fn survey(host: &dyn Host) -> Result<Scan, HostError> {
     let inventory = host.scan()?;
-    let mut found = Scan::default();
+    let mut uses = HostUses::new();
     for device in &inventory.devices {
-        let uses = uses_of(host, device)?;
-        if !uses.is_empty() {
-            found.uses.insert(device.address, uses);
+        let found = uses_of(host, device)?;
+        if !found.is_empty() {
+            uses.insert(device.address, found);
         }
-        let Some(group) = device.group else { continue };
-        let on_vfio = device.dma == DmaKind::Managed
-            && !device.bridge
-            && device.driver.as_deref() == Some(device.vfio_driver.as_str());
-        // By what was just found: at the first look of a daemon nothing is known but the record.
-        let ours = || {
-            let facts = inventory.groups.iter().find(|facts| facts.number == group);
-            let group = facts.and_then(|it| known.state.group(&it.stable_id.as_str().into()));
-            group.is_some_and(|group| !group.reservations.is_empty())
-        };
-        if on_vfio && !ours() {
-            for pid in owners(host, device.address, group) {
-                let pids = found.foreign.entry(group).or_default();
-                if !pids.contains(&pid) {
-                    pids.push(pid);
-                }
+    }
+    Ok(Scan { inventory, uses, foreign: HashMap::new() })
+}
+
+/// Adds the processes that own groups without our knowing: they are looked for in groups that have
+/// a device on a VFIO driver and no reservation in `known`. Blocks.
+pub(super) fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot) {
+    let Scan { inventory, foreign, .. } = found;
+    // By what was just found: at the first look of a daemon nothing is known but the record.
+    let ids: HashMap<u32, &str> =
+        inventory.groups.iter().map(|it| (it.number, it.stable_id.as_str())).collect();
+    let ours = |number: u32| {
+        let id = ids.get(&number).map(GroupId::new);
+        let group = id.and_then(|id| known.state.group(&id));
+        group.is_some_and(|group| !group.reservations.is_empty())
+    };
+    for device in inventory.devices.iter().filter(|device| on_vfio(device)) {
+        let Some(number) = device.group.filter(|number| !ours(*number)) else { continue };
+        for pid in owners(host, device.address, number) {
+            let pids = foreign.entry(number).or_default();
+            if !pids.contains(&pid) {
+                pids.push(pid);
             }
         }
     }
-    found.inventory = inventory;
-    Ok(found)
+}
+
+fn on_vfio(device: &DeviceFacts) -> bool {
+    device.dma == DmaKind::Managed
+        && !device.bridge
+        && device.driver.as_deref() == Some(device.vfio_driver.as_str())
 }
 
 /// Processes that have a group without our knowing. Where they can't be looked at the kernel's own
