@@ -1,32 +1,41 @@
 //! From what a scan found to commands: only what may have changed.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::{self, Write as _},
+};
 
-use berth_host::{DeviceFacts, DmaKind, HostUse};
+use berth_host::{DeviceFacts, DmaKind, GroupFacts, HostUse, PciAddress};
 use berth_ownership as ownership;
 use berth_ownership::{Command, DeviceId, DriverDma, GroupId};
 
 use super::{book::Book, scan::Scan};
 use crate::model::Looked;
 
-/// Commands for all that a scan found, and the identities of devices that are new or otherwise.
+/// Commands for what a scan found otherwise than it is recorded, and the identities of devices
+/// that are new or otherwise.
 pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId, String)>) {
     let mut commands = Vec::new();
     let mut identities = Vec::new();
-    let by_address: HashMap<_, _> =
-        scan.inventory.devices.iter().map(|device| (device.address, device)).collect();
+    let mut replaced: HashSet<PciAddress> = HashSet::new();
+    let (mut address, mut seen) = (String::new(), String::new());
     for device in &scan.inventory.devices {
-        let id = DeviceId::from(device.address.to_string());
-        let seen = identity(device);
-        let known = book.identities.get(&id);
+        write_anew(&mut address, device.address);
+        write_anew(&mut seen, Identity(device));
+        let known = book.identities.get(address.as_str());
+        if known.is_some_and(|known| **known == *seen) {
+            continue;
+        }
+        let id = DeviceId::from(address.as_str());
         let merged = match known {
-            None => seen,
+            None => seen.clone(),
             Some(known) => match merge(known, &seen) {
                 Some(merged) => merged,
                 None => {
                     // Another device took the address: what was promised isn't there any more.
+                    replaced.insert(device.address);
                     commands.push(Command::DeviceGone { device: id.clone() });
-                    seen
+                    seen.clone()
                 }
             },
         };
@@ -34,24 +43,18 @@ pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId,
             identities.push((id, merged));
         }
     }
+    let by_address: HashMap<_, _> =
+        scan.inventory.devices.iter().map(|device| (device.address, device)).collect();
     for group in &scan.inventory.groups {
-        let devices = group
-            .members
-            .iter()
-            .filter_map(|address| by_address.get(address))
-            .map(|device| {
-                let uses = scan.uses.get(&device.address).map(Vec::as_slice).unwrap_or_default();
-                device_facts(device, uses)
-            })
-            .collect();
-        let foreign_pids = scan.foreign.get(&group.number).cloned().unwrap_or_default();
-        commands.push(Command::Observe(ownership::GroupFacts {
-            id: GroupId::new(&group.stable_id),
-            devices,
-            foreign_pids,
-        }));
+        let facts = group_facts(scan, group, &by_address);
+        // On most looks most groups are as recorded, and need not go through decisions. Where a
+        // device is replaced they are so only until its predecessor goes.
+        let anew = group.members.iter().any(|member| replaced.contains(member));
+        if anew || !book.state.is_recorded(&facts) {
+            commands.push(Command::Observe(facts));
+        }
     }
-    let seen: std::collections::HashSet<&str> =
+    let seen: HashSet<&str> =
         scan.inventory.groups.iter().map(|group| group.stable_id.as_str()).collect();
     for group in book.state.groups() {
         if !seen.contains(group.id.as_str()) {
@@ -59,6 +62,31 @@ pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId,
         }
     }
     (commands, identities)
+}
+
+fn write_anew(text: &mut String, what: impl fmt::Display) {
+    text.clear();
+    // A string takes everything.
+    let _ = write!(text, "{what}");
+}
+
+/// The record's facts of a group.
+fn group_facts(
+    scan: &Scan,
+    group: &GroupFacts,
+    by_address: &HashMap<PciAddress, &DeviceFacts>,
+) -> ownership::GroupFacts {
+    let devices = group
+        .members
+        .iter()
+        .filter_map(|address| by_address.get(address))
+        .map(|device| {
+            let uses = scan.uses.get(&device.address).map(Vec::as_slice).unwrap_or_default();
+            device_facts(device, uses)
+        })
+        .collect();
+    let foreign_pids = scan.foreign.get(&group.number).cloned().unwrap_or_default();
+    ownership::GroupFacts { id: GroupId::new(&group.stable_id), devices, foreign_pids }
 }
 
 /// Commands for devices that were looked at again.
@@ -108,16 +136,22 @@ fn device_facts(device: &DeviceFacts, uses: &[HostUse]) -> ownership::DeviceFact
 }
 
 /// Ids, class and serial: what tells one device from another at the same address.
-fn identity(device: &DeviceFacts) -> String {
-    format!(
-        "{:04x}:{:04x}:{:04x}:{:04x}:{:06x}:{}",
-        device.vendor,
-        device.device,
-        device.subsystem_vendor,
-        device.subsystem_device,
-        device.class,
-        device.serial.as_deref().unwrap_or_default()
-    )
+struct Identity<'d>(&'d DeviceFacts);
+
+impl fmt::Display for Identity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = self.0;
+        write!(
+            f,
+            "{:04x}:{:04x}:{:04x}:{:04x}:{:06x}:{}",
+            device.vendor,
+            device.device,
+            device.subsystem_vendor,
+            device.subsystem_device,
+            device.class,
+            device.serial.as_deref().unwrap_or_default()
+        )
+    }
 }
 
 /// The identity to remember; `None` when it is another device. A serial number can't always be

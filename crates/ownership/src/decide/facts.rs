@@ -13,23 +13,26 @@ use crate::state::State;
 use crate::table::{LifeChange, Order};
 
 impl State {
+    /// Whether a group is as it was observed last, so that observing it again changes nothing.
+    pub fn is_recorded(&self, facts: &GroupFacts) -> bool {
+        self.group(&facts.id).is_some_and(|group| {
+            group.foreign_pids == facts.foreign_pids
+                && group.devices.len() == facts.devices.len()
+                && self.devices_of(group).map(|device| &device.facts).eq(&facts.devices)
+        })
+    }
+
     /// Devices that vanished from the group, then the group as it is, if it changed.
     pub(super) fn decide_observe(&self, facts: &GroupFacts) -> Vec<Event> {
-        let Some(group) = self.group(&facts.id) else {
-            return vec![Event::GroupObserved { facts: facts.clone() }];
-        };
-        let mut events: Vec<Event> = group
-            .devices
-            .iter()
+        if self.is_recorded(facts) {
+            return Vec::new();
+        }
+        let known = self.group(&facts.id).into_iter().flat_map(|group| &group.devices);
+        known
             .filter(|id| !facts.devices.iter().any(|device| device.id == **id))
             .map(|id| Event::DeviceGone { device: id.clone() })
-            .collect();
-        let known = self.devices_of(group).map(|device| &device.facts);
-        let same = group.foreign_pids == facts.foreign_pids && known.eq(facts.devices.iter());
-        if !same {
-            events.push(Event::GroupObserved { facts: facts.clone() });
-        }
-        events
+            .chain([Event::GroupObserved { facts: facts.clone() }])
+            .collect()
     }
 
     pub(super) fn decide_group_gone(&self, group: &GroupId) -> Vec<Event> {
