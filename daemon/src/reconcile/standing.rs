@@ -1,7 +1,7 @@
 //! Reservations without kernel work under way: their holds and claims.
 
 use berth_ownership::{
-    Command, Delivery, Reason, Refusal, Reservation, ReservationId, ReservationState,
+    Backend, Command, Delivery, Reason, Refusal, Reservation, ReservationId, ReservationState,
 };
 
 use super::Report;
@@ -17,12 +17,31 @@ use crate::{
 /// Looks at some reservations.
 pub(super) fn look(engine: &Engine, ids: &[ReservationId], rebooted: bool) -> Report {
     let mut report = Report::default();
+    let kernel_holds = engine.tools().host.kernel_hold();
     for id in ids {
+        if !rebooted && !kernel_holds && is_held_by_the_record(engine, id) {
+            report.held.push(id.clone());
+            continue;
+        }
         if let Err(error) = one(engine, id, rebooted, &mut report) {
             tracing::error!(reservation = %id, %error, "start-up could not settle a reservation");
         }
     }
     report
+}
+
+/// Whether a reservation without claims stands by its record alone: its groups are there, and on a
+/// host whose kernel has no hold for iommufd nothing was taken that could have been lost.
+fn is_held_by_the_record(engine: &Engine, id: &ReservationId) -> bool {
+    let snapshot = engine.snapshot();
+    snapshot.state.reservation(id).is_some_and(|record| {
+        record.state == ReservationState::Reserved
+            && record.backend == Backend::Iommufd
+            && record.targets.iter().all(|target| {
+                snapshot.group(&target.group).is_some()
+                    && snapshot.state.group(&target.group).is_some()
+            })
+    })
 }
 
 fn one(
