@@ -21,8 +21,9 @@ impl<T: DeserializeOwned + Send + 'static> Parsing<T> {
         let task = tokio::task::spawn_blocking(move || {
             let mut records = Vec::new();
             for text in received {
-                for record in serde_json::Deserializer::from_str(&text).into_iter() {
-                    records.push(record.map_err(|error| row(table, &error))?);
+                // Line by line: a record of nothing must not be passed over.
+                for line in text.split('\n') {
+                    records.push(serde_json::from_str(line).map_err(|error| row(table, &error))?);
                 }
             }
             Ok(records)
@@ -30,7 +31,7 @@ impl<T: DeserializeOwned + Send + 'static> Parsing<T> {
         Self { texts, task }
     }
 
-    /// Takes more: JSON values, one after the other.
+    /// Takes more: JSON values, one in a line.
     pub(super) fn push(&self, text: String) {
         // Where an earlier text could not be understood nobody listens any more: `end` says it.
         let _ = self.texts.send(text);
@@ -61,7 +62,6 @@ mod tests {
     async fn texts_are_taken_apart_in_order() {
         let parsing = Parsing::<(String, u8)>::start("test");
         parsing.push("[\"a\",1]\n[\"b\",2]".to_owned());
-        parsing.push(String::new());
         parsing.push("[\"c\",3]".to_owned());
         let all = parsing.end().await.unwrap();
         let expected = [("a", 1), ("b", 2), ("c", 3)];
@@ -70,7 +70,15 @@ mod tests {
 
     #[tokio::test]
     async fn what_can_not_be_understood_is_said_with_its_table() {
-        for bad in ["[1", "{}", "[\"a\"]", "[\"a\",1],[\"b\",2]", "[\"a\",1] x"] {
+        for bad in [
+            "",
+            "[1",
+            "{}",
+            "[\"a\"]",
+            "[\"a\",1],[\"b\",2]",
+            "[\"a\",1] x",
+            "[\"a\",1]\n\n[\"b\",2]",
+        ] {
             let parsing = Parsing::<(String, u8)>::start("groups");
             parsing.push(bad.to_owned());
             parsing.push("[\"b\",2]".to_owned());
