@@ -1,8 +1,10 @@
 //! The store: SQLite in WAL mode, synchronous=FULL, one writer and a few readers.
 //!
 //! Every query is checked against the schema when it is compiled; its description is kept in
-//! `.sqlx`, so that a build needs no database.
+//! `.sqlx`, so that a build needs no database. The statements of a commit are put together for as
+//! many rows as there are, and are checked by the tests that write each table.
 
+mod commit;
 mod error;
 mod load;
 mod open;
@@ -19,8 +21,7 @@ pub use error::StoreError;
 pub use load::Loaded;
 pub use open::{Locked, Pieces, open, open_locked};
 pub use rows::{
-    BaselineRow, ClosedIntentRow, DeviceRow, EventRow, IntentRow, Rows, StepRow, StoredRequest,
-    TargetRow,
+    BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Rows, StepRow, StoredRequest, TargetRow,
 };
 pub use write::Writer;
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::{Extra, Intent, IntentBody, Meta, Outcome},
-    store::{ClosedIntentRow, EventRecord, EventRow, IntentRow, Rows},
+    store::{ClosedIntentRow, EventRecord, IntentRow, Rows},
     view,
 };
 
@@ -358,7 +358,7 @@ impl Draft {
     /// Completes the rows by all records that differ from before.
     pub(super) fn complete(&mut self, before: &Book) {
         rows::records(&mut self.rows, &self.touched, before, &self.book);
-        self.rows.events = self.events.iter().cloned().map(EventRow).collect();
+        self.rows.events.clone_from(&self.events);
     }
 }
 

@@ -1,9 +1,6 @@
-//! What one transaction writes: rows of each table, as JSON arrays that SQLite takes apart. Documents
-//! within a row are texts, not JSON in JSON, which would be parsed and written again on the way.
+//! What one transaction writes: rows of each table. Documents within a row are texts.
 
 use std::sync::Arc;
-
-use serde::{Serialize, Serializer, ser::SerializeTuple as _};
 
 use super::EventRecord;
 
@@ -11,7 +8,7 @@ use super::EventRecord;
 #[derive(Debug, Default)]
 pub struct Rows {
     /// New events.
-    pub events: Vec<EventRow>,
+    pub events: Vec<Arc<EventRecord>>,
     /// Groups by id.
     pub groups: Vec<(String, String)>,
     /// Groups that are gone.
@@ -64,6 +61,26 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// About how many rows there are to write.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.events.len()
+            + self.groups.len()
+            + self.devices.len()
+            + self.identities.len()
+            + self.contexts.len()
+            + self.contexts_gone.len()
+            + self.domains.len()
+            + self.domains_gone.len()
+            + self.reservations.len()
+            + self.targets.len()
+            + self.intents.len()
+            + self.intents_closed.len()
+            + self.steps.len()
+            + self.requests.len()
+            + self.answers.len()
+    }
+
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -80,52 +97,28 @@ impl Rows {
     }
 }
 
-/// An event's row.
-#[derive(Debug, Clone)]
-pub struct EventRow(pub Arc<EventRecord>);
-
-impl Serialize for EventRow {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let event = &*self.0;
-        let mut row = serializer.serialize_tuple(12)?;
-        row.serialize_element(&event.seq)?;
-        row.serialize_element(&event.time_unix_ms)?;
-        row.serialize_element(&*event.boot_id)?;
-        row.serialize_element(&event.actor)?;
-        row.serialize_element(&event.cause)?;
-        row.serialize_element(&event.request_id)?;
-        row.serialize_element(&event.kind)?;
-        row.serialize_element(&event.groups)?;
-        row.serialize_element(&event.devices)?;
-        row.serialize_element(&event.reservation)?;
-        row.serialize_element(&event.before)?;
-        row.serialize_element(&event.after)?;
-        row.end()
-    }
-}
-
 /// A device's row: address, whether it is there, record.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct DeviceRow(pub String, pub u8, pub String);
 
 /// A baseline's row: address, driver, override, intent.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct BaselineRow(pub String, pub Option<String>, pub Option<String>, pub u64);
 
 /// A target's row: device, group, reservation, owner.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct TargetRow(pub String, pub String, pub String, pub String);
 
 /// A new intent's row: id, reservation, body, boot, time.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct IntentRow(pub u64, pub Option<String>, pub String, pub String, pub u64);
 
 /// A closed intent's row: id, time, outcome.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct ClosedIntentRow(pub u64, pub u64, pub String);
 
 /// A step's row: intent, ordinal, step, detail.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct StepRow(pub u64, pub u64, pub String, pub String);
 
 /// A request id with its answer, as stored.
@@ -147,19 +140,4 @@ pub struct StoredRequest {
     pub answer: Option<String>,
     /// Why the kernel work failed: JSON.
     pub refusal: Option<String>,
-}
-
-impl Serialize for StoredRequest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut row = serializer.serialize_tuple(8)?;
-        row.serialize_element(&self.identity)?;
-        row.serialize_element(&self.id)?;
-        row.serialize_element(&self.body)?;
-        row.serialize_element(&self.created_unix_ms)?;
-        row.serialize_element(&self.about)?;
-        row.serialize_element(&self.intent)?;
-        row.serialize_element(&self.answer)?;
-        row.serialize_element(&self.refusal)?;
-        row.end()
-    }
 }

@@ -1,9 +1,14 @@
-//! The one writer. A commit is one statement, however much it writes: what `batch` in the schema is.
+//! The one writer, and the statements of a commit. Their order matters where rows go and come.
 
-use serde::Serialize;
+use std::sync::Arc;
+
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::{Rows, StoreError, StoredRequest};
+use super::{
+    BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Rows, StepRow, StoreError, StoredRequest,
+    TargetRow,
+    commit::{Commit, Form, Values},
+};
 
 /// The only connection that writes.
 #[derive(Debug)]
@@ -13,19 +18,10 @@ pub struct Writer {
     _lock: std::os::fd::OwnedFd,
 }
 
-/// Rows as one JSON array; `None` of none.
-fn json<T: Serialize>(rows: &[T]) -> Result<Option<String>, StoreError> {
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    serde_json::to_string(rows)
-        .map(Some)
-        .map_err(|error| StoreError::Row { table: "batch", message: error.to_string() })
-}
-
-/// What is older goes; 0 lets nothing go.
-fn since(number: u64) -> Option<i64> {
-    (number > 0).then(|| i64::try_from(number).unwrap_or(i64::MAX))
+/// Requests as one JSON array.
+fn json(keys: &[(String, String)]) -> Result<String, StoreError> {
+    serde_json::to_string(keys)
+        .map_err(|error| StoreError::Row { table: "request_ids", message: error.to_string() })
 }
 
 impl Writer {
@@ -38,45 +34,11 @@ impl Writer {
     /// # Errors
     /// Why nothing was written.
     pub async fn write(&mut self, rows: &Rows) -> Result<(), StoreError> {
-        let events = json(&rows.events)?;
-        let events_before = since(rows.events_before);
-        let reservations = json(&rows.reservations)?;
-        let reservations_gone = json(&rows.reservations_gone)?;
-        let retarget = json(&rows.retarget)?;
-        let targets = json(&rows.targets)?;
-        let groups = json(&rows.groups)?;
-        let groups_gone = json(&rows.groups_gone)?;
-        let devices = json(&rows.devices)?;
-        let devices_gone = json(&rows.devices_gone)?;
-        let identities = json(&rows.identities)?;
-        let baselines = json(&rows.baselines)?;
-        let baselines_gone = json(&rows.baselines_gone)?;
-        let contexts = json(&rows.contexts)?;
-        let contexts_gone = json(&rows.contexts_gone)?;
-        let domains = json(&rows.domains)?;
-        let domains_gone = json(&rows.domains_gone)?;
-        let intents = json(&rows.intents)?;
-        let closed = json(&rows.intents_closed)?;
-        let steps = json(&rows.steps)?;
-        let requests = json(&rows.requests)?;
-        let answers = json(&rows.answers)?;
-        let history_before = since(rows.history_before_unix_ms);
-        let meta = json(&rows.meta)?;
-        sqlx::query!(
-            "INSERT INTO batch (events, events_before, reservations, reservations_gone, retarget, targets,
-                 groups, groups_gone, devices, devices_gone, identities, baselines, baselines_gone,
-                 contexts, contexts_gone, domains, domains_gone, intents, intents_closed, steps,
-                 requests, answers, history_before_unix_ms, meta)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            events, events_before, reservations, reservations_gone, retarget, targets,
-            groups, groups_gone, devices, devices_gone, identities, baselines, baselines_gone,
-            contexts, contexts_gone, domains, domains_gone, intents, closed, steps,
-            requests, answers, history_before, meta,
-        )
-        .execute(&mut self.conn)
-        .await
-        .map(drop)
-        .map_err(StoreError::sql("commit"))
+        let mut commit = Commit::new(rows.len());
+        history(&mut commit, rows);
+        records(&mut commit, rows);
+        work(&mut commit, rows);
+        commit.run(&mut self.conn).await
     }
 
     /// The stored requests among these, asked for by identity and id.
@@ -122,4 +84,192 @@ impl Writer {
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.conn
     }
+}
+
+fn history(commit: &mut Commit, rows: &Rows) {
+    commit.rows(
+        Form(
+            "INSERT INTO events (seq, time_unix_ms, boot_id, actor, cause, request_id, kind, groups, \
+             devices, reservation, before, after) VALUES ",
+            "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "",
+        ),
+        &rows.events,
+        |event, values| {
+            values.number(event.seq).number(event.time_unix_ms).add(Arc::clone(&event.boot_id));
+            values.add(&*event.actor).add(&*event.cause).add(&*event.request_id).add(&*event.kind);
+            values.add(list(&event.groups)).add(list(&event.devices)).add(&*event.reservation);
+            values.add(event.before.as_deref()).add(event.after.as_deref());
+        },
+    );
+    let before = some(rows.events_before);
+    commit.rows(Form("DELETE FROM events WHERE seq <= ", "?", ""), &before, number);
+    let before = some(rows.history_before_unix_ms);
+    commit.rows(Form("DELETE FROM intents WHERE closed_unix_ms < ", "?", ""), &before, number);
+    commit.rows(Form("DELETE FROM request_ids WHERE created_unix_ms < ", "?", ""), &before, number);
+    commit.rows(
+        Form("INSERT OR REPLACE INTO meta (name, value) VALUES ", "(?, ?)", ""),
+        &rows.meta,
+        pair,
+    );
+}
+
+fn records(commit: &mut Commit, rows: &Rows) {
+    commit.rows(
+        Form("INSERT OR REPLACE INTO reservations (id, record, extra) VALUES ", "(?, ?, ?)", ""),
+        &rows.reservations,
+        |(id, record, extra), values| {
+            values.add(&**id).add(&**record).add(&**extra);
+        },
+    );
+    commit.rows(
+        Form("DELETE FROM reservations WHERE id IN (", "?", ")"),
+        &rows.reservations_gone,
+        text,
+    );
+    // What moves goes before it comes: a device has one reservation.
+    commit.rows(Form("DELETE FROM targets WHERE reservation IN (", "?", ")"), &rows.retarget, text);
+    commit.rows(
+        Form(
+            "INSERT INTO targets (device, group_id, reservation, owner) VALUES ",
+            "(?, ?, ?, ?)",
+            "",
+        ),
+        &rows.targets,
+        |TargetRow(device, group, reservation, owner), values| {
+            values.add(&**device).add(&**group).add(&**reservation).add(&**owner);
+        },
+    );
+    let put = |table| Form(table, "(?, ?)", "");
+    commit.rows(put("INSERT OR REPLACE INTO groups (id, record) VALUES "), &rows.groups, pair);
+    commit.rows(Form("DELETE FROM groups WHERE id IN (", "?", ")"), &rows.groups_gone, text);
+    commit.rows(put("INSERT OR REPLACE INTO contexts (id, record) VALUES "), &rows.contexts, pair);
+    commit.rows(Form("DELETE FROM contexts WHERE id IN (", "?", ")"), &rows.contexts_gone, text);
+    commit.rows(put("INSERT OR REPLACE INTO domains (id, record) VALUES "), &rows.domains, pair);
+    commit.rows(Form("DELETE FROM domains WHERE id IN (", "?", ")"), &rows.domains_gone, text);
+    devices(commit, rows);
+}
+
+fn devices(commit: &mut Commit, rows: &Rows) {
+    commit.rows(
+        Form("INSERT OR REPLACE INTO devices (address, present, record) VALUES ", "(?, ?, ?)", ""),
+        &rows.devices,
+        |DeviceRow(address, present, record), values| {
+            values.add(&**address).add(*present).add(&**record);
+        },
+    );
+    commit.rows(Form("DELETE FROM devices WHERE address IN (", "?", ")"), &rows.devices_gone, text);
+    commit.rows(
+        Form("INSERT OR REPLACE INTO identities (address, identity) VALUES ", "(?, ?)", ""),
+        &rows.identities,
+        pair,
+    );
+    commit.rows(
+        Form(
+            "INSERT OR IGNORE INTO baselines (address, driver, driver_override, intent_id) VALUES ",
+            "(?, ?, ?, ?)",
+            "",
+        ),
+        &rows.baselines,
+        |BaselineRow(address, driver, driver_override, intent), values| {
+            values.add(&**address).add(driver.as_deref()).add(driver_override.as_deref());
+            values.number(*intent);
+        },
+    );
+    commit.rows(
+        Form("DELETE FROM baselines WHERE address IN (", "?", ")"),
+        &rows.baselines_gone,
+        text,
+    );
+}
+
+/// Intents and request ids: each can be opened and ended in one commit.
+fn work(commit: &mut Commit, rows: &Rows) {
+    commit.rows(
+        Form(
+            "INSERT INTO intents (id, reservation, body, boot_id, opened_unix_ms) VALUES ",
+            "(?, ?, ?, ?, ?)",
+            "",
+        ),
+        &rows.intents,
+        |IntentRow(id, reservation, body, boot_id, opened), values| {
+            values.number(*id).add(reservation.as_deref()).add(&**body).add(&**boot_id);
+            values.number(*opened);
+        },
+    );
+    commit.rows(
+        Form(
+            "UPDATE intents SET closed_unix_ms = ended.column2, outcome = ended.column3 FROM (VALUES ",
+            "(?, ?, ?)",
+            ") AS ended WHERE intents.id = ended.column1",
+        ),
+        &rows.intents_closed,
+        |ClosedIntentRow(id, closed, outcome), values| {
+            values.number(*id).number(*closed).add(&**outcome);
+        },
+    );
+    commit.rows(
+        Form(
+            "INSERT INTO intent_steps (intent_id, ordinal, step, detail) VALUES ",
+            "(?, ?, ?, ?)",
+            "",
+        ),
+        &rows.steps,
+        |StepRow(intent, ordinal, step, detail), values| {
+            values.number(*intent).number(*ordinal).add(&**step).add(&**detail);
+        },
+    );
+    requests(commit, rows);
+}
+
+fn requests(commit: &mut Commit, rows: &Rows) {
+    commit.rows(
+        Form(
+            "INSERT INTO request_ids (identity, id, body, created_unix_ms, about, intent_id, answer, \
+             refusal) VALUES ",
+            "(?, ?, ?, ?, ?, ?, ?, ?)",
+            "",
+        ),
+        &rows.requests,
+        |request, values| {
+            values.add(&*request.identity).add(&*request.id).add(&*request.body);
+            values.number(request.created_unix_ms).add(&*request.about);
+            values.add(request.intent.map(|id| i64::try_from(id).unwrap_or(i64::MAX)));
+            values.add(request.answer.as_deref()).add(request.refusal.as_deref());
+        },
+    );
+    commit.rows(
+        Form(
+            "UPDATE request_ids SET answer = ended.column2, refusal = ended.column3 FROM (VALUES ",
+            "(?, ?, ?)",
+            ") AS ended WHERE request_ids.intent_id = ended.column1 AND request_ids.answer IS NULL",
+        ),
+        &rows.answers,
+        |(intent, answer, refusal), values| {
+            values.number(*intent).add(answer.as_deref()).add(refusal.as_deref());
+        },
+    );
+}
+
+fn text(value: &String, values: &mut Values) {
+    values.add(&**value);
+}
+
+fn number(value: &u64, values: &mut Values) {
+    values.number(*value);
+}
+
+fn pair((id, record): &(String, String), values: &mut Values) {
+    values.add(&**id).add(&**record);
+}
+
+/// A bound; 0 is none.
+fn some(number: u64) -> Vec<u64> {
+    if number > 0 { vec![number] } else { Vec::new() }
+}
+
+/// A JSON array of names.
+fn list(names: &[String]) -> String {
+    // Strings can always be serialized.
+    serde_json::to_string(names).unwrap_or_default()
 }
