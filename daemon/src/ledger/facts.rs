@@ -125,6 +125,10 @@ fn device_facts(device: &DeviceFacts, uses: &[HostUse]) -> ownership::DeviceFact
         DmaKind::Kernel => DriverDma::Kernel(driver()),
         DmaKind::Assumed => DriverDma::Assumed(driver()),
     };
+    if let Some(domain) = &device.private_domain {
+        facts.private_domain = true;
+        facts.processes.clone_from(&domain.processes);
+    }
     facts.uses = uses
         .iter()
         .map(|host_use| ownership::HostUse {
@@ -171,7 +175,9 @@ fn merge(known: &str, seen: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::merge;
+    use berth_host::{Host as _, PrivateDomain, sim::SimHost};
+
+    use super::{device_facts, merge};
 
     #[test]
     fn an_identity_survives_a_serial_that_can_not_be_read() {
@@ -180,5 +186,17 @@ mod tests {
         assert_eq!(merge("a:b:", "a:b:S1").as_deref(), Some("a:b:S1"));
         assert_eq!(merge("a:b:S1", "a:b:S2"), None);
         assert_eq!(merge("a:b:S1", "a:c:S1"), None);
+    }
+
+    #[test]
+    fn a_domain_of_a_host_drivers_own_reaches_the_record_with_who_made_it() {
+        let host = SimHost::builtin("small").unwrap();
+        let mut device = host.device("0000:04:00.0".parse().unwrap()).unwrap();
+        assert!(!device_facts(&device, &[]).private_domain);
+        let (node, processes) = ("/dev/vhost-vdpa-0".to_owned(), vec!["qemu (77)".to_owned()]);
+        device.private_domain = Some(PrivateDomain { node, processes });
+        let facts = device_facts(&device, &[]);
+        assert!(facts.private_domain);
+        assert_eq!(facts.processes, ["qemu (77)"]);
     }
 }

@@ -62,7 +62,7 @@ pub enum Act {
     },
     /// Find the processes that have any of these nodes open.
     WhoHolds {
-        /// Paths below /dev/vfio, or /dev/iommu.
+        /// Paths below /dev/vfio, /dev/iommu, or /dev/vhost-vdpa-N.
         nodes: Vec<String>,
     },
     /// Raise a process's `RLIMIT_MEMLOCK`.

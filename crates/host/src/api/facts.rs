@@ -152,6 +152,18 @@ pub struct DeviceFacts {
     pub cdev: Option<String>,
     /// Devices that a bus or slot reset of this one hits too (its reset set), itself left out.
     pub reset_set: Vec<PciAddress>,
+    /// The domain of its own that its host driver has attached for somebody.
+    #[serde(default)]
+    pub private_domain: Option<PrivateDomain>,
+}
+
+/// A domain that a host driver attached in place of the default one, as `iommu_attach_device` does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivateDomain {
+    /// The node through which it was made and is filled.
+    pub node: String,
+    /// The processes that have the node open, `qemu (1234)`; none where they can't be looked at.
+    pub processes: Vec<String>,
 }
 
 /// What the host does with a device.

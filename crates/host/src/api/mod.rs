@@ -11,7 +11,7 @@ pub use address::{ParseAddressError, PciAddress};
 pub use error::{HostError, VfioError};
 pub use facts::{
     Answer, Bar, DeviceFacts, DmaKind, Feature, GroupFacts, Grouping, GroupingCode, HostUse,
-    Inventory, IovaRange, ProcessUse,
+    Inventory, IovaRange, PrivateDomain, ProcessUse,
 };
 pub use vfio::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold};
 

@@ -13,6 +13,7 @@ mod groups;
 mod names;
 mod parallel;
 mod pci;
+mod private_domain;
 mod procs;
 mod resource;
 mod scan;
@@ -34,7 +35,7 @@ use rustix::io::Errno;
 
 use crate::{
     Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Host, HostError,
-    HostUse, Inventory, PciAddress, Privileged, ProcessUse, VfioError,
+    HostUse, Inventory, PciAddress, PrivateDomain, Privileged, ProcessUse, VfioError,
 };
 use features::Abilities;
 use procs::is_node;
@@ -106,6 +107,21 @@ impl LinuxHost {
         Err(VfioError::new(op, object, Errno::OPNOTSUPP))
     }
 
+    /// Whether the host driver has a domain of its own attached, and who made it do that.
+    fn find_private_domain(&self, device: &mut DeviceFacts) {
+        let Some(node) = private_domain::node(&self.root, device) else { return };
+        let asked = self.privileged.perform(&Act::WhoHolds { nodes: vec![node.clone()] });
+        let processes = match asked {
+            Ok(ActOutcome::Holders(found)) if found.is_empty() => return,
+            Ok(ActOutcome::Holders(found)) => {
+                found.iter().map(|process| format!("{} ({})", process.name, process.pid)).collect()
+            }
+            // Nobody is known not to have it.
+            Ok(_) | Err(_) => Vec::new(),
+        };
+        device.private_domain = Some(PrivateDomain { node, processes });
+    }
+
     fn open_iommufd(&self) -> Result<IommufdContext, VfioError> {
         let failed = |error: HostError| VfioError {
             op: match &error {
@@ -152,11 +168,17 @@ impl Host for LinuxHost {
     }
 
     fn scan(&self) -> Result<Inventory, HostError> {
-        self.scanner.scan()
+        let mut inventory = self.scanner.scan()?;
+        for device in &mut inventory.devices {
+            self.find_private_domain(device);
+        }
+        Ok(inventory)
     }
 
     fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError> {
-        self.scanner.device(address)
+        let mut device = self.scanner.device(address)?;
+        self.find_private_domain(&mut device);
+        Ok(device)
     }
 
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {

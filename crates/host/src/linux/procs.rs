@@ -30,6 +30,9 @@ pub(super) fn is_node(path: &str) -> bool {
     if matches!(path, "/dev/iommu" | "/dev/vfio/vfio") {
         return true;
     }
+    if let Some(number) = path.strip_prefix("/dev/vhost-vdpa-") {
+        return digits(number);
+    }
     let Some(rest) = path.strip_prefix("/dev/vfio/") else { return false };
     let rest = rest.strip_prefix("devices/").map_or(rest, |cdev| {
         let cdev = cdev.strip_prefix("noiommu-").unwrap_or(cdev);

@@ -169,6 +169,7 @@ impl Scanner {
             grouping,
             cdev: function.cdev,
             reset_set: relations.reset_set(address, parent, function.physical_function),
+            private_domain: None,
         }
     }
 }

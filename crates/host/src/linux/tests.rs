@@ -301,3 +301,32 @@ fn users_are_asked_of_the_helper() {
     assert_eq!((found[0].pid, found[0].name.as_str()), (77, "qemu"));
     assert_eq!(found[0].start_time, 4_200);
 }
+
+#[test]
+fn a_vdpa_parent_has_a_domain_of_its_own_while_the_vhost_node_is_open() {
+    let (_dir, tree) = fake();
+    let device = "sys/devices/pci0000:00/0000:00:04.0";
+    tree.add(&FakeDevice::new(at("0000:00:04.0"), &nic()).group(4).driver("vp-vdpa")).unwrap();
+    tree.add(&FakeDevice::new(at("0000:00:05.0"), &nic()).group(5).driver("vp-vdpa")).unwrap();
+    let seen = || facts(&host(&tree).scan().unwrap(), "0000:00:04.0").private_domain;
+    assert_eq!(seen(), None, "no vDPA device was made of it");
+    tree.link(&format!("{device}/net0/driver"), "../../../../bus/vdpa/drivers/virtio_vdpa")
+        .unwrap();
+    tree.file(&format!("{device}/net0/vhost-vdpa-2/dev"), "1:1\n").unwrap();
+    tree.file("proc/77/comm", "qemu\n").unwrap();
+    tree.file("proc/77/stat", testing::process_stat(77, "qemu", 4_200)).unwrap();
+    tree.link("proc/77/fd/9", "/dev/vhost-vdpa-2").unwrap();
+    assert_eq!(seen(), None, "its virtio driver uses the default domain");
+    std::fs::remove_file(tree.root().join(device).join("net0/driver")).unwrap();
+    tree.link(&format!("{device}/net0/driver"), "../../../../bus/vdpa/drivers/vhost_vdpa").unwrap();
+    let private = seen().unwrap();
+    assert_eq!(private.node, "/dev/vhost-vdpa-2");
+    assert_eq!(private.processes, ["qemu (77)"]);
+    assert_eq!(host(&tree).device(at("0000:00:04.0")).unwrap().private_domain, Some(private));
+    assert_eq!(facts(&scan(&tree), "0000:00:05.0").private_domain, None, "the other one");
+    std::fs::remove_dir_all(tree.root().join("proc/77/fd")).unwrap();
+    assert_eq!(seen(), None, "closed");
+    tree.file("proc/78/fd", "").unwrap();
+    let unseen = seen().unwrap();
+    assert_eq!(unseen.processes, [""; 0], "where nobody can be looked at, somebody may have it");
+}

@@ -197,7 +197,14 @@ impl State {
         let release = |blocker: &Blocker| format!("berth kernel-dma release {}", blocker.device);
         match reason {
             Reason::KernelDma => {
-                let mut ways: Vec<String> = blockers.iter().map(release).collect();
+                let ends = |blocker: &Blocker| {
+                    let driver = blocker.driver.as_deref().unwrap_or("the driver");
+                    let of = format!("the domain that {driver} has on {}", blocker.device);
+                    let end = |process: &String| format!("end {process}, which keeps {of}");
+                    blocker.processes.iter().map(end).collect::<Vec<_>>()
+                };
+                let mut ways: Vec<String> = blockers.iter().flat_map(ends).collect();
+                ways.extend(blockers.iter().map(release));
                 ways.push("pass --take-from-host".to_owned());
                 ways
             }
@@ -298,6 +305,9 @@ fn kernel_text(device: &Device) -> String {
         (crate::DriverDma::None | crate::DriverDma::Managed(_), false) => "no kernel DMA",
     };
     let mut text = format!("{bridge}{driver}, {kind}");
+    if !facts.processes.is_empty() {
+        text.push_str(&format!(", for {}", facts.processes.join(", ")));
+    }
     for used in &facts.uses {
         text.push_str(&format!(", {} {}", used.kind, used.what));
     }

@@ -56,10 +56,19 @@ fn only_vfio_nodes_may_be_asked_for() {
         "/dev/vfio/noiommu-0",
         "/dev/vfio/devices/vfio3",
         "/dev/vfio/devices/noiommu-vfio3",
+        "/dev/vhost-vdpa-0",
     ] {
         assert!(is_node(good), "{good}");
     }
-    for bad in ["/dev/sda", "/dev/vfio/", "/dev/vfio/../sda", "/dev/vfio/devices/3", "", "8"] {
+    for bad in [
+        "/dev/sda",
+        "/dev/vfio/",
+        "/dev/vfio/../sda",
+        "/dev/vfio/devices/3",
+        "/dev/vhost-vdpa-",
+        "",
+        "8",
+    ] {
         assert!(!is_node(bad), "{bad}");
         assert!(sought(&Root::new("/"), &[bad.to_owned()]).is_err());
     }

@@ -81,6 +81,7 @@ impl DeviceModel {
             grouping: spec.grouping.unwrap_or_else(alone),
             cdev: None,
             reset_set: spec.reset_set.unwrap_or_default(),
+            private_domain: None,
         };
         Self {
             reset: reset_kind(spec.reset.unwrap_or_default(), &facts.reset_methods),
