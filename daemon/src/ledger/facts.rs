@@ -127,7 +127,7 @@ fn device_facts(device: &DeviceFacts, uses: &[HostUse]) -> ownership::DeviceFact
     };
     if let Some(domain) = &device.private_domain {
         facts.private_domain = true;
-        facts.processes.clone_from(&domain.processes);
+        facts.processes = domain.keepers();
     }
     facts.uses = uses
         .iter()
@@ -193,7 +193,8 @@ mod tests {
         let host = SimHost::builtin("small").unwrap();
         let mut device = host.device("0000:04:00.0".parse().unwrap()).unwrap();
         assert!(!device_facts(&device, &[]).private_domain);
-        let (node, processes) = ("/dev/vhost-vdpa-0".to_owned(), vec!["qemu (77)".to_owned()]);
+        let node = Some("/dev/vhost-vdpa-0".to_owned());
+        let processes = vec!["qemu (77)".to_owned()];
         device.private_domain = Some(PrivateDomain { node, processes });
         let facts = device_facts(&device, &[]);
         assert!(facts.private_domain);

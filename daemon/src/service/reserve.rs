@@ -54,7 +54,7 @@ impl Service {
                 // A repeated call finds its devices taken, by itself: its answer is on record.
                 break self.ledger.refuse(error, meta).await?;
             }
-            // A disk may have been unmounted since the last look.
+            // A disk may have been unmounted since the last look, or a node been closed.
             if template.flags.take_from_host || host_uses(&snapshot, &template) {
                 self.look_at(&snapshot, &template).await?;
             }
@@ -260,11 +260,13 @@ impl Service {
     }
 }
 
-/// Whether the host used a member of the targets when it was last looked at.
+/// Whether somebody on the host used a member of the targets when it was last looked at.
 fn host_uses(snapshot: &Snapshot, template: &Reserve) -> bool {
     let groups = template.targets.iter().filter_map(|target| snapshot.state.group(&target.group));
     let mut devices = groups.flat_map(|group| &group.devices);
-    devices.any(|id| snapshot.state.device(id).is_some_and(|device| !device.facts.uses.is_empty()))
+    let used =
+        |facts: &berth_ownership::DeviceFacts| !facts.uses.is_empty() || facts.private_domain;
+    devices.any(|id| snapshot.state.device(id).is_some_and(|device| used(&device.facts)))
 }
 
 /// A reservation as the API has it, by what an answer is about.

@@ -1,7 +1,7 @@
 //! Every cell of the ownership axis.
 
 use berth_host::sim::Site;
-use berth_ownership::{Cell, Command, Operation as Op, OwnershipRow as Row, Policy, table::Change};
+use berth_ownership::{Cell, Operation as Op, OwnershipRow as Row, Policy, table::Change};
 use berth_proto::v1;
 
 use crate::{
@@ -42,14 +42,23 @@ fn joins(row: Row) -> bool {
 /// Whether what the host does is seen beside a host driver, as it is on a real host. Where that
 /// driver would be refused with the same words, the use is told alone.
 fn really_used(row: Row, op: Op) -> bool {
-    let told_apart = matches!(op, Op::ReserveExclusive | Op::ReserveShared | Op::ReserveGroup);
-    row == Row::HostUses && told_apart
+    row == Row::HostUses && told_apart(op)
+}
+
+/// Whether a host driver really has a domain of its own, as it can in a group of one device.
+fn really_private(row: Row, op: Op) -> bool {
+    row == Row::Private && told_apart(op)
+}
+
+fn told_apart(op: Op) -> bool {
+    matches!(op, Op::ReserveExclusive | Op::ReserveShared | Op::ReserveGroup)
 }
 
 fn place_for(world: &World, row: Row, op: Op) -> Place {
     let crowded = op == Op::ReserveExclusiveCrowded;
     world.place(match row {
         _ if really_used(row, op) => Kind::Uses,
+        _ if really_private(row, op) => Kind::Kernel,
         Row::Kernel | Row::KernelTaken if crowded => Kind::KernelPair,
         Row::Kernel | Row::KernelTaken => Kind::Kernel,
         Row::Foreign if crowded => Kind::ForeignPair,
@@ -77,6 +86,9 @@ async fn reserve(world: &World, row: Row, op: Op, cell: Cell) -> Verdict {
             None
         }
         Row::Private => {
+            if really_private(row, op) {
+                world.driver_attaches(&place)?;
+            }
             world.host_does(row, &place).await?;
             None
         }
@@ -99,8 +111,12 @@ async fn reserve(world: &World, row: Row, op: Op, cell: Cell) -> Verdict {
         _ => wish(Policy::Shared, &place.a),
     };
     request.take_from_host = row == Row::KernelTaken || really_used(row, op);
-    // Otherwise the daemon would look at the devices again, and see no use.
-    request.dry_run = row == Row::HostUses && !really_used(row, op);
+    // Otherwise the daemon would look at the devices again, and see nothing of it.
+    request.dry_run = match row {
+        Row::HostUses => !really_used(row, op),
+        Row::Private => !really_private(row, op),
+        _ => false,
+    };
     request.no_wait = Wait::for_cell(&cell) == Wait::No;
     if op == Op::ReserveOtherLabel {
         request.label = OTHER_LABEL.to_owned();
@@ -263,7 +279,6 @@ async fn kernel_dma_set(world: &World, row: Row, cell: Cell) -> Verdict {
 
 async fn kernel_dma_release(world: &World, row: Row, cell: Cell) -> Verdict {
     match row {
-        Row::Private => return release_private(world, cell).await,
         Row::HoldOther | Row::HoldOtherDomain | Row::SharedOtherDomain | Row::GroupOther => {
             return release_drift(world, row, cell).await;
         }
@@ -271,15 +286,22 @@ async fn kernel_dma_release(world: &World, row: Row, cell: Cell) -> Verdict {
     }
     let place = world.place(match row {
         Row::HostUses | Row::KernelTaken => Kind::Uses,
-        Row::Kernel => Kind::Kernel,
+        Row::Kernel | Row::Private => Kind::Kernel,
         Row::KernelBusy => Kind::KernelBoth,
         Row::Foreign => Kind::Foreign,
         _ => Kind::Single,
     });
-    if row == Row::KernelBusy {
-        world.hang(Site::Unbind, &place.a);
-        let stuck = world.release_kernel_dma(&place.a, false, Wait::No).await;
-        arranging("a stuck unbind", stuck)?;
+    match row {
+        Row::KernelBusy => {
+            world.hang(Site::Unbind, &place.a);
+            let stuck = world.release_kernel_dma(&place.a, false, Wait::No).await;
+            arranging("a stuck unbind", stuck)?;
+        }
+        Row::Private => {
+            world.driver_attaches(&place)?;
+            world.host_does(row, &place).await?;
+        }
+        _ => {}
     }
     world.others(row, &place).await?;
     let then = match row {
@@ -297,21 +319,6 @@ async fn kernel_dma_release(world: &World, row: Row, cell: Cell) -> Verdict {
     }
     let after = arranging("the group", world.group(&place.a).await)?;
     went_on(Change::KernelLoses, &before, &after, &v1::Reservation::default())
-}
-
-/// The daemon reads the device again before it asks, and the host doesn't tell of private domains:
-/// so the order is given where the daemon gives it.
-async fn release_private(world: &World, cell: Cell) -> Verdict {
-    let place = world.place(Kind::Kernel);
-    world.host_does(Row::Private, &place).await?;
-    let before = arranging("the group", world.group(&place.a).await)?;
-    if before.ownership() != v1::owner::Kind::Private {
-        return Err(format!("the group is {:?}", before.ownership()));
-    }
-    let device = place.a.as_str().into();
-    let command = Command::KernelDmaRelease { device, host_uses_it_anyway: false };
-    let answer = world.tell(vec![command]).await;
-    compare(&cell, Op::KernelDmaRelease.text(), Then::Done, &answer)
 }
 
 /// Beside an owner a host driver is drift, and to unbind it is allowed.

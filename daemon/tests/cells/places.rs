@@ -9,7 +9,7 @@ use crate::{
     ask::{Ask, Verdict, Wait, arranging, wish},
     door::process,
     natural::{PATIENCE, until},
-    world::{Kind, Place, World},
+    world::{Kind, Place, World, address},
 };
 
 impl World {
@@ -95,6 +95,12 @@ impl World {
             }
         })
         .await
+    }
+
+    /// The host driver of a place's first device attaches a domain of its own.
+    pub(crate) fn driver_attaches(&self, place: &Place) -> Result<(), String> {
+        let attached = self.sim.host_driver_attach(address(&place.a));
+        attached.map_err(|errno| format!("a domain of the driver's own: {errno}"))
     }
 
     /// A host driver is on its way to the first device of a place, and never arrives.

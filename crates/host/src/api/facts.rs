@@ -160,10 +160,21 @@ pub struct DeviceFacts {
 /// A domain that a host driver attached in place of the default one, as `iommu_attach_device` does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrivateDomain {
-    /// The node through which it was made and is filled.
-    pub node: String,
+    /// The node through which it was made and is filled; none where the driver did so by itself.
+    pub node: Option<String>,
     /// The processes that have the node open, `qemu (1234)`; none where they can't be looked at.
     pub processes: Vec<String>,
+}
+
+impl PrivateDomain {
+    /// Who keeps it, in words, also where nobody can be looked at. Without a node nobody does.
+    #[must_use]
+    pub fn keepers(&self) -> Vec<String> {
+        if self.node.is_some() && self.processes.is_empty() {
+            return vec!["a process that berthd can't see".to_owned()];
+        }
+        self.processes.clone()
+    }
 }
 
 /// What the host does with a device.

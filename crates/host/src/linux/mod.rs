@@ -119,7 +119,7 @@ impl LinuxHost {
             // Nobody is known not to have it.
             Ok(_) | Err(_) => Vec::new(),
         };
-        device.private_domain = Some(PrivateDomain { node, processes });
+        device.private_domain = Some(PrivateDomain { node: Some(node), processes });
     }
 
     fn open_iommufd(&self) -> Result<IommufdContext, VfioError> {

@@ -4,6 +4,8 @@
 //! below a PCI function, and that `vhost_vdpa` is on it: that driver attaches the function to a
 //! domain of its own for as long as somebody has its node open.
 
+use std::os::fd::AsFd;
+
 use super::tree::{self, Root};
 use crate::{DeviceFacts, DmaKind};
 
@@ -13,7 +15,10 @@ use crate::{DeviceFacts, DmaKind};
 /// `vhost_vdpa_alloc_domain`: a parent with `set_map` or `dma_map` maps by itself, and nothing is
 /// attached; `mlx5_vdpa` is such.
 const PARENTS: &[&str] =
-    &["vp-vdpa", "ifcvf", "octep_vdpa", "snet-vdpa-driver", "alibaba-eni-vdpa"];
+    &["vp-vdpa", "ifcvf", "octep_vdpa", "snet-vdpa-driver", "alibaba-eni-vdpa", "pds_core"];
+
+/// The auxiliary device between such a function and its vDPA devices, by the front of its name.
+const BETWEEN: &str = "pds_core.vDPA.";
 
 /// The node that makes the device's driver attach a domain of its own while it is open.
 pub(super) fn node(root: &Root, device: &DeviceFacts) -> Option<String> {
@@ -23,19 +28,30 @@ pub(super) fn node(root: &Root, device: &DeviceFacts) -> Option<String> {
         return None;
     }
     let dir = tree::open_dir(&root.device(device.address)).ok()?;
-    let mut link = vec![0; tree::PAGE_BYTES];
     let mut node = None;
-    // A vDPA device has the name that it was given when it was made.
     tree::each_name_at(&dir, ".", |child| {
-        let driver = tree::link_name_at(&dir, &format!("{child}/driver"), &mut link);
-        if driver != Some("vhost_vdpa") {
-            return;
+        if child.starts_with(BETWEEN) {
+            tree::each_name_at(&dir, child, |name| {
+                node = node.take().or_else(|| of_vdpa(&dir, &format!("{child}/{name}")));
+            });
+        } else {
+            node = node.take().or_else(|| of_vdpa(&dir, child));
         }
-        tree::each_name_at(&dir, child, |name| {
-            if name.starts_with("vhost-vdpa-") {
-                node = Some(format!("/dev/{name}"));
-            }
-        });
+    });
+    node
+}
+
+/// The node of a child, if that is a vDPA device on `vhost_vdpa`. Its name is any that it was given.
+fn of_vdpa(dir: impl AsFd, child: &str) -> Option<String> {
+    let mut link = vec![0; tree::PAGE_BYTES];
+    if tree::link_name_at(&dir, &format!("{child}/driver"), &mut link) != Some("vhost_vdpa") {
+        return None;
+    }
+    let mut node = None;
+    tree::each_name_at(&dir, child, |name| {
+        if name.starts_with("vhost-vdpa-") {
+            node = Some(format!("/dev/{name}"));
+        }
     });
     node
 }

@@ -320,7 +320,7 @@ fn a_vdpa_parent_has_a_domain_of_its_own_while_the_vhost_node_is_open() {
     std::fs::remove_file(tree.root().join(device).join("net0/driver")).unwrap();
     tree.link(&format!("{device}/net0/driver"), "../../../../bus/vdpa/drivers/vhost_vdpa").unwrap();
     let private = seen().unwrap();
-    assert_eq!(private.node, "/dev/vhost-vdpa-2");
+    assert_eq!(private.node.as_deref(), Some("/dev/vhost-vdpa-2"));
     assert_eq!(private.processes, ["qemu (77)"]);
     assert_eq!(host(&tree).device(at("0000:00:04.0")).unwrap().private_domain, Some(private));
     assert_eq!(facts(&scan(&tree), "0000:00:05.0").private_domain, None, "the other one");
@@ -329,4 +329,20 @@ fn a_vdpa_parent_has_a_domain_of_its_own_while_the_vhost_node_is_open() {
     tree.file("proc/78/fd", "").unwrap();
     let unseen = seen().unwrap();
     assert_eq!(unseen.processes, [""; 0], "where nobody can be looked at, somebody may have it");
+}
+
+#[test]
+fn a_vdpa_device_below_an_auxiliary_one_is_found_too() {
+    let (_dir, tree) = fake();
+    let between = "sys/devices/pci0000:00/0000:00:04.0/pds_core.vDPA.7";
+    tree.add(&FakeDevice::new(at("0000:00:04.0"), &nic()).group(4).driver("pds_core")).unwrap();
+    tree.link(&format!("{between}/net0/driver"), "../../../../../bus/vdpa/drivers/vhost_vdpa")
+        .unwrap();
+    tree.file(&format!("{between}/net0/vhost-vdpa-1/dev"), "1:1\n").unwrap();
+    tree.file("proc/77/comm", "qemu\n").unwrap();
+    tree.file("proc/77/stat", testing::process_stat(77, "qemu", 4_200)).unwrap();
+    tree.link("proc/77/fd/9", "/dev/vhost-vdpa-1").unwrap();
+    let private = facts(&host(&tree).scan().unwrap(), "0000:00:04.0").private_domain.unwrap();
+    assert_eq!(private.node.as_deref(), Some("/dev/vhost-vdpa-1"));
+    assert_eq!(private.processes, ["qemu (77)"]);
 }

@@ -31,6 +31,7 @@ impl Export {
             Kind::Iommufd => "sim-iommu".to_owned(),
             Kind::Group(number) => format!("sim-vfio-{number}"),
             Kind::Device(address) => format!("sim-{address}"),
+            Kind::Vhost(address) => format!("sim-vhost-{address}"),
         };
         let own = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
         rustix::io::write(&own, note.as_bytes())?;

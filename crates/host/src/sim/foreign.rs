@@ -88,6 +88,15 @@ impl Foreign {
         self.keep(id, Kind::Device(device))
     }
 
+    /// Opens the vhost node of a device: its host driver attaches a domain of its own meanwhile.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_vhost(&self, device: PciAddress) -> Result<(), Errno> {
+        let id = self.shared.kernel().open_vhost(device)?;
+        self.keep(id, Kind::Vhost(device))
+    }
+
     /// Opens a device and binds it to an iommufd of its own.
     ///
     /// # Errors

@@ -65,11 +65,23 @@ impl SimHost {
     }
 }
 
+/// Who keeps the domain that a device's host driver has. Asked without the kernel in hand.
+fn find_keepers(shared: &Shared, device: &mut DeviceFacts) {
+    let address = device.address;
+    let Some(domain) = device.private_domain.as_mut().filter(|domain| domain.node.is_some()) else {
+        return;
+    };
+    let found = shared.holders(&|kind| kind == Kind::Vhost(address));
+    domain.processes =
+        found.iter().map(|process| format!("{} ({})", process.name, process.pid)).collect();
+}
+
 fn facts(kernel: &Kernel, address: PciAddress) -> Option<DeviceFacts> {
     let device = kernel.devices.get(&address)?;
     let mut facts = device.model.facts.clone();
     let cdev = device.vfio.as_ref().and_then(|vfio| vfio.cdev);
     facts.cdev = cdev.map(|number| format!("/dev/vfio/devices/vfio{number}"));
+    facts.private_domain = kernel.private_domain(address);
     Some(facts)
 }
 
@@ -130,7 +142,8 @@ impl Host for SimHost {
             errno: errno.raw_os_error(),
         })?;
         let kernel = self.shared.kernel();
-        let devices = kernel.devices.keys().filter_map(|a| facts(&kernel, *a)).collect();
+        let mut devices: Vec<_> =
+            kernel.devices.keys().filter_map(|a| facts(&kernel, *a)).collect();
         let groups = kernel.groups.values().map(|group| {
             let members: Vec<PciAddress> = group.members.iter().copied().collect();
             GroupFacts {
@@ -141,11 +154,19 @@ impl Host for SimHost {
                 reserved_regions: group.model.reserved.clone(),
             }
         });
-        Ok(Inventory { groups: groups.collect(), devices })
+        let groups = groups.collect();
+        drop(kernel);
+        for device in &mut devices {
+            find_keepers(&self.shared, device);
+        }
+        Ok(Inventory { groups, devices })
     }
 
     fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError> {
-        facts(&self.shared.kernel(), address).ok_or(HostError::NoDevice(address))
+        let found = facts(&self.shared.kernel(), address);
+        let mut device = found.ok_or(HostError::NoDevice(address))?;
+        find_keepers(&self.shared, &mut device);
+        Ok(device)
     }
 
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {

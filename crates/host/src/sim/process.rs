@@ -101,7 +101,7 @@ impl Shared {
         move |kind| match kind {
             Kind::Device(address) => address == device,
             Kind::Group(number) => Some(number) == group,
-            Kind::Container | Kind::Iommufd => false,
+            Kind::Container | Kind::Iommufd | Kind::Vhost(_) => false,
         }
     }
 
@@ -111,6 +111,7 @@ impl Shared {
             Kind::Container => "/dev/vfio/vfio".to_owned(),
             Kind::Iommufd => "/dev/iommu".to_owned(),
             Kind::Group(number) => format!("/dev/vfio/{number}"),
+            Kind::Vhost(address) => self.kernel().vhost_node(address).unwrap_or_default(),
             Kind::Device(address) => {
                 let kernel = self.kernel();
                 let device = kernel.devices.get(&address);

@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Iommufd,
     Group(u32),
     Device(PciAddress),
+    /// The node through which the host driver of a device gets a domain of its own.
+    Vhost(PciAddress),
 }
 
 /// One simulated machine.
@@ -190,6 +192,7 @@ fn release(kernel: &mut Kernel, id: FileId, kind: Kind) {
         Kind::Iommufd => kernel.close_iommufd(id),
         Kind::Group(_) => kernel.put_group_file(id),
         Kind::Device(_) => kernel.close_device_file(id),
+        Kind::Vhost(_) => kernel.close_vhost(id),
     }
 }
 

@@ -111,5 +111,6 @@ impl Kernel {
             .get(&address)
             .and_then(|device| device.vfio.as_ref())
             .is_some_and(|vfio| vfio.files > 0)
+            || self.vhost_files.values().any(|device| *device == address)
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod owner;
 pub(crate) mod sriov;
 pub(crate) mod type1;
 pub(crate) mod vfio_group;
+pub(crate) mod vhost;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,6 +71,7 @@ pub(crate) struct Kernel {
     pub(crate) iommufds: BTreeMap<FileId, Iommufd>,
     pub(crate) group_files: BTreeMap<FileId, GroupFile>,
     pub(crate) device_files: BTreeMap<FileId, DeviceFile>,
+    pub(crate) vhost_files: BTreeMap<FileId, PciAddress>,
     pub(crate) broken: BTreeSet<Rule>,
     last_id: u64,
 }
@@ -86,6 +88,7 @@ impl Kernel {
             iommufds: BTreeMap::new(),
             group_files: BTreeMap::new(),
             device_files: BTreeMap::new(),
+            vhost_files: BTreeMap::new(),
             broken: BTreeSet::new(),
             last_id: 0,
         };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::*;
-use crate::HostError;
+use crate::{HostError, PrivateDomain};
 
 #[test]
 fn a_fault_hits_where_and_as_often_as_scripted() {
@@ -125,6 +125,8 @@ fn a_private_domain_of_a_host_driver_is_in_the_way() {
     let nic = address("0000:04:00.0");
     host.host_driver_attach(nic).unwrap();
     assert_eq!(host.ownership(9).unwrap().domain, GroupDomain::Private(nic));
+    let own = PrivateDomain { node: None, processes: Vec::new() };
+    assert_eq!(host.device(nic).unwrap().private_domain, Some(own));
     host.host_driver_unbind(nic).unwrap();
     vfio(&host, nic);
     // Stray: nobody's, but not in the default domain.
@@ -132,6 +134,28 @@ fn a_private_domain_of_a_host_driver_is_in_the_way() {
     assert_eq!(errno(iommufd(&host).open_device(nic)), Errno::BUSY);
     host.host_driver_detach(nic).unwrap();
     host.hold(9, None).unwrap();
+}
+
+#[test]
+fn a_process_makes_a_host_driver_have_a_domain_of_its_own_and_is_named() {
+    let host = small();
+    let nic = address("0000:04:00.0");
+    let seen = || host.device(nic).unwrap().private_domain;
+    assert_eq!(seen(), None);
+    let qemu = host.foreign("qemu");
+    qemu.open_vhost(nic).unwrap();
+    assert_eq!(host.foreign("other").open_vhost(nic), Err(Errno::BUSY));
+    let named = format!("qemu ({})", qemu.pid());
+    assert_eq!(seen().unwrap().keepers(), [named]);
+    let scanned = host.scan().unwrap().devices.into_iter().find(|found| found.address == nic);
+    assert_eq!(scanned.unwrap().private_domain, seen());
+    assert_eq!(host.host_driver_unbind(nic), Err(Errno::BUSY), "it would wait");
+    qemu.close_all();
+    assert_eq!(seen(), None);
+    assert_eq!(host.ownership(9).unwrap().domain, GroupDomain::Default);
+    host.host_driver_unbind(nic).unwrap();
+    assert_eq!(qemu.open_vhost(nic), Err(Errno::NOENT));
+    host.check().unwrap();
 }
 
 #[test]
