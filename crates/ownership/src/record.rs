@@ -55,6 +55,12 @@ impl DeviceFacts {
     pub fn uses_kernel_dma(&self) -> bool {
         self.private_domain || self.dma.uses_kernel_dma()
     }
+
+    /// Whether processes keep the driver's own domain: until they end it, nobody can give it up,
+    /// as unbinding the driver would wait for them.
+    pub fn is_kept(&self) -> bool {
+        self.private_domain && !self.processes.is_empty()
+    }
 }
 
 /// What the host says of one group.

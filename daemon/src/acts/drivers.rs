@@ -1,7 +1,8 @@
 //! Drivers: what a device had is recorded first, then it is moved to VFIO; at the end it is put back.
 
-use berth_host::{Act, DeviceFacts, DmaKind, PciAddress};
+use berth_host::{Act, DeviceFacts, DmaKind, PciAddress, PrivateDomain};
 use berth_ownership::{Blocker, DriverDma, Reason, Refusal};
+use rustix::io::Errno;
 
 use super::{
     explain_errno,
@@ -29,7 +30,7 @@ pub(crate) fn to_vfio(
         if uses_kernel_dma(&facts) && !job.taken.contains(&address) {
             return Err(not_given_up(&facts));
         }
-        unbind(tools, intent, address)?;
+        unbind_host(tools, intent, &facts)?;
     }
     tools.note(intent, "bind", format!("{address} {}", facts.vfio_driver))?;
     let act = Act::Bind { device: address, driver: facts.vfio_driver };
@@ -46,8 +47,25 @@ pub(crate) fn take(tools: &Tools, intent: u64, address: PciAddress) -> Result<()
     if facts.driver.is_none() || !uses_kernel_dma(&facts) {
         return Ok(());
     }
-    remember(tools, intent, &facts)?;
-    unbind(tools, intent, address)
+    unbind_host(tools, intent, &facts)
+}
+
+/// Remembers a host driver and unbinds it, unless that would wait for processes that keep its own
+/// domain. The record says so before; they may have come since.
+///
+/// # Errors
+/// `KERNEL_DMA` with the processes, and the act's own.
+pub(crate) fn unbind_host(
+    tools: &Tools,
+    intent: u64,
+    facts: &DeviceFacts,
+) -> Result<(), Box<Refusal>> {
+    let keepers = facts.private_domain.as_ref().map(PrivateDomain::keepers).unwrap_or_default();
+    if !keepers.is_empty() {
+        return Err(kept(facts, keepers));
+    }
+    remember(tools, intent, facts)?;
+    unbind(tools, intent, facts.address)
 }
 
 /// Unbinds whatever driver a device has.
@@ -223,6 +241,26 @@ pub(crate) fn driver_dma(facts: &DeviceFacts) -> DriverDma {
         (Some(driver), DmaKind::Kernel) => DriverDma::Kernel(driver.clone()),
         (Some(driver), DmaKind::Assumed) => DriverDma::Assumed(driver.clone()),
     }
+}
+
+fn kept(facts: &DeviceFacts, processes: Vec<String>) -> Box<Refusal> {
+    let driver = facts.driver.clone().unwrap_or_default();
+    let text = format!(
+        "{}: to unbind {driver} would wait for {}, which keeps a domain of its own",
+        facts.address,
+        processes.join(", ")
+    );
+    let ways = processes.iter().map(|process| format!("first end {process}")).collect();
+    Refusal::new(Reason::KernelDma, facts.address, text.clone())
+        .with_errno(Errno::BUSY.raw_os_error())
+        .with_blockers(vec![Blocker {
+            device: device_id(facts.address),
+            driver: Some(driver),
+            processes,
+            mounts: Vec::new(),
+            text,
+        }])
+        .with_resolve(ways)
 }
 
 fn not_given_up(facts: &DeviceFacts) -> Box<Refusal> {

@@ -15,8 +15,7 @@ pub(crate) fn release(tools: &Tools, intent: u64, device: PciAddress) -> Outcome
     let done = (|| {
         let before = facts(tools, device)?;
         if before.driver.is_some() {
-            drivers::remember(tools, intent, &before)?;
-            drivers::unbind(tools, intent, device)?;
+            drivers::unbind_host(tools, intent, &before)?;
         }
         facts(tools, device)
     })();

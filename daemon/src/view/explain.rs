@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use berth_host::{Answer, DeviceFacts, DmaKind, Feature, PciAddress, ProcessUse};
+use berth_host::{Answer, DeviceFacts, DmaKind, Feature, PciAddress, PrivateDomain, ProcessUse};
 use berth_ownership::{
     Backend, Command, Condition, Delivery, Device, DeviceId, Flags, Group, GroupId, Hold, Label,
     Policy, Refusal, ReservationState, Reserve, ResetPolicy, State, TargetRequest, Time,
@@ -10,7 +10,7 @@ use berth_ownership::{
 use berth_proto::v1;
 
 use super::{
-    device::{device, kernel_dma},
+    device::{device, kernel_dma, process},
     group::group,
     refusal::refusal,
     words,
@@ -142,19 +142,24 @@ fn verdict(
         device: Some(device(snapshot, facts)),
         blocks: finding.blocks,
         text: finding.text,
-        processes: asked
-            .processes
-            .get(&facts.address)
-            .into_iter()
-            .flatten()
-            .map(|user| v1::Process {
-                pid: user.pid,
-                name: user.name.clone(),
-                what: user.what.clone(),
-            })
-            .collect(),
+        processes: users(facts, asked),
         resolve: finding.resolve,
     }
+}
+
+/// Who has the device open, and who keeps a domain of its host driver's own.
+fn users(facts: &DeviceFacts, asked: &Asked<'_>) -> Vec<v1::Process> {
+    let open = asked.processes.get(&facts.address).into_iter().flatten().map(|user| v1::Process {
+        pid: user.pid,
+        name: user.name.clone(),
+        what: user.what.clone(),
+    });
+    let keepers = facts.private_domain.iter().flat_map(|domain| {
+        let what = domain.node.clone().unwrap_or_default();
+        let keeper = move |text: String| v1::Process { what: what.clone(), ..process(&text) };
+        domain.keepers().into_iter().map(keeper)
+    });
+    open.chain(keepers).collect()
 }
 
 fn by_condition(record: &Device, facts: &DeviceFacts, label: &str) -> Option<Finding> {
@@ -222,6 +227,12 @@ fn by_driver(snapshot: &Snapshot, facts: &DeviceFacts) -> Finding {
             format!("{kind} {at} is on {driver}, an unknown driver: it counts as using kernel DMA")
         }
     };
+    let keepers = facts.private_domain.as_ref().map(PrivateDomain::keepers).unwrap_or_default();
+    if !keepers.is_empty() {
+        let who = keepers.join(", ");
+        let text = format!("{kind} {at} is on {driver}, with a domain of its own for {who}");
+        return Finding { blocks: true, text, resolve: format!("first end {who}") };
+    }
     let uses = snapshot.uses_of(at);
     if uses.is_empty() {
         let resolve = format!("berth kernel-dma release {at}");

@@ -3,7 +3,10 @@
 use berth_ownership::{DriverDma, Group, Ownership, State, UNSEEN};
 use berth_proto::v1;
 
-use super::{device::device, words};
+use super::{
+    device::{device, process},
+    words,
+};
 use crate::model::Snapshot;
 
 /// A group as the API has it.
@@ -75,7 +78,15 @@ pub fn owner_of(state: &State, record: &Group) -> v1::Owner {
                 .collect();
             None
         }
-        Ownership::Free | Ownership::Kernel { .. } | Ownership::Private { .. } => None,
+        Ownership::Private { .. } => {
+            let devices = state.devices_of(record);
+            owner.processes = devices
+                .flat_map(|device| &device.facts.processes)
+                .map(|text| process(text))
+                .collect();
+            None
+        }
+        Ownership::Free | Ownership::Kernel { .. } => None,
     };
     if let Some(reservation) = reservation {
         owner.reservation = reservation.to_string();

@@ -175,3 +175,28 @@ async fn kernel_dma_is_released_on_purpose_and_back_at_the_end() {
     world.book.settled();
     assert_eq!(world.sim.device(at(device)).unwrap().driver.as_deref(), Some("e1000e"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_processes_keep_is_not_waited_for() {
+    let world = World::new();
+    let device = "0000:04:00.0";
+    // They come after the last look, so that the record doesn't know of them.
+    let qemu = world.sim.foreign("qemu");
+    qemu.open_vhost(at(device)).unwrap();
+    let named = format!("qemu ({})", qemu.pid());
+    let ask = Ask::new("r-1", Policy::Exclusive, &["0000:04:00.0"]).take();
+    let refusal = world.reserve(&ask).unwrap_err();
+    assert_eq!(refusal.reason, Reason::KernelDma);
+    assert_eq!(refusal.blockers[0].processes, [named.as_str()]);
+    assert_eq!(refusal.resolve, [format!("first end {named}")]);
+    let release = Command::KernelDmaRelease { device: device.into(), host_uses_it_anyway: false };
+    world.book.order(&release).unwrap();
+    world.book.settled();
+    assert_eq!(world.sim.device(at(device)).unwrap().driver.as_deref(), Some("e1000e"));
+    assert!(world.book.baselines().is_empty(), "nothing was touched");
+    qemu.close_all();
+    let again = Ask { name: "r-2", ..ask };
+    world.reserve(&again).unwrap();
+    world.release("r-2").unwrap();
+    world.check_given_back();
+}

@@ -108,6 +108,7 @@ impl State {
                     format!("release kernel DMA of {id} in {}: no host driver is on it", group.id);
                 Err(Refusal::new(Reason::NotAttached, id, text).with_resolve(Vec::new()))
             }
+            (KernelDmaOp::Release, true) if device.facts.is_kept() => Err(self.refuse_kept(device)),
             (KernelDmaOp::Set { .. }, false) | (KernelDmaOp::Release, _) => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use crate::ids::Label;
 use crate::model::Ownership;
 use crate::policy::{Claimant, Denial};
-use crate::reason::Reason;
+use crate::reason::{Errno, Reason};
 use crate::record::{Device, Group, Reservation, UNSEEN};
 use crate::refusal::{Blocker, OwnerInfo, Refusal};
 use crate::state::State;
@@ -86,6 +86,18 @@ impl State {
             })
             .collect();
         Refusal::new(reason, &group.id, message).with_blockers(blockers).with_resolve(resolve)
+    }
+
+    /// A refusal to unbind a host driver whose own domain processes keep.
+    pub(crate) fn refuse_kept(&self, device: &Device) -> Box<Refusal> {
+        let id = &device.facts.id;
+        let kept = blocker(device, kernel_text(device));
+        let text = format!("release kernel DMA of {id}: to unbind it would wait ({})", kept.text);
+        let resolve = keepers_end(&kept);
+        Refusal::new(Reason::KernelDma, id, text)
+            .with_cell_errno(Errno::EBUSY)
+            .with_blockers(vec![kept])
+            .with_resolve(resolve)
     }
 
     /// A refusal of a device that could not be reset after another label had it.
@@ -197,13 +209,7 @@ impl State {
         let release = |blocker: &Blocker| format!("berth kernel-dma release {}", blocker.device);
         match reason {
             Reason::KernelDma => {
-                let ends = |blocker: &Blocker| {
-                    let driver = blocker.driver.as_deref().unwrap_or("the driver");
-                    let of = format!("the domain that {driver} has on {}", blocker.device);
-                    let end = |process: &String| format!("end {process}, which keeps {of}");
-                    blocker.processes.iter().map(end).collect::<Vec<_>>()
-                };
-                let mut ways: Vec<String> = blockers.iter().flat_map(ends).collect();
+                let mut ways: Vec<String> = blockers.iter().flat_map(keepers_end).collect();
                 ways.extend(blockers.iter().map(release));
                 ways.push("pass --take-from-host".to_owned());
                 ways
@@ -240,6 +246,14 @@ impl State {
             .next()
             .map_or_else(|| "no domain".to_owned(), |first| first.domain.to_string())
     }
+}
+
+/// How a driver's own domain ends, one line for each process that keeps it.
+fn keepers_end(blocker: &Blocker) -> Vec<String> {
+    let driver = blocker.driver.as_deref().unwrap_or("the driver");
+    let of = format!("the domain that {driver} has on {}", blocker.device);
+    let end = |process: &String| format!("first end {process}, which keeps {of}");
+    blocker.processes.iter().map(end).collect()
 }
 
 fn claims_in(reservation: &Reservation, group: &Group) -> u32 {

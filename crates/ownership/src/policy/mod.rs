@@ -205,7 +205,10 @@ fn host_rows(
         | Operation::AttachCrowded
         | Operation::Detach
         | Operation::Replace
-        | Operation::Release => claimant.flags.take_from_host,
+        | Operation::Release => {
+            let kept = state.devices_of(group).any(|device| device.facts.is_kept());
+            claimant.flags.take_from_host && !kept
+        }
     };
     match (busy, private, kernel) {
         (true, _, _) => rows.push(OwnershipRow::KernelBusy),

@@ -36,6 +36,9 @@ Beside the table stand a few rules that no single group decides:
 - A type1 container has one domain for good: a replace is refused (`BACKEND_CANNOT`).
 - With the deliveries `unbound` and `node` the holder attaches by itself: attach, detach and replace
   are refused (`HOLDER_OWNS_DOMAIN`), and the claims begin with the hand-over.
+- A driver's own domain that processes keep is not given up: to unbind the driver would wait for
+  them. What takes from the host meets it as private; to release kernel DMA is refused
+  (`KERNEL_DMA`, EBUSY).
 - A device that could not be reset goes to its last label only (`LABEL_MISMATCH`), until an operator
   clears it.
 - Exclusive is delivered held, bound, unbound, node; shared held, bound; group held, unbound, node

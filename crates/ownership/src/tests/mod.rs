@@ -3,6 +3,7 @@
 pub(crate) mod coverage;
 mod fixture;
 mod libvirt;
+mod private;
 mod random;
 mod restore;
 mod scenarios;

@@ -433,24 +433,3 @@ fn what_may_be_attached_is_told_without_asking_for_it() {
     assert!(may(&state, Policy::Shared).is_err_and(|r| r.reason == Reason::DomainMismatch));
     assert!(may(&state, Policy::Group).is_err_and(|r| r.reason == Reason::GroupOwned));
 }
-
-#[test]
-fn a_driver_with_a_domain_of_its_own_is_named_with_who_made_it_and_how_it_ends() {
-    let mut state = State::new();
-    let private = DeviceFacts {
-        private_domain: true,
-        processes: vec!["qemu (77)".to_owned()],
-        ..driven(A, "vp-vdpa")
-    };
-    run_all(&mut state, &[observe("g-1", vec![private])]);
-    assert_eq!(state.group(&"g-1".into()).unwrap().ownership, Ownership::Private { n: 1 });
-    let refusal = refused(&state, &ask(reserve(0, Policy::Exclusive, "a", "g-1")));
-    assert_eq!(refusal.reason, Reason::KernelDma);
-    let text = &refusal.blockers[0].text;
-    assert!(text.contains("vp-vdpa, with a domain of its own, for qemu (77)"), "{text}");
-    assert_eq!(refusal.blockers[0].processes, ["qemu (77)"]);
-    let end = format!("end qemu (77), which keeps the domain that vp-vdpa has on {A}");
-    assert_eq!(refusal.resolve[..2], [end, format!("berth kernel-dma release {A}")]);
-    run_all(&mut state, &[observe("g-1", vec![driven(A, "vp-vdpa")])]);
-    assert_eq!(state.group(&"g-1".into()).unwrap().ownership, Ownership::Kernel { n: 1 });
-}
