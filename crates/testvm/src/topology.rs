@@ -15,7 +15,8 @@
 //!          +-- 00:14.0 root port -- 07:00.0 nvme, serial berth-nvme0 group nvme0
 //!          +-- 00:15.0 root port -- 08:00.0 nvme, serial berth-nvme1 group nvme1
 //!          +-- 00:16.0 root port -- 09:00.0 e1000e ................. group e1000e
-//!          `-- 00:17.0 root port -- (empty: hot-plug, bus 0a)
+//!          +-- 00:17.0 root port -- (empty: hot-plug, bus 0a)
+//!          `-- 00:18.0 root port -- 0b:00.0 virtio-net ............. group virtio-net
 //! ```
 
 /// `edu` on the root bus: a group of its own, no reset method at all.
@@ -46,6 +47,9 @@ pub const E1000E: &str = "0000:09:00.0";
 pub const HOTPLUG_SLOT: &str = "0000:0a:00.0";
 /// QEMU's name of the empty root port, for `device_add bus=`.
 pub const HOTPLUG_BUS: &str = "rp-hotplug";
+
+/// `virtio-net`, modern and behind the IOMMU: what `vp-vdpa` makes a vDPA device of.
+pub const VIRTIO_NET: &str = "0000:0b:00.0";
 
 /// One function of the test machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,4 +91,5 @@ pub const SEATS: &[Seat] = &[
     seat(NVME0, NVME, "nvme0", Some("nvme")),
     seat(NVME1, NVME, "nvme1", Some("nvme")),
     seat(E1000E, (0x8086, 0x10d3), "e1000e", Some("e1000e")),
+    seat(VIRTIO_NET, (0x1af4, 0x1041), "virtio-net", Some("virtio-pci")),
 ];

@@ -79,6 +79,8 @@ pub enum Capability {
     Daemon,
     /// A bridge driver that does DMA for the host (shpchp) sits on the shared bridges.
     Shpchp,
+    /// `vp-vdpa` and `vhost_vdpa` are there, and the tool that makes a vDPA device.
+    Vdpa,
 }
 
 impl fmt::Display for Capability {

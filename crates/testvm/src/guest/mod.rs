@@ -15,6 +15,7 @@ pub mod runner;
 pub mod shell;
 pub mod sysfs;
 pub mod unpriv;
+pub mod vdpa;
 mod wait;
 
 use std::{

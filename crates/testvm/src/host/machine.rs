@@ -206,6 +206,7 @@ fn devices(files: &RunFiles) -> Vec<(&'static str, String)> {
         "rp-nvme1",
         "rp-e1000e",
         HOTPLUG_BUS,
+        "rp-virtio-net",
     ];
     for (id, number) in ports.iter().zip(1..) {
         let address = 0x0f + number;
@@ -227,6 +228,11 @@ fn devices(files: &RunFiles) -> Vec<(&'static str, String)> {
         ));
     }
     device("e1000e,bus=rp-e1000e,addr=0x0,romfile=,mac=52:54:00:be:00:03".to_owned());
+    device(
+        "virtio-net-pci,bus=rp-virtio-net,addr=0x0,disable-legacy=on,iommu_platform=on,romfile=,\
+         mac=52:54:00:be:00:04"
+            .to_owned(),
+    );
 
     for index in 0..2 {
         let file = escaped(&files.disk(index));

@@ -104,8 +104,16 @@ pub fn ensure_qemu() -> Result<PathBuf> {
     let lacks = |program: &PathBuf| -> Result<Vec<&str>> {
         let help = cache::run(Command::new(program).args(["-device", "help"]))?;
         let has = |device: &str| help.contains(&format!("name \"{device}\""));
-        let wanted =
-            ["edu", "igb", "nvme", "e1000e", "pcie-pci-bridge", "intel-iommu", "virtio-9p-pci"];
+        let wanted = [
+            "edu",
+            "igb",
+            "nvme",
+            "e1000e",
+            "pcie-pci-bridge",
+            "intel-iommu",
+            "virtio-9p-pci",
+            "virtio-net-pci",
+        ];
         Ok(wanted.into_iter().filter(|device| !has(device)).collect())
     };
     if let Some(program) = find_program(PROGRAM)

@@ -49,7 +49,7 @@ pub fn expected(kernel: Kind, profile: Profile) -> BTreeSet<Capability> {
     match kernel {
         Kind::Own => {
             set.extend([C::Iommufd, C::Cdev, C::Type1, C::MapFile, C::IommufdTest]);
-            set.extend([C::Strace, C::Daemon]);
+            set.extend([C::Strace, C::Daemon, C::Vdpa]);
         }
         Kind::Stock => set.extend([C::Type1, C::Shpchp, C::Strace, C::Daemon]),
         Kind::Path => {}

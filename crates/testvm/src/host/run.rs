@@ -113,9 +113,11 @@ pub fn shell<T>(
 fn prepare(options: &Options) -> Result<Prepared> {
     let accel = Accel::choose()?;
     let qemu = packages::ensure_qemu()?;
-    // The guest has the host's programs. Without this one a scenario is a named skip.
-    if let Err(error) = packages::ensure(&[Tool { package: "strace", proof: "strace" }]) {
-        eprintln!("{error:#}");
+    // The guest has the host's programs. Without one of these a scenario is a named skip.
+    for (package, proof) in [("strace", "strace"), ("iproute2", "vdpa")] {
+        if let Err(error) = packages::ensure(&[Tool { package, proof }]) {
+            eprintln!("{error:#}");
+        }
     }
     let init = build_init(options)?;
     let vm = options.target.join("vm");

@@ -20,6 +20,7 @@ mod berthd_group;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
+mod berthd_private;
 mod berthd_shared;
 mod berthd_tools;
 mod conformance;
@@ -47,6 +48,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_shared::SCENARIOS,
     berthd_group::SCENARIOS,
     berthd_host_use::SCENARIOS,
+    berthd_private::SCENARIOS,
     berthd_held::SCENARIOS,
     berthd_in_flight::SCENARIOS,
     berthd_crash::SCENARIOS,
