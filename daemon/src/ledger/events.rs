@@ -70,12 +70,12 @@ impl Touched {
     }
 
     /// Adds all that another has.
-    pub(super) fn merge(&mut self, mut other: Self) {
-        self.groups.append(&mut other.groups);
-        self.devices.append(&mut other.devices);
-        self.reservations.append(&mut other.reservations);
-        self.contexts.append(&mut other.contexts);
-        self.domains.append(&mut other.domains);
+    pub(super) fn merge(&mut self, other: Self) {
+        self.groups.extend(other.groups);
+        self.devices.extend(other.devices);
+        self.reservations.extend(other.reservations);
+        self.contexts.extend(other.contexts);
+        self.domains.extend(other.domains);
         self.absent |= other.absent;
     }
 

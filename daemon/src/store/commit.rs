@@ -1,4 +1,4 @@
-//! A commit as SQLite takes it: statements of many rows, sent in as few round trips as pay.
+//! A commit as SQLite takes it: statements of many rows, sent in as few round trips as can be.
 
 use sqlx::{
     Arguments as _, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type, error::BoxDynError,
@@ -7,16 +7,56 @@ use sqlx::{
 
 use super::StoreError;
 
-/// Up to so many rows go as one text of all their statements: SQLite's thread is asked once. Texts
-/// differ by their numbers of rows, and each that is kept prepared takes memory, so more rows go
-/// by statements of fixed sizes.
-const TOGETHER: usize = 32;
-/// How many rows a statement takes where there are many.
-const SIZES: [usize; 4] = [64, 16, 4, 1];
+/// Up to so many rows go as one text of all their statements: SQLite's thread is asked once. More
+/// go by a text for each statement, as a text of many is seldom seen again.
+const TOGETHER: usize = 1024;
+/// How many rows a statement takes at most.
+const MOST: usize = 256;
 
-/// A statement about rows: what stands before them, the places of one, what stands after them.
+/// A statement about rows: what stands before them, the places of one, what stands after them. Rows
+/// of nothing but NULL do nothing in it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Form(pub(super) &'static str, pub(super) &'static str, pub(super) &'static str);
+pub(super) struct Form {
+    before: &'static str,
+    rows: &'static str,
+    places: &'static str,
+    after: &'static str,
+}
+
+impl Form {
+    /// Inserts rows, by an `INSERT` up to its columns. A table's first column is never NULL.
+    pub(super) const fn insert(insert: &'static str, places: &'static str) -> Self {
+        let after = ") WHERE column1 IS NOT NULL";
+        Self { before: insert, rows: " SELECT * FROM (VALUES ", places, after }
+    }
+
+    /// Does what the words around the rows say.
+    pub(super) const fn new(
+        before: &'static str,
+        places: &'static str,
+        after: &'static str,
+    ) -> Self {
+        Self { before, rows: "", places, after }
+    }
+
+    /// How many values a row has.
+    fn width(&self) -> usize {
+        self.places.bytes().filter(|byte| *byte == b'?').count()
+    }
+
+    /// The text for so many rows.
+    fn write(&self, text: &mut String, size: usize) {
+        let Self { before, rows, places, after } = *self;
+        text.reserve(before.len() + rows.len() + size * (places.len() + 2) + after.len());
+        text.push_str(before);
+        text.push_str(rows);
+        for at in 0..size {
+            text.push_str(if at > 0 { ", " } else { "" });
+            text.push_str(places);
+        }
+        text.push_str(after);
+    }
+}
 
 /// The values of a statement, in the order of its places.
 #[derive(Debug, Default)]
@@ -64,30 +104,22 @@ impl Commit {
 
     /// Adds what a form does with rows.
     pub(super) fn rows<R>(&mut self, form: Form, rows: &[R], value: impl Fn(&R, &mut Values)) {
-        let mut left = rows;
-        while !left.is_empty() {
-            let size = match self.together {
-                true => left.len(),
-                false => SIZES.into_iter().find(|size| *size <= left.len()).unwrap_or(1),
-            };
-            let (now, later) = left.split_at(size);
-            left = later;
-            self.statement(form, now, &value);
+        for rows in rows.chunks(MOST) {
+            self.statement(form, rows, &value);
         }
     }
 
+    /// Texts are kept prepared, so few differ: a statement's size is a power of two, and NULLs fill
+    /// what is over.
     fn statement<R>(&mut self, form: Form, rows: &[R], value: impl Fn(&R, &mut Values)) {
-        let Form(before, places, after) = form;
-        self.text.reserve(before.len() + rows.len() * (places.len() + 2) + after.len());
-        self.text.push_str(before);
-        for (at, row) in rows.iter().enumerate() {
-            if at > 0 {
-                self.text.push_str(", ");
-            }
-            self.text.push_str(places);
+        let size = rows.len().next_power_of_two();
+        form.write(&mut self.text, size);
+        for row in rows {
             value(row, &mut self.values);
         }
-        self.text.push_str(after);
+        for _ in 0..form.width() * (size - rows.len()) {
+            self.values.add(None::<i64>);
+        }
         self.end_statement();
     }
 

@@ -17,6 +17,8 @@ use super::{Loaded, Store, StoreError, Writer, load};
 /// The oldest SQLite without the corruption of WAL resets.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 const READERS: u32 = 2;
+/// How many texts of statements the writer keeps prepared. Those of large commits take some 100 kB.
+const KEPT_TEXTS: usize = 32;
 
 /// An open store: the writer for the ledger, the readers for everybody, what was in it.
 #[derive(Debug)]
@@ -67,7 +69,8 @@ pub async fn open_locked(locked: Locked) -> Result<Pieces, StoreError> {
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true);
+        .foreign_keys(true)
+        .statement_cache_capacity(KEPT_TEXTS);
     let mut conn = options.connect().await.map_err(StoreError::sql("open the database"))?;
     check_version(&mut conn).await?;
     sqlx::migrate!("../migrations")

@@ -88,12 +88,8 @@ impl Writer {
 
 fn history(commit: &mut Commit, rows: &Rows) {
     commit.rows(
-        Form(
-            "INSERT INTO events (seq, time_unix_ms, boot_id, actor, cause, request_id, kind, groups, \
-             devices, reservation, before, after) VALUES ",
-            "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            "",
-        ),
+        Form::insert("INSERT INTO events (seq, time_unix_ms, boot_id, actor, cause, request_id, kind, groups, \
+             devices, reservation, before, after)", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
         &rows.events,
         |event, values| {
             values.number(event.seq).number(event.time_unix_ms).add(Arc::clone(&event.boot_id));
@@ -103,12 +99,16 @@ fn history(commit: &mut Commit, rows: &Rows) {
         },
     );
     let before = some(rows.events_before);
-    commit.rows(Form("DELETE FROM events WHERE seq <= ", "?", ""), &before, number);
+    commit.rows(Form::new("DELETE FROM events WHERE seq <= ", "?", ""), &before, number);
     let before = some(rows.history_before_unix_ms);
-    commit.rows(Form("DELETE FROM intents WHERE closed_unix_ms < ", "?", ""), &before, number);
-    commit.rows(Form("DELETE FROM request_ids WHERE created_unix_ms < ", "?", ""), &before, number);
+    commit.rows(Form::new("DELETE FROM intents WHERE closed_unix_ms < ", "?", ""), &before, number);
     commit.rows(
-        Form("INSERT OR REPLACE INTO meta (name, value) VALUES ", "(?, ?)", ""),
+        Form::new("DELETE FROM request_ids WHERE created_unix_ms < ", "?", ""),
+        &before,
+        number,
+    );
+    commit.rows(
+        Form::insert("INSERT OR REPLACE INTO meta (name, value)", "(?, ?)"),
         &rows.meta,
         pair,
     );
@@ -116,59 +116,66 @@ fn history(commit: &mut Commit, rows: &Rows) {
 
 fn records(commit: &mut Commit, rows: &Rows) {
     commit.rows(
-        Form("INSERT OR REPLACE INTO reservations (id, record, extra) VALUES ", "(?, ?, ?)", ""),
+        Form::insert("INSERT OR REPLACE INTO reservations (id, record, extra)", "(?, ?, ?)"),
         &rows.reservations,
         |(id, record, extra), values| {
             values.add(&**id).add(&**record).add(&**extra);
         },
     );
     commit.rows(
-        Form("DELETE FROM reservations WHERE id IN (", "?", ")"),
+        Form::new("DELETE FROM reservations WHERE id IN (", "?", ")"),
         &rows.reservations_gone,
         text,
     );
     // What moves goes before it comes: a device has one reservation.
-    commit.rows(Form("DELETE FROM targets WHERE reservation IN (", "?", ")"), &rows.retarget, text);
     commit.rows(
-        Form(
-            "INSERT INTO targets (device, group_id, reservation, owner) VALUES ",
-            "(?, ?, ?, ?)",
-            "",
-        ),
+        Form::new("DELETE FROM targets WHERE reservation IN (", "?", ")"),
+        &rows.retarget,
+        text,
+    );
+    commit.rows(
+        Form::insert("INSERT INTO targets (device, group_id, reservation, owner)", "(?, ?, ?, ?)"),
         &rows.targets,
         |TargetRow(device, group, reservation, owner), values| {
             values.add(&**device).add(&**group).add(&**reservation).add(&**owner);
         },
     );
-    let put = |table| Form(table, "(?, ?)", "");
-    commit.rows(put("INSERT OR REPLACE INTO groups (id, record) VALUES "), &rows.groups, pair);
-    commit.rows(Form("DELETE FROM groups WHERE id IN (", "?", ")"), &rows.groups_gone, text);
-    commit.rows(put("INSERT OR REPLACE INTO contexts (id, record) VALUES "), &rows.contexts, pair);
-    commit.rows(Form("DELETE FROM contexts WHERE id IN (", "?", ")"), &rows.contexts_gone, text);
-    commit.rows(put("INSERT OR REPLACE INTO domains (id, record) VALUES "), &rows.domains, pair);
-    commit.rows(Form("DELETE FROM domains WHERE id IN (", "?", ")"), &rows.domains_gone, text);
+    let put = |insert| Form::insert(insert, "(?, ?)");
+    commit.rows(put("INSERT OR REPLACE INTO groups (id, record)"), &rows.groups, pair);
+    commit.rows(Form::new("DELETE FROM groups WHERE id IN (", "?", ")"), &rows.groups_gone, text);
+    commit.rows(put("INSERT OR REPLACE INTO contexts (id, record)"), &rows.contexts, pair);
+    commit.rows(
+        Form::new("DELETE FROM contexts WHERE id IN (", "?", ")"),
+        &rows.contexts_gone,
+        text,
+    );
+    commit.rows(put("INSERT OR REPLACE INTO domains (id, record)"), &rows.domains, pair);
+    commit.rows(Form::new("DELETE FROM domains WHERE id IN (", "?", ")"), &rows.domains_gone, text);
     devices(commit, rows);
 }
 
 fn devices(commit: &mut Commit, rows: &Rows) {
     commit.rows(
-        Form("INSERT OR REPLACE INTO devices (address, present, record) VALUES ", "(?, ?, ?)", ""),
+        Form::insert("INSERT OR REPLACE INTO devices (address, present, record)", "(?, ?, ?)"),
         &rows.devices,
         |DeviceRow(address, present, record), values| {
             values.add(&**address).add(*present).add(&**record);
         },
     );
-    commit.rows(Form("DELETE FROM devices WHERE address IN (", "?", ")"), &rows.devices_gone, text);
     commit.rows(
-        Form("INSERT OR REPLACE INTO identities (address, identity) VALUES ", "(?, ?)", ""),
+        Form::new("DELETE FROM devices WHERE address IN (", "?", ")"),
+        &rows.devices_gone,
+        text,
+    );
+    commit.rows(
+        Form::insert("INSERT OR REPLACE INTO identities (address, identity)", "(?, ?)"),
         &rows.identities,
         pair,
     );
     commit.rows(
-        Form(
-            "INSERT OR IGNORE INTO baselines (address, driver, driver_override, intent_id) VALUES ",
+        Form::insert(
+            "INSERT OR IGNORE INTO baselines (address, driver, driver_override, intent_id)",
             "(?, ?, ?, ?)",
-            "",
         ),
         &rows.baselines,
         |BaselineRow(address, driver, driver_override, intent), values| {
@@ -177,7 +184,7 @@ fn devices(commit: &mut Commit, rows: &Rows) {
         },
     );
     commit.rows(
-        Form("DELETE FROM baselines WHERE address IN (", "?", ")"),
+        Form::new("DELETE FROM baselines WHERE address IN (", "?", ")"),
         &rows.baselines_gone,
         text,
     );
@@ -186,10 +193,9 @@ fn devices(commit: &mut Commit, rows: &Rows) {
 /// Intents and request ids: each can be opened and ended in one commit.
 fn work(commit: &mut Commit, rows: &Rows) {
     commit.rows(
-        Form(
-            "INSERT INTO intents (id, reservation, body, boot_id, opened_unix_ms) VALUES ",
+        Form::insert(
+            "INSERT INTO intents (id, reservation, body, boot_id, opened_unix_ms)",
             "(?, ?, ?, ?, ?)",
-            "",
         ),
         &rows.intents,
         |IntentRow(id, reservation, body, boot_id, opened), values| {
@@ -198,22 +204,14 @@ fn work(commit: &mut Commit, rows: &Rows) {
         },
     );
     commit.rows(
-        Form(
-            "UPDATE intents SET closed_unix_ms = ended.column2, outcome = ended.column3 FROM (VALUES ",
-            "(?, ?, ?)",
-            ") AS ended WHERE intents.id = ended.column1",
-        ),
+        Form::new("UPDATE intents SET closed_unix_ms = ended.column2, outcome = ended.column3 FROM (VALUES ", "(?, ?, ?)", ") AS ended WHERE intents.id = ended.column1"),
         &rows.intents_closed,
         |ClosedIntentRow(id, closed, outcome), values| {
             values.number(*id).number(*closed).add(&**outcome);
         },
     );
     commit.rows(
-        Form(
-            "INSERT INTO intent_steps (intent_id, ordinal, step, detail) VALUES ",
-            "(?, ?, ?, ?)",
-            "",
-        ),
+        Form::insert("INSERT INTO intent_steps (intent_id, ordinal, step, detail)", "(?, ?, ?, ?)"),
         &rows.steps,
         |StepRow(intent, ordinal, step, detail), values| {
             values.number(*intent).number(*ordinal).add(&**step).add(&**detail);
@@ -224,12 +222,8 @@ fn work(commit: &mut Commit, rows: &Rows) {
 
 fn requests(commit: &mut Commit, rows: &Rows) {
     commit.rows(
-        Form(
-            "INSERT INTO request_ids (identity, id, body, created_unix_ms, about, intent_id, answer, \
-             refusal) VALUES ",
-            "(?, ?, ?, ?, ?, ?, ?, ?)",
-            "",
-        ),
+        Form::insert("INSERT INTO request_ids (identity, id, body, created_unix_ms, about, intent_id, answer, \
+             refusal)", "(?, ?, ?, ?, ?, ?, ?, ?)"),
         &rows.requests,
         |request, values| {
             values.add(&*request.identity).add(&*request.id).add(&*request.body);
@@ -239,7 +233,7 @@ fn requests(commit: &mut Commit, rows: &Rows) {
         },
     );
     commit.rows(
-        Form(
+        Form::new(
             "UPDATE request_ids SET answer = ended.column2, refusal = ended.column3 FROM (VALUES ",
             "(?, ?, ?)",
             ") AS ended WHERE request_ids.intent_id = ended.column1 AND request_ids.answer IS NULL",
