@@ -54,7 +54,7 @@ impl Door {
             behind: self.behind,
             guard: self.guard,
             admission,
-            counter: counted.then(|| self.shared.metrics),
+            counter: counted.then_some(self.shared.metrics),
         });
         let service = service_fn(move |request| Arc::clone(&desk).answer(request));
         let io = TokioIo::new(stream);

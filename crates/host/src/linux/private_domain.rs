@@ -44,7 +44,7 @@ pub(super) fn node(root: &Root, device: &DeviceFacts) -> Option<String> {
 /// The node of a child, if that is a vDPA device on `vhost_vdpa`. Its name is any that it was given.
 fn of_vdpa(dir: impl AsFd, child: &str) -> Option<String> {
     let mut link = vec![0; tree::PAGE_BYTES];
-    if tree::link_name_at(&dir, &format!("{child}/driver"), &mut link) != Some("vhost_vdpa") {
+    if tree::link_name_at(&dir, format!("{child}/driver"), &mut link) != Some("vhost_vdpa") {
         return None;
     }
     let mut node = None;
