@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds what is measured and its peers, runs `berth-bench`, prints.
 
 mod peers;
+pub(crate) mod quote;
 mod table;
 mod tools;
 
@@ -19,7 +20,8 @@ pub(crate) struct Arguments {
     /// Write the results here, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Put the table into docs/benchmarks.md. Benches that did not run keep their lines.
+    /// Put the table into docs/benchmarks.md and its quotation into README.md. Benches that did not
+    /// run keep their lines.
     #[arg(long)]
     write_docs: bool,
 }
@@ -63,6 +65,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     println!("{}", table::render(&rows));
     if arguments.write_docs {
         table::write(&rows)?;
+        quote::write(&workspace::root())?;
     }
     if status.success() { Ok(()) } else { bail!("berth-bench ended with {status}") }
 }

@@ -56,11 +56,21 @@ fn line(row: &Row) -> String {
 pub(super) fn write(rows: &[Row]) -> Result<()> {
     let path = workspace::root().join("docs/benchmarks.md");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let (before, rest) = text.split_once(BEGIN).context("docs/benchmarks.md has no mark")?;
-    let (table, after) = rest.split_once(END).context("docs/benchmarks.md has no end mark")?;
+    let (before, table, after) = parts(&text)?;
     let merged = merge(table, rows);
     let text = format!("{before}{BEGIN}\n\n{merged}\n\n{END}{after}");
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// The table within the text of docs/benchmarks.md.
+pub(super) fn written(text: &str) -> Result<&str> {
+    Ok(parts(text)?.1)
+}
+
+fn parts(text: &str) -> Result<(&str, &str, &str)> {
+    let (before, rest) = text.split_once(BEGIN).context("docs/benchmarks.md has no mark")?;
+    let (table, after) = rest.split_once(END).context("docs/benchmarks.md has no end mark")?;
+    Ok((before, table, after))
 }
 
 fn merge(table: &str, rows: &[Row]) -> String {

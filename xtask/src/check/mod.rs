@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     ("unsafe only in uapi, dma and the guest", tree::unsafe_code),
     ("nothing of this machine in the tree", tree::machine_traces),
     ("migrations are numbered", tree::migrations),
+    ("the README quotes the benchmarks as they are", crate::bench::quote::check),
     ("format", format),
     ("clippy", clippy),
     ("documentation", documentation),
