@@ -6,21 +6,26 @@
 
 mod book;
 mod clock;
+mod decide;
 mod draft;
 mod events;
 mod expiry;
 mod facts;
+mod inbox;
+mod message;
 mod open;
+mod publish;
 mod requests;
 mod rows;
 mod scan;
 mod task;
+mod write;
 
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use berth_host::{Host, Inventory, PciAddress};
-use berth_ownership::{Command, Refusal};
+use berth_ownership::Command;
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     task::JoinError,
@@ -30,54 +35,12 @@ pub use clock::Clock;
 pub use open::{LedgerConfig, Opened, lock, open, open_locked};
 pub use scan::{Scan, Survey, look, survey};
 
+use message::{Message, Reply};
+
 use crate::{
     model::{ApiError, Applied, Baseline, Executor, Looked, Meta, Outcome, Snapshot, StepNote},
     store::{EventRecord, Store},
 };
-
-/// What the task is asked.
-#[derive(Debug)]
-enum Message {
-    Submit {
-        commands: Vec<Command>,
-        meta: Meta,
-        /// A refusal isn't the answer yet: the caller may try something else.
-        attempt: bool,
-        reply: oneshot::Sender<Result<Applied, ApiError>>,
-    },
-    Refuse {
-        refusal: Box<Refusal>,
-        meta: Meta,
-        reply: oneshot::Sender<Result<Applied, ApiError>>,
-    },
-    Outcome {
-        intent: u64,
-        outcome: Box<Outcome>,
-        looked: Vec<Looked>,
-        meta: Meta,
-        reply: oneshot::Sender<Result<Applied, ApiError>>,
-    },
-    Note {
-        intent: u64,
-        note: StepNote,
-        reply: oneshot::Sender<Result<(), ApiError>>,
-    },
-    Baselines {
-        intent: u64,
-        baselines: Vec<Baseline>,
-        reply: oneshot::Sender<Result<(), ApiError>>,
-    },
-    Refresh {
-        looked: Vec<Looked>,
-        meta: Meta,
-        reply: oneshot::Sender<Result<Applied, ApiError>>,
-    },
-    Observe {
-        scan: Box<Scan>,
-        meta: Meta,
-        reply: oneshot::Sender<Result<Applied, ApiError>>,
-    },
-}
 
 /// A handle to the ledger. Cheap to clone; the task ends when the last one is gone.
 #[derive(Debug, Clone)]
@@ -346,19 +309,13 @@ impl LedgerHandle {
         tokio::task::spawn_blocking(move || look_or_log(&*host, &devices)).await.unwrap_or_default()
     }
 
-    async fn ask<T>(
-        &self,
-        message: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Message,
-    ) -> Result<T, ApiError> {
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         self.queue.send(message(reply)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
-    fn ask_blocking<T>(
-        &self,
-        message: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Message,
-    ) -> Result<T, ApiError> {
+    fn ask_blocking<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         self.queue.blocking_send(message(reply)).map_err(|_| stopped())?;
         answer.blocking_recv().map_err(|_| stopped())?

@@ -10,6 +10,7 @@ mod load;
 mod open;
 mod parsing;
 mod read;
+mod reader;
 mod rows;
 mod write;
 
@@ -20,6 +21,7 @@ use sqlx::SqlitePool;
 pub use error::StoreError;
 pub use load::Loaded;
 pub use open::{Locked, Pieces, open, open_locked};
+pub use reader::Reader;
 pub use rows::{
     BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Rows, StepRow, StoredRequest, TargetRow,
 };

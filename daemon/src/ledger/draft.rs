@@ -12,7 +12,7 @@ use super::{
     Clock,
     book::Book,
     events::{self, About, Touched},
-    requests::{Refusals, Requests},
+    requests::{Closed, Requests},
     rows,
 };
 use crate::{
@@ -21,23 +21,14 @@ use crate::{
     view,
 };
 
-/// How an intent ended in a batch.
-#[derive(Debug, Clone)]
-pub(super) struct Closed {
-    pub(super) failure: Option<Box<Refusal>>,
-    pub(super) answer: Option<String>,
-}
-
 /// A batch in the making.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) book: Book,
     pub(super) rows: Rows,
     pub(super) requests: Requests,
-    pub(super) refusals: Refusals,
     pub(super) events: Vec<Arc<EventRecord>>,
     pub(super) opened: Vec<Intent>,
-    pub(super) closed: HashMap<u64, Closed>,
     touched: Touched,
     clock: Clock,
     /// What will be known of a reservation beside its record from the next event about it on.
@@ -57,15 +48,15 @@ pub(super) struct Savepoint {
 }
 
 impl Draft {
-    pub(super) fn new(book: Book, requests: Requests, refusals: Refusals, clock: Clock) -> Self {
+    /// On top of a book, which needn't be durable.
+    pub(super) fn new(mut book: Book, clock: Clock) -> Self {
+        book.boot = clock.boot(Some(&book.boot));
         Self {
             book,
             rows: Rows::default(),
-            requests,
-            refusals,
+            requests: Requests::default(),
             events: Vec::new(),
             opened: Vec::new(),
-            closed: HashMap::new(),
             touched: Touched::default(),
             clock,
             next_extra: None,
@@ -82,7 +73,7 @@ impl Draft {
             events: self.events.len(),
             opened: self.opened.len(),
             intents: self.rows.intents.len(),
-            closed: self.closed.clone(),
+            closed: self.requests.closed.clone(),
             intents_closed: self.rows.intents_closed.len(),
             answers: self.rows.answers.len(),
         }
@@ -93,7 +84,7 @@ impl Draft {
         self.events.truncate(saved.events);
         self.opened.truncate(saved.opened);
         self.rows.intents.truncate(saved.intents);
-        self.closed = saved.closed;
+        self.requests.closed = saved.closed;
         self.rows.intents_closed.truncate(saved.intents_closed);
         self.rows.answers.truncate(saved.answers);
     }
@@ -278,12 +269,11 @@ impl Draft {
         self.book.remove_intent(intent);
         let answer = about.and_then(|about| view::answer(&self.book.snapshot(), &about, now));
         let refusal = failure.map(|failure| serde_json::to_string(failure).unwrap_or_default());
-        self.requests.answer(intent, answer.as_deref(), refusal.as_deref());
         if answer.is_some() || refusal.is_some() {
             self.rows.answers.push((intent, answer.clone(), refusal));
         }
         let failure = failure.map(|failure| Box::new(failure.clone()));
-        self.closed.insert(intent, Closed { failure, answer });
+        self.requests.closed.insert(intent, Closed { failure, answer });
     }
 
     /// Takes the outcome of an intent.

@@ -14,7 +14,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Clock, LedgerHandle, Shared, book::Book, requests::Refusals, task::Task};
+use super::{
+    Clock, LedgerHandle, Shared, book::Book, inbox::Inbox, requests::Refusals, task::Task,
+};
 use crate::{
     model::{ApiError, OpenIntent},
     store::{self, Locked, Pieces, StoreError},
@@ -96,7 +98,8 @@ pub async fn open_locked(
     config: LedgerConfig,
     host: Arc<dyn Host>,
 ) -> Result<Opened, ApiError> {
-    let Pieces { writer, store, mut loaded } = store::open_locked(locked).await.map_err(failed)?;
+    let Pieces { writer, reader, store, mut loaded } =
+        store::open_locked(locked).await.map_err(failed)?;
     let clock = Clock::new(&host.boot_id());
     let previous_boot = loaded.boot_id.take();
     let book = Book::restore(&mut loaded, &clock, config.table.clone()).map_err(failed)?;
@@ -113,14 +116,13 @@ pub async fn open_locked(
     let task = Task {
         shared: Arc::clone(&shared),
         config,
-        writer,
         book,
-        queue,
+        inbox: Inbox::new(queue, reader),
         waiters: HashMap::new(),
         commits: 0,
         refusals: Refusals::default(),
     };
-    let task = tokio::spawn(task.run());
+    let task = tokio::spawn(task.run(writer));
     let ledger = LedgerHandle { queue: sender, shared };
     Ok(Opened { ledger, intents: loaded.intents, previous_boot, task })
 }

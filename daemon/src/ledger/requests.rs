@@ -1,6 +1,9 @@
 //! Request ids: the same id and body get the same answer.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    iter,
+};
 
 use berth_ownership::{Reason, Refusal};
 
@@ -9,10 +12,32 @@ use crate::{
     store::StoredRequest,
 };
 
-/// Requests that a batch asks about or makes, by identity and id.
+/// How an intent ended.
+#[derive(Debug, Clone)]
+pub(super) struct Closed {
+    pub(super) failure: Option<Box<Refusal>>,
+    /// The answer of the request that waited for it: proto3 JSON.
+    pub(super) answer: Option<String>,
+}
+
+/// What a batch makes known of requests, or what the store knows.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
+    /// By identity and id.
     known: HashMap<(String, String), StoredRequest>,
+    /// The intents that ended, which requests from before may wait for.
+    pub(super) closed: HashMap<u64, Closed>,
+}
+
+/// What is known of requests beside what a batch itself makes known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Earlier<'a> {
+    /// By the batch before it, which isn't durable yet.
+    pub(super) before: Option<&'a Requests>,
+    /// By batches that became durable after the store was looked into, oldest first.
+    pub(super) since: &'a [Requests],
+    /// By the store, when it was looked into.
+    pub(super) stored: &'a Requests,
 }
 
 /// What is known of a request id.
@@ -34,45 +59,61 @@ impl Requests {
             .into_iter()
             .map(|request| ((request.identity.clone(), request.id.clone()), request))
             .collect();
-        Self { known }
-    }
-
-    /// Looks a request up.
-    pub(super) fn find(&self, meta: &Meta, request: &RequestId) -> Result<Found, ApiError> {
-        let Some(known) = self.known.get(&(meta.actor.clone(), request.id.clone())) else {
-            return Ok(Found::New);
-        };
-        if known.body != hex(&request.body) {
-            return Err(reused(&request.id));
-        }
-        let about: AnswerOf = serde_json::from_str(&known.about)
-            .map_err(|error| ApiError::internal(&request.id, error.to_string()))?;
-        if let Some(refusal) = &known.refusal {
-            let refusal = serde_json::from_str(refusal)
-                .map_err(|error| ApiError::internal(&request.id, error.to_string()))?;
-            return Ok(match known.intent {
-                Some(_) => Found::Answered(Err(Box::new(refusal)), about),
-                None => Found::Refused(Box::new(refusal)),
-            });
-        }
-        match (&known.answer, known.intent) {
-            (Some(answer), _) => Ok(Found::Answered(Ok(answer.clone()), about)),
-            (None, Some(intent)) => Ok(Found::Waiting(intent, about)),
-            (None, None) => Ok(Found::Answered(Ok(String::new()), about)),
-        }
+        Self { known, closed: HashMap::new() }
     }
 
     pub(super) fn insert(&mut self, request: StoredRequest) {
         self.known.insert((request.identity.clone(), request.id.clone()), request);
     }
 
-    /// Gives the requests that wait for an intent their answer.
-    pub(super) fn answer(&mut self, intent: u64, answer: Option<&str>, refusal: Option<&str>) {
-        for request in self.known.values_mut().filter(|request| request.intent == Some(intent)) {
-            request.answer = answer.map(str::to_owned);
-            request.refusal = refusal.map(str::to_owned);
-        }
+    /// Looks a request up here and in what was known before.
+    pub(super) fn find(
+        &self,
+        earlier: Earlier<'_>,
+        meta: &Meta,
+        request: &RequestId,
+    ) -> Result<Found, ApiError> {
+        let newest_first = || {
+            let since = earlier.since.iter().rev();
+            iter::once(self).chain(earlier.before).chain(since).chain([earlier.stored])
+        };
+        let key = (meta.actor.clone(), request.id.clone());
+        let Some(known) = newest_first().find_map(|layer| layer.known.get(&key)) else {
+            return Ok(Found::New);
+        };
+        let found = stands(known, request)?;
+        let Found::Waiting(intent, about) = found else { return Ok(found) };
+        // What ended it may not have been durable when the store was looked into.
+        Ok(match newest_first().find_map(|layer| layer.closed.get(&intent)) {
+            Some(Closed { failure: Some(failure), .. }) => {
+                Found::Answered(Err(failure.clone()), about)
+            }
+            Some(Closed { answer: Some(answer), .. }) => Found::Answered(Ok(answer.clone()), about),
+            Some(_) | None => Found::Waiting(intent, about),
+        })
     }
+}
+
+/// What a stored request is to the same one.
+fn stands(known: &StoredRequest, request: &RequestId) -> Result<Found, ApiError> {
+    if known.body != hex(&request.body) {
+        return Err(reused(&request.id));
+    }
+    let about: AnswerOf = serde_json::from_str(&known.about)
+        .map_err(|error| ApiError::internal(&request.id, error.to_string()))?;
+    if let Some(refusal) = &known.refusal {
+        let refusal = serde_json::from_str(refusal)
+            .map_err(|error| ApiError::internal(&request.id, error.to_string()))?;
+        return Ok(match known.intent {
+            Some(_) => Found::Answered(Err(Box::new(refusal)), about),
+            None => Found::Refused(Box::new(refusal)),
+        });
+    }
+    Ok(match (&known.answer, known.intent) {
+        (Some(answer), _) => Found::Answered(Ok(answer.clone()), about),
+        (None, Some(intent)) => Found::Waiting(intent, about),
+        (None, None) => Found::Answered(Ok(String::new()), about),
+    })
 }
 
 /// How many refusals of one identity are kept in the store within [`super::task::HISTORY_MS`]. A
@@ -88,10 +129,21 @@ const REMEMBERED: usize = 65_536;
 pub(super) struct Refusals {
     known: HashMap<(String, String), (RequestId, u64, Box<Refusal>)>,
     oldest_first: VecDeque<(String, String)>,
-    /// Those of the batch under way.
-    fresh: Vec<(String, String)>,
     /// By identity: since when, and how many.
     stored: HashMap<String, (u64, u32)>,
+    /// Those of the batch that is being decided.
+    fresh: Vec<Fresh>,
+    /// Those of the batch that is being written.
+    written: Vec<Fresh>,
+}
+
+/// A refusal that isn't durable.
+#[derive(Debug)]
+enum Fresh {
+    /// Remembered, by identity and id.
+    Remembered((String, String)),
+    /// Stored, by identity.
+    Stored(String),
 }
 
 impl Refusals {
@@ -137,7 +189,10 @@ impl Refusals {
             (*since, *count) = (now_unix_ms, 0);
         }
         let room = *count < STORED;
-        *count += u32::from(room);
+        if room {
+            *count += 1;
+            self.fresh.push(Fresh::Stored(identity.to_owned()));
+        }
         room
     }
 
@@ -146,8 +201,8 @@ impl Refusals {
         let entry = (request.clone(), now_unix_ms, Box::new(refusal.clone()));
         if self.known.insert(key.clone(), entry).is_none() {
             self.oldest_first.push_back(key.clone());
-            self.fresh.push(key);
         }
+        self.fresh.push(Fresh::Remembered(key));
         if self.oldest_first.len() > REMEMBERED
             && let Some(oldest) = self.oldest_first.pop_front()
         {
@@ -155,16 +210,35 @@ impl Refusals {
         }
     }
 
-    /// The batch is durable: what it refused stands.
-    pub(super) fn keep(&mut self) {
-        self.fresh.clear();
+    /// The batch is decided: it is written now, and the next one is decided.
+    pub(super) fn seal(&mut self) {
+        self.written.append(&mut self.fresh);
     }
 
-    /// The batch never was: neither was what it refused.
+    /// The batch that was written is durable: what it refused stands.
+    pub(super) fn keep(&mut self) {
+        self.written.clear();
+    }
+
+    /// The batch that was written never was, and so neither was what was decided after it: nothing
+    /// of what they refused stands.
     pub(super) fn undo(&mut self) {
-        for key in self.fresh.drain(..) {
-            self.known.remove(&key);
-            self.oldest_first.retain(|known| *known != key);
+        let mut forgotten = HashSet::new();
+        for fresh in self.written.drain(..).chain(self.fresh.drain(..)) {
+            match fresh {
+                Fresh::Remembered(key) => {
+                    self.known.remove(&key);
+                    forgotten.insert(key);
+                }
+                Fresh::Stored(identity) => {
+                    if let Some((_, count)) = self.stored.get_mut(&identity) {
+                        *count = count.saturating_sub(1);
+                    }
+                }
+            }
+        }
+        if !forgotten.is_empty() {
+            self.oldest_first.retain(|key| !forgotten.contains(key));
         }
     }
 }
@@ -231,5 +305,75 @@ mod tests {
         assert!(refusals.insert(&ask("uid:2", 1), 2_000, &refusal).is_some());
         let later = 1_001 + crate::ledger::task::HISTORY_MS;
         assert!(refusals.insert(&ask("uid:1", 1), later, &refusal).is_some(), "a new day");
+    }
+
+    #[test]
+    fn refusals_go_back_to_what_is_durable() {
+        let mut refusals = Refusals::default();
+        let refusal = Refusal::new(Reason::GroupOwned, "g-1", "taken");
+        for id in 0..STORED {
+            refusals.insert(&ask("uid:1", id), 1_000, &refusal).unwrap();
+        }
+        let [durable, written, decided] = [1, 2, 3].map(|more| ask("uid:1", STORED + more));
+        for batch in [&durable, &written] {
+            assert_eq!(refusals.insert(batch, 1_000, &refusal), None);
+            refusals.keep();
+            refusals.seal();
+        }
+        refusals.insert(&decided, 1_000, &refusal);
+        assert!(refusals.find(&decided, 2_000).is_err());
+        refusals.undo();
+        assert!(refusals.find(&durable, 2_000).is_err(), "it stands");
+        for never in [&written, &decided] {
+            assert!(refusals.find(never, 2_000).is_ok(), "it never was");
+        }
+        assert_eq!(refusals.insert(&written, 1_000, &refusal), None, "the store keeps no more");
+
+        let other = ask("uid:2", 1);
+        assert!(refusals.insert(&other, 1_000, &refusal).is_some());
+        refusals.undo();
+        for id in 0..STORED {
+            assert!(refusals.insert(&ask("uid:2", id), 1_000, &refusal).is_some(), "{id}");
+        }
+    }
+
+    fn knows(meta: &Meta, intent: Option<u64>, answer: Option<&str>) -> Requests {
+        let request = meta.request_id.as_ref().unwrap();
+        let answer = answer.map(str::to_owned);
+        Requests::new(vec![stored(meta, request, 1_000, intent, answer)])
+    }
+
+    fn ended(intent: u64, answer: &str) -> Requests {
+        let closed = Closed { failure: None, answer: Some(answer.to_owned()) };
+        Requests { closed: HashMap::from([(intent, closed)]), ..Requests::default() }
+    }
+
+    #[test]
+    fn what_is_newest_is_known_of_a_request() {
+        let (meta, other) = (ask("uid:1", 1), ask("uid:1", 2));
+        let request = meta.request_id.as_ref().unwrap();
+        let nothing = Requests::default();
+        let find = |own: &Requests, before: Option<&Requests>, since: &[Requests], stored| {
+            let earlier = Earlier { before, since, stored };
+            match own.find(earlier, &meta, request).unwrap() {
+                Found::New => "new".to_owned(),
+                Found::Answered(answer, _) => answer.unwrap(),
+                Found::Waiting(intent, _) => format!("waits for {intent}"),
+                Found::Refused(refusal) => panic!("{refusal:?}"),
+            }
+        };
+        assert_eq!(find(&knows(&other, None, Some("a")), None, &[], &nothing), "new");
+        assert_eq!(find(&knows(&meta, None, Some("a")), None, &[], &nothing), "a");
+        let before = knows(&meta, Some(5), None);
+        assert_eq!(find(&nothing, Some(&before), &[], &nothing), "waits for 5");
+        assert_eq!(find(&ended(5, "b"), Some(&before), &[], &nothing), "b");
+        assert_eq!(find(&ended(6, "b"), Some(&before), &[], &nothing), "waits for 5");
+        let since = [knows(&meta, Some(7), None), ended(7, "c")];
+        assert_eq!(find(&nothing, None, &since[..1], &nothing), "waits for 7");
+        assert_eq!(find(&nothing, None, &since, &nothing), "c");
+        let stored = knows(&meta, Some(8), None);
+        assert_eq!(find(&nothing, None, &[], &stored), "waits for 8");
+        assert_eq!(find(&nothing, Some(&ended(8, "d")), &[], &stored), "d");
+        assert_eq!(find(&nothing, None, &[ended(8, "e")], &stored), "e");
     }
 }

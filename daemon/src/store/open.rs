@@ -12,7 +12,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Loaded, Store, StoreError, Writer, load};
+use super::{Loaded, Reader, Store, StoreError, Writer, load};
 
 /// The oldest SQLite without the corruption of WAL resets.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
@@ -20,11 +20,13 @@ const READERS: u32 = 2;
 /// How many texts of statements the writer keeps prepared. Those of large commits take some 100 kB.
 const KEPT_TEXTS: usize = 32;
 
-/// An open store: the writer for the ledger, the readers for everybody, what was in it.
+/// An open store: writer and reader for the ledger, the readers for everybody, what was in it.
 #[derive(Debug)]
 pub struct Pieces {
     /// The writer.
     pub writer: Writer,
+    /// The ledger's reader.
+    pub reader: Reader,
     /// The readers.
     pub store: Store,
     /// The rows.
@@ -79,10 +81,10 @@ pub async fn open_locked(locked: Locked) -> Result<Pieces, StoreError> {
         .map_err(|source| StoreError::Migrate { path: path.display().to_string(), source })?;
     let mut writer = Writer::new(conn, lock);
     let loaded = load::load(writer.connection()).await?;
-    let readers = SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .connect_lazy_with(SqliteConnectOptions::new().filename(&path).read_only(true));
-    Ok(Pieces { writer, store: Store::new(readers), loaded })
+    let reading = SqliteConnectOptions::new().filename(&path).read_only(true);
+    let readers =
+        SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(reading.clone());
+    Ok(Pieces { writer, reader: Reader::new(reading), store: Store::new(readers), loaded })
 }
 
 impl Store {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
-    BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Rows, StepRow, StoreError, StoredRequest,
-    TargetRow,
+    BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Rows, StepRow, StoreError, TargetRow,
     commit::{Commit, Form, Values},
 };
 
@@ -16,12 +15,6 @@ pub struct Writer {
     conn: SqliteConnection,
     /// Held as long as the writer lives, so that no second daemon writes.
     _lock: std::os::fd::OwnedFd,
-}
-
-/// Requests as one JSON array.
-fn json(keys: &[(String, String)]) -> Result<String, StoreError> {
-    serde_json::to_string(keys)
-        .map_err(|error| StoreError::Row { table: "request_ids", message: error.to_string() })
 }
 
 impl Writer {
@@ -39,39 +32,6 @@ impl Writer {
         records(&mut commit, rows);
         work(&mut commit, rows);
         commit.run(&mut self.conn).await
-    }
-
-    /// The stored requests among these, asked for by identity and id.
-    ///
-    /// # Errors
-    /// Why they could not be read.
-    pub async fn requests(
-        &mut self,
-        keys: &[(String, String)],
-    ) -> Result<Vec<StoredRequest>, StoreError> {
-        let keys = json(keys)?;
-        let rows = sqlx::query!(
-            r#"SELECT request_ids.identity AS "identity!", request_ids.id AS "id!", body, created_unix_ms, about, intent_id, answer, refusal
-               FROM json_each(?) AS asked JOIN request_ids
-               ON request_ids.identity = asked.value ->> 0 AND request_ids.id = asked.value ->> 1"#,
-            keys
-        )
-        .fetch_all(&mut self.conn)
-        .await
-        .map_err(StoreError::sql("read request ids"))?;
-        Ok(rows
-            .into_iter()
-            .map(|row| StoredRequest {
-                identity: row.identity,
-                id: row.id,
-                body: row.body,
-                created_unix_ms: u64::try_from(row.created_unix_ms).unwrap_or(0),
-                about: row.about,
-                intent: row.intent_id.and_then(|id| u64::try_from(id).ok()),
-                answer: row.answer,
-                refusal: row.refusal,
-            })
-            .collect())
     }
 
     /// Closes the connection, so that the WAL is folded back into the database.

@@ -1,0 +1,85 @@
+//! What the task is asked.
+
+use berth_ownership::{Command, Refusal};
+use tokio::sync::oneshot;
+
+use super::Scan;
+use crate::model::{ApiError, Applied, Baseline, Looked, Meta, Outcome, RequestId, StepNote};
+
+/// Where the answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// What the task is asked.
+#[derive(Debug)]
+pub(super) enum Message {
+    Submit {
+        commands: Vec<Command>,
+        meta: Meta,
+        /// A refusal isn't the answer yet: the caller may try something else.
+        attempt: bool,
+        reply: Reply<Applied>,
+    },
+    Refuse {
+        refusal: Box<Refusal>,
+        meta: Meta,
+        reply: Reply<Applied>,
+    },
+    Outcome {
+        intent: u64,
+        outcome: Box<Outcome>,
+        looked: Vec<Looked>,
+        meta: Meta,
+        reply: Reply<Applied>,
+    },
+    Note {
+        intent: u64,
+        note: StepNote,
+        reply: Reply<()>,
+    },
+    Baselines {
+        intent: u64,
+        baselines: Vec<Baseline>,
+        reply: Reply<()>,
+    },
+    Refresh {
+        looked: Vec<Looked>,
+        meta: Meta,
+        reply: Reply<Applied>,
+    },
+    Observe {
+        scan: Box<Scan>,
+        meta: Meta,
+        reply: Reply<Applied>,
+    },
+}
+
+impl Message {
+    /// Who asks under which request id, where it has one that is looked up.
+    pub(super) fn request(&self) -> Option<(&str, &RequestId)> {
+        match self {
+            Self::Submit { meta, .. } | Self::Refuse { meta, .. } => {
+                meta.request_id.as_ref().map(|request| (meta.actor.as_str(), request))
+            }
+            Self::Outcome { .. }
+            | Self::Note { .. }
+            | Self::Baselines { .. }
+            | Self::Refresh { .. }
+            | Self::Observe { .. } => None,
+        }
+    }
+
+    /// Answers it with an error.
+    pub(super) fn refuse(self, error: ApiError) {
+        // A caller that went away needs no answer.
+        match self {
+            Self::Submit { reply, .. }
+            | Self::Refuse { reply, .. }
+            | Self::Outcome { reply, .. }
+            | Self::Refresh { reply, .. }
+            | Self::Observe { reply, .. } => drop(reply.send(Err(error))),
+            Self::Note { reply, .. } | Self::Baselines { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
+        }
+    }
+}
