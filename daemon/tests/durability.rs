@@ -63,15 +63,15 @@ fn batches(trace: &Trace, asked: &[Asked]) -> Vec<Batch> {
     batches
 }
 
-/// Batches of several of which nothing but their own `fdatasync` stands between the last request
-/// and the first answer. Where the last was read while the commit before was still being written,
-/// that one's counts too; and where the first answer was slow to leave, the next one's.
-fn shared_alone(batches: &[Batch]) -> usize {
-    batches.iter().filter(|batch| batch.names.len() > 1 && batch.syncs_between == 1).count()
+/// Batches of several of which no more than so many `fdatasync` stand between the last request and
+/// the first answer: their own, and that of the commit before, if it came after the last request was
+/// read. Where the first answer was slow to leave, there may be the next one's, too.
+fn shared(batches: &[Batch], syncs: usize) -> usize {
+    batches.iter().filter(|batch| batch.names.len() > 1 && batch.syncs_between <= syncs).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_fdatasync_stands_between_the_last_reserve_of_a_batch_and_its_first_answer() {
+async fn a_batch_waits_for_its_own_fdatasync_and_at_most_the_one_before() {
     let daemon = Traced::start(None).await;
     let mut asked = Vec::new();
     for number in 0..10 {
@@ -80,10 +80,11 @@ async fn one_fdatasync_stands_between_the_last_reserve_of_a_batch_and_its_first_
     let trace = daemon.stop().await;
     let batches = batches(&trace, &asked);
     let single = batches.iter().filter(|batch| batch.syncs_between == 1).count();
-    let shared = shared_alone(&batches);
-    println!("{} answers, {} batches: {single} with one fdatasync", asked.len(), batches.len());
-    assert!(batches.len() < asked.len(), "nothing that waited shared a commit");
-    assert!(shared >= 3, "{shared} batches of several had one fdatasync, of {}", batches.len());
+    let shared = shared(&batches, 2);
+    let (answers, all) = (asked.len(), batches.len());
+    println!("{answers} answers, {all} batches: {single} with one fdatasync, {shared} shared");
+    assert!(all < answers, "nothing that waited shared a commit");
+    assert!(shared >= 3, "{shared} batches of several had one or two, of {all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,5 +107,5 @@ async fn with_fdatasync_delayed_no_answer_leaves_earlier() {
     let fastest = asked.iter().map(|(_, took)| *took).min();
     println!("fastest of {} answers: {fastest:?}", asked.len());
     let large = batches.iter().any(|batch| batch.names.len() >= CLIENTS / 2);
-    assert!(large && shared_alone(&batches) >= 1, "what waited did not share a commit");
+    assert!(large && shared(&batches, 1) >= 1, "what waited did not share a commit");
 }
