@@ -18,6 +18,7 @@ mod publish;
 mod requests;
 mod rows;
 mod scan;
+mod seen;
 mod task;
 mod write;
 

@@ -1,7 +1,8 @@
 //! What was asked and isn't decided yet, with what the store knows of its request ids.
 //!
 //! The store is looked into on a connection that only reads, so that this waits for no write. It
-//! shows what is durable: what isn't, and what became so since, is known by the batches.
+//! shows what is durable: what isn't, and what became so since, is known by the batches. A request
+//! id that is new for sure needs no look.
 
 use std::{collections::VecDeque, fmt, mem};
 
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use super::{
     message::Message,
     requests::{Earlier, Requests},
+    seen::{self, Seen},
 };
 use crate::{
     model::ApiError,
@@ -21,7 +23,14 @@ use crate::{
 const MOST: usize = 1024;
 
 /// What a look into the store brings, with the reader again.
-type Found = (Reader, Result<Vec<StoredRequest>, StoreError>);
+type Found = (Reader, Result<Look, StoreError>);
+
+/// What was found in the store.
+struct Look {
+    requests: Vec<StoredRequest>,
+    /// All ids that it has, where they were wanted.
+    ids: Option<Vec<(String, String)>>,
+}
 
 /// What was asked and isn't decided yet.
 pub(super) struct Inbox {
@@ -29,6 +38,7 @@ pub(super) struct Inbox {
     /// Taken from the queue together.
     received: VecDeque<Message>,
     reader: Option<Reader>,
+    seen: Seen,
     /// A look for the requests of what was received.
     look: Option<BoxFuture<'static, Found>>,
     /// What it found.
@@ -43,6 +53,7 @@ impl Inbox {
             queue,
             received: VecDeque::new(),
             reader: Some(reader),
+            seen: Seen::new(seen::MOST),
             look: None,
             stored: Requests::default(),
             since: Vec::new(),
@@ -75,31 +86,33 @@ impl Inbox {
         self.received.pop_front()
     }
 
-    /// Begins to look for the requests of what was received. All that was decided before is durable
-    /// or in the batches, and nothing of it has to be kept for what was received before.
+    /// Begins to look for those requests of what was received that may be known. All that was
+    /// decided before is durable or in the batches, and nothing of it has to be kept for what was
+    /// received before.
     fn look(&mut self) {
         self.since.clear();
         self.stored = Requests::default();
-        let key = |message: &Message| {
-            message.request().map(|(identity, request)| (identity.to_owned(), request.id.clone()))
-        };
-        let keys: Vec<(String, String)> = self.received.iter().filter_map(key).collect();
+        let mut keys = Vec::new();
+        for (identity, request) in self.received.iter().filter_map(Message::request) {
+            if self.seen.maybe(identity, &request.id) {
+                keys.push((identity.to_owned(), request.id.clone()));
+            }
+        }
         if keys.is_empty() {
             return;
         }
-        let Some(mut reader) = self.reader.take() else { return };
-        let look = async move {
-            let found = reader.requests(&keys).await;
-            (reader, found)
-        };
-        self.look = Some(look.boxed());
+        let Some(reader) = self.reader.take() else { return };
+        self.look = Some(look(reader, keys, self.seen.wants()).boxed());
     }
 
     /// Takes what was found. What can't be looked up is refused: it may have been answered before.
-    fn found(&mut self, found: Result<Vec<StoredRequest>, StoreError>) {
+    fn found(&mut self, found: Result<Look, StoreError>) {
         let error = match found {
-            Ok(stored) => {
-                self.stored = Requests::new(stored);
+            Ok(Look { requests, ids }) => {
+                self.stored = Requests::new(requests);
+                if let Some(ids) = ids {
+                    self.seen.take(&ids);
+                }
                 return;
             }
             Err(error) => error,
@@ -135,6 +148,18 @@ impl Inbox {
             reader.close().await;
         }
     }
+}
+
+async fn look(mut reader: Reader, keys: Vec<(String, String)>, ids: Option<usize>) -> Found {
+    let looked = async {
+        let ids = match ids {
+            Some(most) => Some(reader.ids(most).await?),
+            None => None,
+        };
+        Ok(Look { requests: reader.requests(&keys).await?, ids })
+    };
+    let looked = looked.await;
+    (reader, looked)
 }
 
 impl fmt::Debug for Inbox {

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How many messages one transaction takes at most.
-const BATCH: usize = 1024;
+pub(super) const BATCH: usize = 1024;
 /// How many it takes at most when nothing is being written: the others are decided meanwhile.
 const FIRST: usize = 16;
 /// How long request ids and ended intents are kept.

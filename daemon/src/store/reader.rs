@@ -30,13 +30,33 @@ impl Reader {
         &mut self,
         keys: &[(String, String)],
     ) -> Result<Vec<StoredRequest>, StoreError> {
-        let mut conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => self.options.connect().await.map_err(StoreError::sql("open the database"))?,
-        };
+        let mut conn = self.connection().await?;
         let stored = requests(&mut conn, keys).await?;
         self.conn = Some(conn);
         Ok(stored)
+    }
+
+    /// Identities and ids of the stored requests, so many at most.
+    ///
+    /// # Errors
+    /// Why they could not be read. The next time another connection is tried.
+    pub async fn ids(&mut self, most: usize) -> Result<Vec<(String, String)>, StoreError> {
+        let mut conn = self.connection().await?;
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let ids = sqlx::query!("SELECT identity, id FROM request_ids LIMIT ?", most)
+            .map(|row| (row.identity, row.id))
+            .fetch_all(&mut conn)
+            .await
+            .map_err(StoreError::sql("read request ids"))?;
+        self.conn = Some(conn);
+        Ok(ids)
+    }
+
+    async fn connection(&mut self) -> Result<SqliteConnection, StoreError> {
+        match self.conn.take() {
+            Some(conn) => Ok(conn),
+            None => self.options.connect().await.map_err(StoreError::sql("open the database")),
+        }
     }
 
     /// Closes the connection.
