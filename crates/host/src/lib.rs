@@ -11,6 +11,8 @@
 pub mod api;
 pub mod conformance;
 pub mod linux;
+mod parallel;
 pub mod sim;
 
 pub use api::*;
+pub use parallel::in_chunks;

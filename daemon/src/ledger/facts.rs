@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use berth_host::{DeviceFacts, DmaKind, GroupFacts, HostUse, PciAddress};
+use berth_host::{DeviceFacts, DmaKind, GroupFacts, HostUse, PciAddress, in_chunks};
 use berth_ownership as ownership;
 use berth_ownership::{Command, DeviceId, DriverDma, GroupId};
 
@@ -18,42 +18,26 @@ pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId,
     let mut commands = Vec::new();
     let mut identities = Vec::new();
     let mut replaced: HashSet<PciAddress> = HashSet::new();
-    let (mut address, mut seen) = (String::new(), String::new());
-    for device in &scan.inventory.devices {
-        write_anew(&mut address, device.address);
-        write_anew(&mut seen, Identity(device));
-        let known = book.identities.get(address.as_str());
-        if known.is_some_and(|known| **known == *seen) {
-            continue;
+    let devices = &scan.inventory.devices;
+    for found in in_chunks(devices, |devices| otherwise(book, devices)) {
+        if found.replaced {
+            // Another device took the address: what was promised isn't there any more.
+            replaced.insert(found.address);
+            commands.push(Command::DeviceGone { device: found.id.clone() });
         }
-        let id = DeviceId::from(address.as_str());
-        let merged = match known {
-            None => seen.clone(),
-            Some(known) => match merge(known, &seen) {
-                Some(merged) => merged,
-                None => {
-                    // Another device took the address: what was promised isn't there any more.
-                    replaced.insert(device.address);
-                    commands.push(Command::DeviceGone { device: id.clone() });
-                    seen.clone()
-                }
-            },
-        };
-        if known.is_none_or(|known| **known != *merged) {
-            identities.push((id, merged));
-        }
+        identities.extend(found.identity.map(|identity| (found.id, identity)));
     }
-    let by_address: HashMap<_, _> =
-        scan.inventory.devices.iter().map(|device| (device.address, device)).collect();
-    for group in &scan.inventory.groups {
-        let facts = group_facts(scan, group, &by_address);
-        // On most looks most groups are as recorded, and need not go through decisions. Where a
-        // device is replaced they are so only until its predecessor goes.
-        let anew = group.members.iter().any(|member| replaced.contains(member));
-        if anew || !book.state.is_recorded(&facts) {
-            commands.push(Command::Observe(facts));
-        }
-    }
+    let by_address: HashMap<_, _> = devices.iter().map(|device| (device.address, device)).collect();
+    commands.extend(in_chunks(&scan.inventory.groups, |groups| {
+        let facts = groups.iter().filter_map(|group| {
+            let facts = group_facts(scan, group, &by_address);
+            // On most looks most groups are as recorded, and need not go through decisions. Where
+            // a device is replaced they are so only until its predecessor goes.
+            let anew = group.members.iter().any(|member| replaced.contains(member));
+            (anew || !book.state.is_recorded(&facts)).then_some(facts)
+        });
+        facts.map(Command::Observe).collect()
+    }));
     let seen: HashSet<&str> =
         scan.inventory.groups.iter().map(|group| group.stable_id.as_str()).collect();
     for group in book.state.groups() {
@@ -62,6 +46,39 @@ pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId,
         }
     }
     (commands, identities)
+}
+
+/// A device that is not as its identity was recorded.
+struct Otherwise {
+    address: PciAddress,
+    id: DeviceId,
+    /// It is another one than before at that address.
+    replaced: bool,
+    /// What to remember, where that is new.
+    identity: Option<String>,
+}
+
+fn otherwise(book: &Book, devices: &[DeviceFacts]) -> Vec<Otherwise> {
+    let mut found = Vec::new();
+    let (mut address, mut seen) = (String::new(), String::new());
+    for device in devices {
+        write_anew(&mut address, device.address);
+        write_anew(&mut seen, Identity(device));
+        let known = book.identities.get(address.as_str());
+        if known.is_some_and(|known| **known == *seen) {
+            continue;
+        }
+        let merged = known.map(|known| merge(known, &seen));
+        let replaced = matches!(merged, Some(None));
+        let identity = merged.flatten().unwrap_or_else(|| seen.clone());
+        found.push(Otherwise {
+            address: device.address,
+            id: DeviceId::from(address.as_str()),
+            replaced,
+            identity: known.is_none_or(|known| **known != *identity).then_some(identity),
+        });
+    }
+    found
 }
 
 fn write_anew(text: &mut String, what: impl fmt::Display) {

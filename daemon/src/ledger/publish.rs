@@ -1,6 +1,6 @@
 //! What follows when a batch is durable, or can't be made so.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use tokio::sync::oneshot;
 
@@ -19,7 +19,7 @@ impl Task {
     /// Publishes a durable batch, answers, and hands intents over.
     pub(super) fn publish(&mut self, batch: Batch) {
         let Batch { draft: Draft { book, events, opened, requests, .. }, answers } = batch;
-        self.book = book;
+        let old = mem::replace(&mut self.book, book);
         let snapshot = Arc::new(self.book.snapshot());
         self.shared.published.store(Arc::clone(&snapshot));
         for event in events {
@@ -51,6 +51,8 @@ impl Task {
             }
         }
         self.inbox.durable(requests);
+        // After a scan of a large machine that takes a while: nobody needs to wait for it.
+        drop(old);
     }
 
     /// Answers batches that can't be made durable with what keeps the first of them from it: also

@@ -44,6 +44,10 @@ pub fn survey(host: &dyn Host) -> Result<Scan, HostError> {
 /// a device on a VFIO driver and no reservation in `known`. Blocks.
 pub(super) fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot) {
     let Scan { inventory, foreign, .. } = found;
+    let candidates: Vec<_> = inventory.devices.iter().filter(|device| on_vfio(device)).collect();
+    if candidates.is_empty() {
+        return;
+    }
     // By what was just found: at the first look of a daemon nothing is known but the record.
     let ids: HashMap<u32, &str> =
         inventory.groups.iter().map(|it| (it.number, it.stable_id.as_str())).collect();
@@ -52,7 +56,7 @@ pub(super) fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot
         let group = id.and_then(|id| known.state.group(&id));
         group.is_some_and(|group| !group.reservations.is_empty())
     };
-    for device in inventory.devices.iter().filter(|device| on_vfio(device)) {
+    for device in candidates {
         let Some(number) = device.group.filter(|number| !ours(*number)) else { continue };
         for pid in owners(host, device.address, number) {
             let pids = foreign.entry(number).or_default();

@@ -5,11 +5,8 @@ use std::{collections::BTreeMap, fmt::Write, os::fd::OwnedFd};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::{
-    parallel::in_chunks,
-    tree::{self, PAGE_BYTES, Root},
-};
-use crate::{GroupFacts, IovaRange, PciAddress};
+use super::tree::{self, PAGE_BYTES, Root};
+use crate::{GroupFacts, IovaRange, PciAddress, in_chunks};
 
 /// The name of a group that stays the same over boots: `g-` and the first 12 hex digits of the
 /// SHA-256 of its sorted addresses, joined by newlines.

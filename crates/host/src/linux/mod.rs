@@ -11,7 +11,6 @@ mod features;
 mod grouping;
 mod groups;
 mod names;
-mod parallel;
 mod pci;
 mod private_domain;
 mod procs;

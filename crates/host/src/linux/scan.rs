@@ -11,12 +11,11 @@ use super::{
     grouping::Topology,
     groups,
     names::{Names, Wanted},
-    parallel::in_chunks,
     pci::{self, Function, Reader},
     tree::{self, Root},
     variants::Variants,
 };
-use crate::{DeviceFacts, Grouping, HostError, Inventory, PciAddress};
+use crate::{DeviceFacts, Grouping, HostError, Inventory, PciAddress, in_chunks};
 
 /// Reads a machine; remembers names between passes.
 #[derive(Debug)]

@@ -1,15 +1,15 @@
-//! Reading many small files on several processors.
+//! Going through what a large machine has, on several processors.
 
 use std::{num::NonZero, thread};
 
 /// Below so many items one thread is as fast.
 const WORTH_IT: usize = 512;
-/// Reading sysfs doesn't get faster with more.
+/// Reading sysfs, most of the work, doesn't get faster with more.
 const MOST_THREADS: usize = 4;
 
 /// Applies `work` to slices of `items`, on several threads where there are many, and joins the
 /// results in the items' order.
-pub(super) fn in_chunks<T, U>(items: &[T], work: impl Fn(&[T]) -> Vec<U> + Sync) -> Vec<U>
+pub fn in_chunks<T, U>(items: &[T], work: impl Fn(&[T]) -> Vec<U> + Sync) -> Vec<U>
 where
     T: Sync,
     U: Send,
