@@ -20,6 +20,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection,
     sqlite::SqliteConnectOptions,
 };
+use tempfile::TempDir;
 use tokio::{sync::broadcast::error::TryRecvError, task::JoinHandle, time::timeout};
 
 /// Another free device of the topology `small`, alone in its group.
@@ -70,6 +71,12 @@ async fn answer<T>(asked: Asked<T>) -> Result<T, ApiError> {
     timeout(PATIENCE, asked).await.expect("an answer in time").expect("no panic")
 }
 
+/// Waits until what was asked is decided, though not answered.
+async fn decided<T>(asked: Asked<T>) -> Asked<T> {
+    tokio::time::sleep(DECIDED).await;
+    asked
+}
+
 fn ask_reserve(world: &World, request: v1::ReserveRequest) -> Asked<v1::Reservation> {
     let service = world.service.clone();
     tokio::spawn(async move { service.reserve(&operator(), request).await })
@@ -106,6 +113,20 @@ fn all(world: &World) -> String {
     format!("{parts}\n{:?}\n{}", snapshot.intents, snapshot.seq)
 }
 
+/// A world, and a rival that doesn't let it write.
+async fn locked() -> (TempDir, World, Rival) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = World::open(dir.path(), small()).await;
+    let mut rival = Rival::new(dir.path()).await;
+    rival.lock().await;
+    (dir, world, rival)
+}
+
+/// A call with a request id.
+fn once() -> v1::ReserveRequest {
+    v1::ReserveRequest { request_id: "once".into(), ..reserve("a", FREE) }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_leaves_before_it_and_what_it_rests_on_is_durable() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -115,8 +136,7 @@ async fn nothing_leaves_before_it_and_what_it_rests_on_is_durable() {
     let no_wait = |holder, device| v1::ReserveRequest { no_wait: true, ..reserve(holder, device) };
     let mut rival = Rival::new(dir.path()).await;
     rival.lock().await;
-    let first = ask_reserve(&world, no_wait("a", FREE));
-    tokio::time::sleep(DECIDED).await;
+    let first = decided(ask_reserve(&world, no_wait("a", FREE))).await;
     let rest = [ask_reserve(&world, no_wait("b", OTHER)), ask_reserve(&world, no_wait("c", FREE))];
     tokio::time::sleep(DECIDED).await;
     assert!(!first.is_finished(), "answered before its commit");
@@ -145,14 +165,9 @@ async fn nothing_leaves_before_it_and_what_it_rests_on_is_durable() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_that_needs_no_commit_waits_for_the_one_that_it_rests_on() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let world = World::open(dir.path(), small()).await;
-    let mut rival = Rival::new(dir.path()).await;
-    rival.lock().await;
-    let first = ask_reserve(&world, reserve("a", FREE));
-    tokio::time::sleep(DECIDED).await;
-    let refused = ask_reserve(&world, reserve("b", FREE));
-    tokio::time::sleep(DECIDED).await;
+    let (_dir, world, mut rival) = locked().await;
+    let first = decided(ask_reserve(&world, reserve("a", FREE))).await;
+    let refused = decided(ask_reserve(&world, reserve("b", FREE))).await;
     assert!(!first.is_finished() && !refused.is_finished(), "answered before the commit");
     rival.unlock().await;
     answer(first).await.expect("reserved");
@@ -167,11 +182,9 @@ async fn a_batch_that_can_not_be_written_leaves_the_one_before_it_alone() {
     let mut rival = Rival::new(dir.path()).await;
     rival.forbid("bad").await;
     rival.lock().await;
-    let good = submit(&world.ledger, cordon(FREE), Meta::internal("good"));
-    tokio::time::sleep(DECIDED).await;
+    let good = decided(submit(&world.ledger, cordon(FREE), Meta::internal("good"))).await;
     let bad = submit(&world.ledger, cordon(OTHER), Meta::internal("bad"));
-    let with_it = ask_reserve(&world, reserve("a", "0000:00:1c.0"));
-    tokio::time::sleep(DECIDED).await;
+    let with_it = decided(ask_reserve(&world, reserve("a", "0000:00:1c.0"))).await;
     rival.unlock().await;
     answer(good).await.expect("cordoned");
     assert_eq!(answer(bad).await.unwrap_err().reason(), Reason::Unavailable);
@@ -200,15 +213,13 @@ async fn a_batch_that_can_not_be_written_takes_along_what_was_decided_on_it() {
     rival.forbid("bad").await;
     rival.lock().await;
     let ledger = &world.ledger;
-    let bad = submit(ledger, cordon(FREE), with_id("bad", "once", FREE));
-    tokio::time::sleep(DECIDED).await;
+    let bad = decided(submit(ledger, cordon(FREE), with_id("bad", "once", FREE))).await;
     let repeated = submit(ledger, cordon(FREE), with_id("bad", "once", FREE));
     let uncordon = Command::Uncordon { device: DeviceId::new(OTHER) };
     let refused = submit(ledger, uncordon, with_id("test", "refused", OTHER));
     let other = submit(ledger, cordon(OTHER), with_id("test", "other", OTHER));
     let taken = v1::ReserveRequest { request_id: "taken".into(), ..reserve("a", FREE) };
-    let taken = ask_reserve(&world, taken);
-    tokio::time::sleep(DECIDED).await;
+    let taken = decided(ask_reserve(&world, taken)).await;
     rival.unlock().await;
     for asked in [bad, repeated, refused, other] {
         assert_eq!(answer(asked).await.unwrap_err().reason(), Reason::Unavailable);
@@ -230,16 +241,11 @@ async fn a_batch_that_can_not_be_written_takes_along_what_was_decided_on_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_finds_the_same_one_that_is_not_durable() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let world = World::open(dir.path(), small()).await;
-    let once = || v1::ReserveRequest { request_id: "once".into(), ..reserve("a", FREE) };
-    let mut rival = Rival::new(dir.path()).await;
-    rival.lock().await;
-    let first = ask_reserve(&world, once());
-    tokio::time::sleep(DECIDED).await;
+    let (_dir, world, mut rival) = locked().await;
+    let first = decided(ask_reserve(&world, once())).await;
     let again = ask_reserve(&world, once());
-    let changed = ask_reserve(&world, v1::ReserveRequest { memory_bytes: 4096, ..once() });
-    tokio::time::sleep(DECIDED).await;
+    let changed =
+        decided(ask_reserve(&world, v1::ReserveRequest { memory_bytes: 4096, ..once() })).await;
     assert!(!first.is_finished() && !again.is_finished() && !changed.is_finished());
     rival.unlock().await;
     let first = answer(first).await.expect("reserved");
@@ -270,8 +276,7 @@ async fn a_request_finds_how_its_work_ended_in_a_batch_that_is_not_durable() {
             ledger.outcome(intent.id, outcome, Meta::internal("acts")).await
         });
         tokio::time::sleep(DECIDED).await;
-        let again = ask_reserve(&world, once(false));
-        tokio::time::sleep(DECIDED).await;
+        let again = decided(ask_reserve(&world, once(false))).await;
         assert!(!ended.is_finished() && !again.is_finished());
         rival.unlock().await;
         answer(ended).await.expect("an open intent");
@@ -287,13 +292,8 @@ async fn a_request_finds_how_its_work_ended_in_a_batch_that_is_not_durable() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_finds_the_same_one_that_became_durable_after_it_was_looked_up() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let world = World::open(dir.path(), small()).await;
-    let once = || v1::ReserveRequest { request_id: "once".into(), ..reserve("a", FREE) };
-    let mut rival = Rival::new(dir.path()).await;
-    rival.lock().await;
-    let first = ask_reserve(&world, once());
-    tokio::time::sleep(DECIDED).await;
+    let (_dir, world, mut rival) = locked().await;
+    let first = decided(ask_reserve(&world, once())).await;
     // More than a batch takes: the last of them are decided when the first one is durable, which
     // it wasn't when the store was asked about them.
     let unknown = || {
@@ -303,8 +303,7 @@ async fn a_request_finds_the_same_one_that_became_durable_after_it_was_looked_up
     let mut others: Vec<_> = (0..1000).map(|_| unknown()).collect();
     tokio::time::sleep(DECIDED).await;
     others.extend((0..100).map(|_| unknown()));
-    let again = ask_reserve(&world, once());
-    tokio::time::sleep(DECIDED).await;
+    let again = decided(ask_reserve(&world, once())).await;
     rival.unlock().await;
     let first = answer(first).await.expect("reserved");
     assert_eq!(answer(again).await.expect("the same answer"), first);
@@ -323,8 +322,7 @@ async fn the_task_ends_after_its_last_write() {
     rival.lock().await;
     for (device, id) in [(FREE, "first"), (OTHER, "second")] {
         // A caller that goes away.
-        let asked = submit(&ledger, cordon(device), with_id("test", id, device));
-        tokio::time::sleep(DECIDED).await;
+        let asked = decided(submit(&ledger, cordon(device), with_id("test", id, device))).await;
         asked.abort();
         assert!(asked.await.is_err_and(|ended| ended.is_cancelled()));
     }

@@ -116,6 +116,8 @@ async fn a_repeated_request_gets_the_same_answer() {
     assert_eq!(world.service.reserve(&me, request.clone()).await.expect("still"), first);
     let host = world.kill().await;
     let world = World::open(dir.path(), host).await;
+    // With the first id that a daemon gets it learns of all that the store has.
+    world.service.reserve(&me, with_id("two", reserve("vm-b", FREE))).await.expect("a new call");
     assert_eq!(world.service.reserve(&me, request).await.expect("after a restart"), first);
 }
 
