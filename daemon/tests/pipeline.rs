@@ -290,7 +290,8 @@ async fn a_request_finds_how_its_work_ended_in_a_batch_that_is_not_durable() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// On one thread, so that what is asked together is received together.
+#[tokio::test]
 async fn a_request_finds_the_same_one_that_became_durable_after_it_was_looked_up() {
     let (_dir, world, mut rival) = locked().await;
     let first = decided(ask_reserve(&world, once())).await;
