@@ -216,12 +216,12 @@ async fn a_batch_that_can_not_be_written_takes_along_what_was_decided_on_it() {
     let bad = decided(submit(ledger, cordon(FREE), with_id("bad", "once", FREE))).await;
     let repeated = submit(ledger, cordon(FREE), with_id("bad", "once", FREE));
     let uncordon = Command::Uncordon { device: DeviceId::new(OTHER) };
-    let refused = submit(ledger, uncordon, with_id("test", "refused", OTHER));
+    let uncordoned = submit(ledger, uncordon, with_id("test", "uncordoned", OTHER));
     let other = submit(ledger, cordon(OTHER), with_id("test", "other", OTHER));
     let taken = v1::ReserveRequest { request_id: "taken".into(), ..reserve("a", FREE) };
     let taken = decided(ask_reserve(&world, taken)).await;
     rival.unlock().await;
-    for asked in [bad, repeated, refused, other] {
+    for asked in [bad, repeated, uncordoned, other] {
         assert_eq!(answer(asked).await.unwrap_err().reason(), Reason::Unavailable);
     }
     // It is refused as the device is cordoned, which it never was.
@@ -233,10 +233,35 @@ async fn a_batch_that_can_not_be_written_takes_along_what_was_decided_on_it() {
     let taken = v1::ReserveRequest { request_id: "taken".into(), ..reserve("a", FREE) };
     let held = answer(ask_reserve(&world, taken)).await.expect("a new call");
     world.service.release(&operator(), release(&held.id)).await.expect("released");
-    for (device, id) in [(FREE, "once"), (OTHER, "refused")] {
+    for (device, id) in [(FREE, "once"), (OTHER, "uncordoned")] {
         let applied = answer(submit(ledger, cordon(device), with_id("bad", id, device))).await;
         assert_eq!(applied.expect("a new call").events.len(), 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_is_only_remembered_goes_with_its_batch() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = World::open(dir.path(), small()).await;
+    let ledger = &world.ledger;
+    let unknown = |id: &str| submit(ledger, cordon("0000:ff:1f.7"), with_id("test", id, OTHER));
+    // As many as the store keeps of one caller.
+    let stored: Vec<_> = (0..4096).map(|number| unknown(&number.to_string())).collect();
+    for asked in stored {
+        assert_eq!(answer(asked).await.unwrap_err().reason(), Reason::NotFound);
+    }
+    let mut rival = Rival::new(dir.path()).await;
+    rival.forbid("bad").await;
+    rival.lock().await;
+    let bad = decided(submit(ledger, cordon(FREE), Meta::internal("bad"))).await;
+    let refused = decided(unknown("beyond")).await;
+    rival.unlock().await;
+    assert_eq!(answer(bad).await.unwrap_err().reason(), Reason::Unavailable);
+    assert_eq!(answer(refused).await.unwrap_err().reason(), Reason::Unavailable);
+
+    rival.allow().await;
+    let again = submit(ledger, cordon(OTHER), with_id("test", "beyond", OTHER));
+    answer(again).await.expect("a new call: it was never refused");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
