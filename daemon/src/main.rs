@@ -4,14 +4,14 @@
 use std::{io::IsTerminal as _, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use berth_helper::client::{Deadlines, Forked};
+use berth_helper::client::{Connected, Deadlines, Forked};
 use berth_host::{
     Host, Privileged,
     linux::{LinuxConfig, LinuxHost},
     sim::{SimHost, Topology},
 };
 use berthd::{
-    config::{Args, Config, HostChoice, SimTopology},
+    config::{Args, Config, Helper, HostChoice, SimTopology},
     notify,
     run::Daemon,
 };
@@ -47,6 +47,11 @@ fn print_config(config: &Config) {
         None => println!("no configuration file: the defaults are used"),
     }
     println!("state at {}", config.state_dir.display());
+    match &config.helper {
+        Helper::Socket(path) => println!("helper behind {}", path.display()),
+        Helper::Forked(Some(program)) => println!("helper {}", program.display()),
+        Helper::Forked(None) => {}
+    }
     for listener in &config.listen {
         println!("{} at {}", listener.serve.word(), listener.endpoint);
     }
@@ -126,10 +131,18 @@ fn privileged(config: &Config) -> Result<Arc<dyn Privileged>> {
     let act_ms = config.timeouts.act_ms;
     let deadlines = Deadlines { bind_ms: act_ms, other_ms: act_ms, ..Deadlines::default() };
     let root = &config.sysfs_root;
-    let forked = match &config.helper {
-        Some(program) => Forked::new(program, root, deadlines),
-        None => Forked::beside_exe(root, deadlines)
-            .context("find berth-helper: name it with --helper or `helper` in the file")?,
-    };
-    Ok(Arc::new(forked))
+    Ok(match &config.helper {
+        Helper::Socket(path) => {
+            tracing::info!(at = %path.display(), "privileged acts are done behind a socket");
+            Arc::new(Connected::new(path, deadlines))
+        }
+        Helper::Forked(Some(program)) => Arc::new(Forked::new(program, root, deadlines)),
+        Helper::Forked(None) => {
+            let beside = Forked::beside_exe(root, deadlines).context(
+                "find berth-helper: name it with --helper or `helper` in the file, or start \
+                 berth-helper.socket",
+            )?;
+            Arc::new(beside)
+        }
+    })
 }

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use berthd::{
-    config::{Args, Config, Endpoint, HostChoice, Serve, SimTopology},
+    config::{Args, Config, Endpoint, Helper, HostChoice, Serve, SimTopology},
     model::Role,
 };
 use clap::Parser as _;
@@ -111,6 +111,18 @@ fn mistakes_are_named_with_line_key_and_way_out() {
             "berthd.toml:7: listen.rule.role: a rule can't give more than its listener's role",
         ),
         (
+            "helper = \"/x\"\nhelper_socket = \"/y\"\n",
+            "berthd.toml:2: helper_socket: the file names a helper, too; remove",
+        ),
+        (
+            "helper_socket = \"/nonexistent/s\"\n",
+            "berthd.toml:1: helper_socket: there is no socket /nonexistent/s; start it",
+        ),
+        (
+            "sysfs_root = \"/tree\"\nhelper_socket = \"/nonexistent/s\"\n",
+            "berthd.toml:2: helper_socket: a helper behind a socket acts on this machine",
+        ),
+        (
             "[[reset]]\nclass = \"gpu\"\npolicy = \"maybe\"\n",
             "berthd.toml:3: reset.policy: \"maybe\"",
         ),
@@ -147,6 +159,26 @@ fn arguments_override_the_file() {
     assert_eq!(config.state_dir, Path::new("/from/args"));
     let ends: Vec<String> = config.listen.iter().map(|one| one.endpoint.to_string()).collect();
     assert_eq!(ends, ["unix:/a/g.sock", "unix:/from/http.sock", "unix:/a/handover.sock"]);
+}
+
+#[test]
+fn the_helper_is_a_program_or_behind_a_socket() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("helper.sock");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    let text = format!("helper_socket = {:?}\n", path.display().to_string());
+    let behind = Helper::Socket(path.clone());
+    assert_eq!(load(&text, &[]).expect("it is there").helper, behind);
+    let program = Helper::Forked(Some("/bin/helper".into()));
+    let config = load(&text, &["--helper", "/bin/helper"]).expect("an argument overrides");
+    assert_eq!(config.helper, program);
+    let argument = path.display().to_string();
+    let config = load("helper = \"/bin/helper\"\n", &["--helper-socket", &argument]);
+    assert_eq!(config.expect("an argument overrides").helper, behind);
+    let error = load("", &["--helper-socket", "/nonexistent/s"]).expect_err("it is not there");
+    assert!(error.starts_with("--helper-socket /nonexistent/s: there is no socket"), "{error}");
+    // A simulated machine has no use for it, and a file may say it all the same.
+    load("helper_socket = \"/nonexistent/s\"\n", &["--host", "sim"]).expect("not asked for");
 }
 
 #[test]

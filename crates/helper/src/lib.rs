@@ -1,10 +1,11 @@
 //! berth-helper: the privileged acts, one process per request.
 //!
 //! An unbind can wait in the kernel without limit, and no thread of the daemon shall need a
-//! capability. So the daemon sends each privileged act to a process of its own, by [`Forked`],
-//! and waits for the answer no longer than a deadline; a process that the kernel keeps goes on
-//! without it. What may be asked is the closed list of [`berth_host::Act`], nothing else; see
-//! [`wire`] for the format and [`serve`] for the other end.
+//! capability. So the daemon sends each privileged act to a process of its own and waits for the
+//! answer no longer than a deadline; a process that the kernel keeps goes on without it. That
+//! process is started by the daemon ([`Forked`]), or by the service manager for each connection to
+//! a socket ([`Connected`]). What may be asked is the closed list of [`berth_host::Act`], nothing
+//! else; see [`wire`] for the format and [`serve`] for the other end.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -12,4 +13,4 @@ mod packet;
 pub mod serve;
 pub mod wire;
 
-pub use client::{Deadlines, Forked};
+pub use client::{Connected, Deadlines, Forked};

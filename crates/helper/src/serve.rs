@@ -6,7 +6,10 @@ use std::{
 };
 
 use berth_host::{Act, ActOutcome, HostError, linux::acts};
-use rustix::io::Errno;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use crate::{
     packet,
@@ -24,10 +27,11 @@ pub enum Served {
     Refused,
 }
 
-/// Reads one request from a socket, does the act below `root` and answers.
+/// Reads one request from a socket, does the act below `root` and answers. What nobody waits for
+/// any more is not begun: whoever asked has given up, and others may have been told otherwise.
 ///
 /// # Errors
-/// Of the socket; ENOTCONN when it was closed before a request came.
+/// Of the socket; ENOTCONN when it was closed before a request came, or before it was begun.
 pub fn serve(socket: impl AsFd, root: &Path) -> Result<Served, Errno> {
     let received = match packet::receive(&socket, MAX_REQUEST_BYTES) {
         Err(Errno::MSGSIZE) => Err(format!("request is longer than {MAX_REQUEST_BYTES} bytes")),
@@ -36,6 +40,7 @@ pub fn serve(socket: impl AsFd, root: &Path) -> Result<Served, Errno> {
         Ok(packet) => parse(&packet.bytes),
     };
     match received {
+        Ok(_) if is_abandoned(&socket)? => Err(Errno::NOTCONN),
         Ok(act) => {
             answer(&socket, acts::perform(root, &act))?;
             Ok(Served::Tried)
@@ -44,6 +49,16 @@ pub fn serve(socket: impl AsFd, root: &Path) -> Result<Served, Errno> {
             respond(&socket, Answer::Error(Failure::Helper(message)), None)?;
             Ok(Served::Refused)
         }
+    }
+}
+
+/// Whether the other end was closed.
+fn is_abandoned(socket: impl AsFd) -> Result<bool, Errno> {
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::empty())];
+    match poll(&mut fds, Some(&Timespec::default())) {
+        Ok(_) => Ok(fds[0].revents().contains(PollFlags::HUP)),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -91,7 +106,10 @@ fn shortened(answer: Answer) -> Option<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_host::ProcessUse;
+    use berth_host::{
+        ProcessUse,
+        linux::testing::{ConfigBytes, FakeDevice, FakeTree},
+    };
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn pair() -> (OwnedFd, OwnedFd) {
@@ -119,6 +137,30 @@ mod tests {
         let (here, there) = pair();
         drop(here);
         assert_eq!(serve(&there, Path::new("/nonexistent")), Err(Errno::NOTCONN));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = FakeTree::at(dir.path()).unwrap();
+        let config = ConfigBytes::conventional(0x1234, 0x11e8, 0x00_ff_00);
+        let device = "0000:00:05.0".parse().unwrap();
+        tree.add(&FakeDevice::new(device, &config).group(8)).unwrap();
+        let set = Act::Override { device, driver: Some("vfio-pci".to_owned()) };
+        let request = serde_json::to_vec(&Request { v: VERSION, act: set }).unwrap();
+        let attribute = tree.root().join("sys/bus/pci/devices/0000:00:05.0/driver_override");
+        let text = || std::fs::read_to_string(&attribute).unwrap();
+
+        let (here, there) = pair();
+        packet::send(&here, &request, None).unwrap();
+        drop(here);
+        assert_eq!(serve(&there, tree.root()), Err(Errno::NOTCONN));
+        assert_eq!(text(), "(null)\n");
+
+        let (here, there) = pair();
+        packet::send(&here, &request, None).unwrap();
+        assert_eq!(serve(&there, tree.root()), Ok(Served::Tried));
+        assert_eq!(text(), "vfio-pci");
     }
 
     #[test]

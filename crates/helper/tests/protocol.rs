@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_helper::{Deadlines, Forked};
+use berth_helper::{Connected, Deadlines, Forked};
 use berth_host::{
     Act, ActOutcome, HostError, PciAddress, Privileged,
     linux::testing::{ConfigBytes, FakeDevice, FakeTree},
 };
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 const HELPER: &str = env!("CARGO_BIN_EXE_berth-helper");
 
@@ -50,6 +50,75 @@ fn acts_are_done_in_another_process() {
     assert!(matches!(config, ActOutcome::Config(bytes) if bytes[..2] == [0x34, 0x12]));
     let reset = helper.perform(&Act::Reset { device: device() }).unwrap();
     assert!(matches!(reset, ActOutcome::Reset(outcome) if outcome.as_str() == "not_possible"));
+}
+
+#[test]
+fn acts_are_done_by_whoever_listens_at_the_socket() {
+    let (dir, tree) = machine();
+    let path = dir.path().join("helper.sock");
+    let socket = listener(&path, 64);
+    let root = tree.root().to_owned();
+    // As a service manager does with Accept=yes: a process for each connection.
+    let manager = std::thread::spawn(move || {
+        for _ in 0..3 {
+            let connection = rustix::net::accept(&socket).unwrap();
+            let mut command = Command::new(HELPER);
+            command.arg("--sysfs-root").arg(&root).stdin(Stdio::from(connection));
+            let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+            drop(command);
+            assert!(child.wait().unwrap().success());
+        }
+    });
+    let helper = Connected::new(&path, patient());
+    let set = Act::Override { device: device(), driver: Some("vfio-pci".into()) };
+    assert!(matches!(helper.perform(&set), Ok(ActOutcome::Done)));
+    let place = tree.root().join("sys/bus/pci/devices/0000:00:05.0/driver_override");
+    assert_eq!(std::fs::read_to_string(place).unwrap(), "vfio-pci");
+    let config = helper.perform(&Act::ReadConfig { device: device() }).unwrap();
+    assert!(matches!(config, ActOutcome::Config(bytes) if bytes[..2] == [0x34, 0x12]));
+    let gone: PciAddress = "0000:0f:00.0".parse().unwrap();
+    let error = helper.perform(&Act::Unbind { device: gone }).unwrap_err();
+    assert_eq!(error, HostError::NoDevice(gone));
+    manager.join().unwrap();
+}
+
+#[test]
+fn a_socket_that_nobody_serves_is_named_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("helper.sock");
+    let said = |helper: &Connected| {
+        let error = helper.perform(&Act::OpenIommu).unwrap_err();
+        assert!(matches!(error, HostError::Helper { still_running: false, .. }), "{error}");
+        error.to_string()
+    };
+    let helper = Connected::new(&path, patient());
+    let missing = said(&helper);
+    drop(listener(&path, 1));
+    let left_behind = said(&helper);
+    for text in [&missing, &left_behind] {
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        assert!(text.contains("systemctl start berth-helper.socket"), "{text}");
+    }
+    assert_ne!(missing, left_behind);
+}
+
+#[test]
+fn a_manager_that_accepts_nothing_costs_the_deadline_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("helper.sock");
+    let _socket = listener(&path, 0);
+    let helper = Connected::new(&path, Deadlines { other_ms: 300, ..patient() });
+    let begin = Instant::now();
+    let mut errors = Vec::new();
+    // The first waits in the backlog, the later ones for a place in it.
+    for _ in 0..3 {
+        errors.push(helper.perform(&Act::OpenIommu).unwrap_err());
+    }
+    assert!(begin.elapsed() < Duration::from_secs(60));
+    assert!(matches!(errors[0], HostError::Helper { still_running: true, .. }), "{}", errors[0]);
+    let last = errors.pop().unwrap();
+    assert!(matches!(last, HostError::Helper { still_running: false, .. }), "{last}");
+    assert!(last.to_string().contains("connect to"), "{last}");
 }
 
 #[test]
@@ -126,6 +195,14 @@ fn what_is_no_socket_is_refused() {
 fn pair() -> (OwnedFd, OwnedFd) {
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
     rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+fn listener(path: &Path, backlog: i32) -> OwnedFd {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    rustix::net::listen(&socket, backlog).unwrap();
+    socket
 }
 
 fn helper_on(stdin: Stdio) -> std::process::Child {

@@ -37,9 +37,15 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// The berth-helper binary [default: beside berthd].
-    #[arg(long, value_name = "FILE")]
+    /// The berth-helper binary, which berthd starts for each privileged act [default: beside
+    /// berthd, unless there is a --helper-socket].
+    #[arg(long, value_name = "FILE", conflicts_with = "helper_socket")]
     pub helper: Option<PathBuf>,
+
+    /// The socket behind which the service manager starts a berth-helper for each connection
+    /// [default: /run/berth/helper.sock where it exists].
+    #[arg(long, value_name = "PATH")]
+    pub helper_socket: Option<PathBuf>,
 
     /// gRPC at unix:PATH [default: unix:/run/berth/berthd.sock]. Repeatable.
     #[arg(long, value_name = "WHERE")]

@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::{
     Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Serve, Timeouts,
     error::Source,
+    helper::{self, Machine},
     listen::{self, Places},
     raw::{RawConfig, RawLimits, RawReset, RawRetention, RawTimeouts},
     system,
@@ -23,16 +24,19 @@ pub(super) fn resolve(
     let host = host(&raw, source, args)?;
     let personal = host.is_simulated() && !system::is_root();
     let state_dir = state_dir(&raw, source, args, personal)?;
-    let helper = helper(&raw, source, args)?;
+    let sysfs_root =
+        args.sysfs_root.clone().or(raw.sysfs_root.clone()).unwrap_or_else(|| PathBuf::from("/"));
+    let machine = match &host {
+        HostChoice::Sim(_) => Machine::Simulated,
+        HostChoice::Linux if sysfs_root == Path::new("/") => Machine::This,
+        HostChoice::Linux => Machine::Tree,
+    };
+    let helper = helper::resolve(&raw, source, args, machine)?;
     let run_dir = if personal { state_dir.clone() } else { PathBuf::from("/run/berth") };
     Ok(Config {
         file,
         host,
-        sysfs_root: args
-            .sysfs_root
-            .clone()
-            .or(raw.sysfs_root)
-            .unwrap_or_else(|| PathBuf::from("/")),
+        sysfs_root,
         state_dir,
         helper,
         listen: listen::resolve(raw.listen, source, args, &Places { run_dir })?,
@@ -81,17 +85,6 @@ fn state_dir(
         None if personal => Ok(system::user_state_dir()),
         None => Ok(PathBuf::from("/var/lib/berth")),
     }
-}
-
-fn helper(
-    raw: &RawConfig,
-    source: &Source<'_>,
-    args: &Args,
-) -> Result<Option<PathBuf>, ConfigError> {
-    if args.helper.is_some() {
-        return Ok(args.helper.clone());
-    }
-    raw.helper.as_ref().map(|path| absolute(path, "helper", source)).transpose()
 }
 
 /// A path of the file must be absolute: the daemon's directory says nothing to its reader.

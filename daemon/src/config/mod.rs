@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod error;
+mod helper;
 mod listen;
 mod raw;
 mod system;
@@ -34,8 +35,8 @@ pub struct Config {
     pub sysfs_root: PathBuf,
     /// Where the database lives.
     pub state_dir: PathBuf,
-    /// The helper's binary; `None` looks beside berthd's own.
-    pub helper: Option<PathBuf>,
+    /// Who does the privileged acts.
+    pub helper: Helper,
     /// Where berthd listens.
     pub listen: Vec<Listener>,
     /// How long things may take.
@@ -46,6 +47,15 @@ pub struct Config {
     pub limits: Limits,
     /// What must hold about a reset, by class. The most specific that fits counts.
     pub reset: Vec<ResetRule>,
+}
+
+/// Who does the privileged acts: always a process per act.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Helper {
+    /// berthd starts this program; `None` looks beside berthd's own.
+    Forked(Option<PathBuf>),
+    /// The service manager starts one for each connection to this socket.
+    Socket(PathBuf),
 }
 
 /// What a listener speaks.

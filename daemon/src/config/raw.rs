@@ -15,6 +15,7 @@ pub(super) struct RawConfig {
     pub(super) sysfs_root: Option<PathBuf>,
     pub(super) state_dir: Option<Spanned<PathBuf>>,
     pub(super) helper: Option<Spanned<PathBuf>>,
+    pub(super) helper_socket: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub(super) listen: Vec<Spanned<RawListener>>,
     #[serde(default)]

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::ErrorKind,
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
 };
 
@@ -42,6 +43,11 @@ fn group_in(text: &str, name: &str) -> Option<u32> {
 /// True when the process is root, for whom the system's directories are the default.
 pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Whether there is a socket at a path.
+pub(super) fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// Where an unprivileged simulated daemon keeps its state.
