@@ -232,6 +232,15 @@ impl LedgerHandle {
         self.ask_blocking(|reply| Message::Submit { commands, meta, attempt, reply })
     }
 
+    /// Waits until the task has come to a message behind those before: all that had to be written
+    /// for them is, or can't be. For ever, where the task has ended.
+    pub(crate) async fn turn(&self) {
+        let (reply, turned) = oneshot::channel();
+        if self.queue.send(Message::Turn { reply }).await.is_err() || turned.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// What is published now. Enters neither the task nor the store.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -9,6 +9,7 @@ pub mod acts;
 pub mod config;
 pub mod grpc;
 pub mod handover;
+mod heartbeat;
 pub mod ledger;
 pub mod listen;
 pub mod model;

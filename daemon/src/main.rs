@@ -10,8 +10,10 @@ use berth_host::{
     linux::{LinuxConfig, LinuxHost},
     sim::{SimHost, Topology},
 };
+use berth_ownership::Table;
 use berthd::{
     config::{Args, Config, Helper, HostChoice, SimTopology},
+    listen::{self, Passed},
     notify,
     run::Daemon,
 };
@@ -58,6 +60,8 @@ fn print_config(config: &Config) {
 }
 
 fn run(config: &Config) -> Result<()> {
+    // Before anything else is opened.
+    let passed = listen::passed()?;
     let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -69,13 +73,13 @@ fn run(config: &Config) -> Result<()> {
         .thread_name("berthd")
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, passed));
     // Kernel work that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: &Config) -> Result<()> {
+async fn serve(config: &Config, passed: Vec<Passed>) -> Result<()> {
     // From the first moment on: a signal during start-up ends it cleanly, too.
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
@@ -87,10 +91,14 @@ async fn serve(config: &Config) -> Result<()> {
         state = %config.state_dir.display(),
         "starting"
     );
-    let daemon = tokio::select! {
-        daemon = Daemon::start(config, host) => daemon?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+    let started = tokio::select! {
+        daemon = Daemon::start_on(config, host, passed, Table::standard()) => Some(daemon?),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let Some(daemon) = started else {
+        tell(&["STOPPING=1"]);
+        return Ok(());
     };
     for address in daemon.tcp_addresses() {
         tracing::info!("the page is at http://{address}/");

@@ -21,11 +21,11 @@ use tonic_health::server::HealthReporter;
 use crate::{
     acts::{Engine, EngineConfig, LedgerRecords},
     config::{Config, Endpoint, Serve},
-    grpc, handover,
+    grpc, handover, heartbeat,
     ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey},
-    listen::{self, BindError, Bound, SocketFile},
+    listen::{self, BindError, Bound, Passed, SocketFile},
     model::{ApiError, Executor, Intent, Meta, OpenIntent, Snapshot},
-    reconcile,
+    notify, reconcile,
     rest::{self, Front, Metrics},
     service::{Service, ServiceConfig},
 };
@@ -56,6 +56,9 @@ pub enum StartError {
     /// The build is broken.
     #[error("{0}")]
     Build(String),
+    /// What the service manager set in the environment.
+    #[error("{0}; let a service manager set it, or unset it")]
+    Environment(String),
 }
 
 /// A daemon that runs.
@@ -68,8 +71,8 @@ pub struct Daemon {
     ready: watch::Receiver<bool>,
     health: HealthReporter,
     listeners: JoinSet<()>,
-    handover: Vec<(JoinHandle<()>, SocketFile)>,
-    /// Leases and rescans.
+    handover: Vec<(JoinHandle<()>, Option<SocketFile>)>,
+    /// Leases, rescans, heartbeats.
     chores: JoinSet<()>,
     ledger: JoinHandle<()>,
 }
@@ -98,7 +101,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Sockets {
     grpc: Vec<Bound>,
     http: Vec<Bound>,
-    handover: Vec<(std::os::fd::OwnedFd, SocketFile)>,
+    handover: Vec<(std::os::fd::OwnedFd, Option<SocketFile>)>,
 }
 
 impl Daemon {
@@ -108,20 +111,23 @@ impl Daemon {
     /// # Errors
     /// What is in the way, and the way out.
     pub async fn start(config: &Config, host: Arc<dyn Host>) -> Result<Self, StartError> {
-        Self::start_under(config, host, Table::standard()).await
+        Self::start_on(config, host, Vec::new(), Table::standard()).await
     }
 
-    /// The same under another table of decisions: for tests that flip a cell.
+    /// The same on sockets that were passed to this process, under a table of decisions that tests
+    /// may flip a cell of.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub async fn start_under(
+    pub async fn start_on(
         config: &Config,
         host: Arc<dyn Host>,
+        passed: Vec<Passed>,
         table: Table,
     ) -> Result<Self, StartError> {
+        let watchdog = notify::watchdog_period().map_err(StartError::Environment)?;
         create_state_dir(config)?;
-        let sockets = bind(config).await?;
+        let sockets = bind(config, passed).await?;
         let (opened, survey) = open_ledger(config, &host, table).await?;
         let Opened { ledger, intents, previous_boot, task } = opened;
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
@@ -172,10 +178,7 @@ impl Daemon {
             (task, file)
         });
         let handover = handover.collect();
-        let every = Duration::from_millis(config.timeouts.rescan_ms);
-        let mut chores = JoinSet::new();
-        chores.spawn(ledger.clone().rescan_every(every));
-        chores.spawn(ledger.expire_leases());
+        let chores = chores(config, ledger, &engine, watchdog);
         Ok(Self {
             service,
             engine,
@@ -251,21 +254,31 @@ fn create_state_dir(config: &Config) -> Result<(), StartError> {
     })
 }
 
-async fn bind(config: &Config) -> Result<Sockets, StartError> {
+/// Listens where the configuration says, with the sockets that were passed where there are any.
+async fn bind(config: &Config, passed: Vec<Passed>) -> Result<Sockets, StartError> {
     let mut sockets = Sockets { grpc: Vec::new(), http: Vec::new(), handover: Vec::new() };
-    for listener in &config.listen {
-        match (listener.serve, &listener.endpoint) {
-            (Serve::Grpc, _) => sockets.grpc.push(Bound::bind(listener).await?),
-            (Serve::Http, _) => sockets.http.push(Bound::bind(listener).await?),
-            (Serve::Handover, Endpoint::Unix { path, mode, gid }) => {
+    for (listener, socket) in listen::assign(&config.listen, passed)? {
+        let passed = socket.is_some();
+        match (listener.serve, socket, &listener.endpoint) {
+            (Serve::Handover, Some(socket), _) => sockets.handover.push((socket, None)),
+            (Serve::Handover, None, Endpoint::Unix { path, mode, gid }) => {
                 let kind = listen::Kind::Packets;
-                sockets.handover.push(listen::bind_unix(path, *mode, *gid, kind)?);
+                let (socket, file) = listen::bind_unix(path, *mode, *gid, kind)?;
+                sockets.handover.push((socket, Some(file)));
             }
-            (Serve::Handover, Endpoint::Tcp { address, .. }) => {
+            (Serve::Handover, None, Endpoint::Tcp { address, .. }) => {
                 return Err(StartError::Build(format!("no hand-over over TCP at {address}")));
             }
+            (serve, socket, _) => {
+                let bound = match socket {
+                    Some(socket) => Bound::adopt(&listener, socket)?,
+                    None => Bound::bind(&listener).await?,
+                };
+                let kind = if serve == Serve::Grpc { &mut sockets.grpc } else { &mut sockets.http };
+                kind.push(bound);
+            }
         }
-        tracing::info!(serve = listener.serve.word(), at = %listener.endpoint, "listening");
+        tracing::info!(serve = listener.serve.word(), at = %listener.endpoint, passed, "listening");
     }
     Ok(sockets)
 }
@@ -310,6 +323,23 @@ async fn catch_up(
     })
     .await
     .map_err(|error| not_caught_up(ApiError::internal("reconcile", error.to_string())))
+}
+
+/// What is done again and again beside requests; `watchdog` is when a heartbeat is due.
+fn chores(
+    config: &Config,
+    ledger: LedgerHandle,
+    engine: &Engine,
+    watchdog: Option<Duration>,
+) -> JoinSet<()> {
+    let every = Duration::from_millis(config.timeouts.rescan_ms);
+    let mut chores = JoinSet::new();
+    if let Some(period) = watchdog {
+        chores.spawn(heartbeat::feed_watchdog(heartbeat::parts(ledger.clone(), engine), period));
+    }
+    chores.spawn(ledger.clone().rescan_every(every));
+    chores.spawn(ledger.expire_leases());
+    chores
 }
 
 /// An intent is several acts: it counts as wedged later than one of them.

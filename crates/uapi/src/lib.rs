@@ -23,6 +23,7 @@ mod ioctl;
 mod iommufd;
 mod irq;
 mod kcmp;
+mod passed;
 mod peer;
 mod probe;
 mod region;
@@ -40,6 +41,7 @@ pub use iommufd::{
 };
 pub use irq::IrqInfo;
 pub use kcmp::{same_file, same_file_in};
+pub use passed::{PassedError, PassedFd, passed_fds};
 pub use peer::peer_pidfd;
 pub use probe::{Answer, DevNodes, Features, probe};
 pub use region::MappedRegion;

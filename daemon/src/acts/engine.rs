@@ -124,6 +124,23 @@ impl Engine {
         self.inner.scheduler.submit(name, Vec::new(), move || work(&engine));
     }
 
+    /// Waits until work was taken, run on a thread and ended; what the kernel has at the moment is
+    /// not waited for. For ever, where no work is taken any more.
+    pub(crate) async fn turn(&self) {
+        let (done, turned) = tokio::sync::oneshot::channel();
+        let scheduler = self.inner.scheduler.clone();
+        // Its lock is held for moments only; where it isn't, the runtime must not stand still.
+        tokio::task::spawn_blocking(move || {
+            scheduler.beat(move || {
+                // Whoever asked may have stopped to wait.
+                let _ = done.send(());
+            });
+        });
+        if turned.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Whether an intent waits or runs.
     pub(crate) fn at_work(&self, intent: u64) -> bool {
         self.inner.watchdog.knows(intent)

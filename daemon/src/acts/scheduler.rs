@@ -51,6 +51,8 @@ struct Task {
     id: u64,
     name: String,
     keys: Vec<Key>,
+    /// No kernel work: it needs no place among the threads and is nobody's business.
+    beat: bool,
     work: Box<dyn FnOnce() + Send>,
 }
 
@@ -59,6 +61,7 @@ struct Running {
     name: String,
     keys: Vec<Key>,
     given_up: bool,
+    beat: bool,
 }
 
 impl fmt::Debug for Scheduler {
@@ -84,11 +87,22 @@ impl Scheduler {
         keys: Vec<Key>,
         work: impl FnOnce() + Send + 'static,
     ) -> Ticket {
+        self.add(|id| Task { id, name: name.into(), keys, beat: false, work: Box::new(work) })
+    }
+
+    /// Runs something that ends at once, on a thread like any other's, however many those are:
+    /// where it doesn't run, nothing else would.
+    pub(crate) fn beat(&self, work: impl FnOnce() + Send + 'static) {
+        let (name, work) = ("heartbeat".to_owned(), Box::new(work));
+        self.add(|id| Task { id, name, keys: Vec::new(), beat: true, work });
+    }
+
+    fn add(&self, task: impl FnOnce(u64) -> Task) -> Ticket {
         let mut queue = self.inner.lock();
         let id = queue.next;
         queue.next += 1;
         if !queue.closed {
-            queue.waiting.push_back(Task { id, name: name.into(), keys, work: Box::new(work) });
+            queue.waiting.push_back(task(id));
             start_what_can(&self.inner, &mut queue);
         }
         Ticket(id)
@@ -138,12 +152,12 @@ impl Scheduler {
         queue.closed = true;
         queue.waiting.clear();
         self.inner.idle.notify_all();
-        while !queue.running.iter().all(|work| work.given_up) {
+        while !queue.running.iter().all(|work| work.given_up || work.beat) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
             let waited = self.inner.idle.wait_timeout(queue, left);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        queue.running.is_empty()
+        queue.running.iter().all(|work| work.beat)
     }
 }
 
@@ -156,15 +170,16 @@ impl Inner {
 impl Queue {
     /// Takes the first task that nothing earlier is in the way of, while there is a thread for it.
     fn next(&mut self) -> Option<Task> {
-        let threads = self.running.iter().filter(|work| !work.given_up).count();
-        if threads >= MAX_THREADS || self.waiting.is_empty() {
+        if self.waiting.is_empty() {
             return None;
         }
+        let threads = self.running.iter().filter(|work| !work.given_up && !work.beat).count();
+        let full = threads >= MAX_THREADS;
         let mut taken: HashSet<&Key> = self.running.iter().flat_map(|work| &work.keys).collect();
         let at = self.waiting.iter().position(|task| {
             let free = task.keys.iter().all(|key| !taken.contains(key));
             taken.extend(&task.keys);
-            free
+            free && (task.beat || !full)
         })?;
         let task = self.waiting.remove(at)?;
         self.running.push(Running {
@@ -172,6 +187,7 @@ impl Queue {
             name: task.name.clone(),
             keys: task.keys.clone(),
             given_up: false,
+            beat: task.beat,
         });
         Some(task)
     }
@@ -273,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn it_does_not_beat_while_it_can_start_nothing() {
+        let scheduler = Scheduler::default();
+        let (beat, heard) = mpsc::channel();
+        let queue = scheduler.inner.lock();
+        let other = scheduler.clone();
+        let asking = std::thread::spawn(move || other.beat(move || beat.send(()).unwrap()));
+        assert!(heard.recv_timeout(Duration::from_millis(100)).is_err());
+        drop(queue);
+        heard.recv_timeout(PATIENCE).unwrap();
+        asking.join().unwrap();
+        assert!(scheduler.close(PATIENCE));
+    }
+
+    #[test]
     fn stuck_work_does_not_keep_others_from_threads() {
         let scheduler = Scheduler::default();
         let (go, gate) = mpsc::channel::<()>();
@@ -288,6 +318,9 @@ mod tests {
         let (done, results) = mpsc::channel();
         scheduler.submit("other", vec![key(0)], move || done.send(()).unwrap());
         assert!(results.recv_timeout(Duration::from_millis(100)).is_err());
+        let (beat, heard) = mpsc::channel();
+        scheduler.beat(move || beat.send(()).unwrap());
+        heard.recv_timeout(PATIENCE).unwrap();
         assert!(scheduler.runs(stuck[0]));
         scheduler.give_up(stuck[0]);
         results.recv_timeout(PATIENCE).unwrap();

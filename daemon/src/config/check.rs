@@ -6,7 +6,7 @@ use berth_ownership::ResetPolicy;
 use toml::Spanned;
 
 use super::{
-    Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Serve, Timeouts,
+    Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Timeouts,
     error::Source,
     helper::{self, Machine},
     listen::{self, Places},
@@ -226,9 +226,4 @@ fn class(word: &str) -> Option<Option<String>> {
     let is_code =
         matches!(digits.len(), 2 | 4 | 6) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     is_code.then(|| Some(digits.to_ascii_lowercase()))
-}
-
-/// The word of the kind of a listener.
-pub(super) fn serve(word: &str) -> Option<Serve> {
-    [Serve::Grpc, Serve::Http, Serve::Handover].into_iter().find(|serve| serve.word() == word)
 }

@@ -19,7 +19,7 @@ pub(super) struct Places {
     pub(super) run_dir: PathBuf,
 }
 
-const GRPC_NEEDS_TLS: &str = "gRPC over TCP needs TLS, which this version does not have";
+pub(crate) const GRPC_NEEDS_TLS: &str = "gRPC over TCP needs TLS, which this version does not have";
 const GRPC_WAY_OUT: &str = "listen at unix:PATH, and forward the socket with ssh -L where needed";
 const SOCKET_MODE: u32 = 0o660;
 /// Everybody may knock at the hand-over socket: its answers depend on the peer.
@@ -64,7 +64,7 @@ pub(super) fn resolve(
 fn defaults(serve: Serve, run_dir: &Path) -> Vec<Listener> {
     let unix = |name: &str, mode| {
         let endpoint = Endpoint::Unix { path: run_dir.join(name), mode, gid: None };
-        Listener { serve, endpoint, access: Access::all(Role::Operator) }
+        Listener { serve, endpoint, access: Access::all(Role::Operator), given: false }
     };
     match serve {
         Serve::Grpc => vec![unix("berthd.sock", SOCKET_MODE)],
@@ -74,7 +74,7 @@ fn defaults(serve: Serve, run_dir: &Path) -> Vec<Listener> {
             let endpoint = Endpoint::Tcp { address, hosts: Vec::new() };
             vec![
                 unix("http.sock", SOCKET_MODE),
-                Listener { serve, endpoint, access: Access::all(Role::Viewer) },
+                Listener { serve, endpoint, access: Access::all(Role::Viewer), given: false },
             ]
         }
     }
@@ -95,7 +95,8 @@ fn from_argument(serve: Serve, text: &str) -> Result<Listener, ConfigError> {
             .map_err(|_| error("the path can't be resolved", "write unix:/PATH"))?;
         let mode = if serve == Serve::Handover { HANDOVER_MODE } else { SOCKET_MODE };
         let endpoint = Endpoint::Unix { path, mode, gid: None };
-        return Ok(Listener { serve, endpoint, access: Access::all(Role::Operator) });
+        let access = Access::all(Role::Operator);
+        return Ok(Listener { serve, endpoint, access, given: true });
     }
     match serve {
         Serve::Grpc => return Err(error(GRPC_NEEDS_TLS, GRPC_WAY_OUT)),
@@ -111,13 +112,13 @@ fn from_argument(serve: Serve, text: &str) -> Result<Listener, ConfigError> {
         .parse()
         .map_err(|_| error("not an address", "write unix:PATH or ADDRESS:PORT"))?;
     let endpoint = Endpoint::Tcp { address, hosts: Vec::new() };
-    Ok(Listener { serve, endpoint, access: Access::all(Role::Viewer) })
+    Ok(Listener { serve, endpoint, access: Access::all(Role::Viewer), given: true })
 }
 
 fn from_file(raw: Spanned<RawListener>, source: &Source<'_>) -> Result<Listener, ConfigError> {
     let span = raw.span();
     let raw = raw.into_inner();
-    let Some(serve) = check::serve(raw.serve.get_ref()) else {
+    let Some(serve) = Serve::by_word(raw.serve.get_ref()) else {
         let message = format!("{:?} is not a kind of listener", raw.serve.get_ref());
         let way_out = "use grpc, http or handover";
         return Err(source.error(Some(raw.serve.span()), "listen.serve", message, way_out));
@@ -134,7 +135,7 @@ fn from_file(raw: Spanned<RawListener>, source: &Source<'_>) -> Result<Listener,
         }
     };
     let access = access(&raw, most, source)?;
-    Ok(Listener { serve, endpoint, access })
+    Ok(Listener { serve, endpoint, access, given: true })
 }
 
 fn unix(

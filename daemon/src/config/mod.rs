@@ -18,6 +18,7 @@ use std::{
 
 pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
+pub(crate) use listen::GRPC_NEEDS_TLS;
 
 use crate::model::Role;
 
@@ -79,6 +80,12 @@ impl Serve {
             Self::Handover => "handover",
         }
     }
+
+    /// What a word says.
+    #[must_use]
+    pub fn by_word(word: &str) -> Option<Self> {
+        [Self::Grpc, Self::Http, Self::Handover].into_iter().find(|serve| serve.word() == word)
+    }
 }
 
 /// Where a listener listens.
@@ -120,6 +127,8 @@ pub struct Listener {
     pub endpoint: Endpoint,
     /// The most that a caller through it can be; `None` lets nobody in.
     pub access: Access,
+    /// Named by the file or an argument. Those that aren't are there by default.
+    pub given: bool,
 }
 
 /// Who gets which role through a listener. The listener's role is the ceiling.

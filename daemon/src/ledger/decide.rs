@@ -79,6 +79,7 @@ pub(super) fn decide(draft: &mut Draft, known: &mut Known<'_>, message: Message)
             let events = observe(draft, *scan, &meta);
             Answer::Applied(reply, Ok(plain(draft, events)))
         }
+        Message::Turn { reply } => Answer::Done(reply, Ok(())),
     }
 }
 

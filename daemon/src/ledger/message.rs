@@ -51,6 +51,10 @@ pub(super) enum Message {
         meta: Meta,
         reply: Reply<Applied>,
     },
+    /// Nothing: only that its turn came, behind whatever had to be written before.
+    Turn {
+        reply: Reply<()>,
+    },
 }
 
 impl Message {
@@ -64,7 +68,8 @@ impl Message {
             | Self::Note { .. }
             | Self::Baselines { .. }
             | Self::Refresh { .. }
-            | Self::Observe { .. } => None,
+            | Self::Observe { .. }
+            | Self::Turn { .. } => None,
         }
     }
 
@@ -77,7 +82,7 @@ impl Message {
             | Self::Outcome { reply, .. }
             | Self::Refresh { reply, .. }
             | Self::Observe { reply, .. } => drop(reply.send(Err(error))),
-            Self::Note { reply, .. } | Self::Baselines { reply, .. } => {
+            Self::Note { reply, .. } | Self::Baselines { reply, .. } | Self::Turn { reply } => {
                 drop(reply.send(Err(error)));
             }
         }

@@ -58,6 +58,12 @@ impl Task {
     /// Runs until the last handle is gone and all that was asked is answered.
     pub(super) async fn run(mut self, mut writer: Writer) {
         while let Some(message) = self.inbox.next().await {
+            if let Message::Turn { reply } = message {
+                // Nothing is being written, and it asks for nothing to be. Whoever asked may have
+                // stopped to wait.
+                let _ = reply.send(Ok(()));
+                continue;
+            }
             let batch = self.first(message);
             writer = self.write(writer, batch).await;
         }

@@ -5,19 +5,24 @@
 
 mod connection;
 mod guard;
+mod passed;
 mod unix;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use axum::{Router, response::Response};
 use http::{Method, Uri};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::unix::{BindError, Kind, SocketFile, bind as bind_unix};
+pub(crate) use self::passed::assign;
 use self::{
     connection::{Door, Protocol},
     guard::Guard,
+};
+pub use self::{
+    passed::{Passed, PassedSocketError, passed},
+    unix::{BindError, Kind, SocketFile, bind as bind_unix},
 };
 use crate::{
     config::{Access, Endpoint, Limits, Listener, Serve, Timeouts},
@@ -109,7 +114,8 @@ pub struct Bound {
 
 #[derive(Debug)]
 enum Socket {
-    Unix(tokio::net::UnixListener, SocketFile),
+    /// The file is ours to remove, unless the socket was passed to us.
+    Unix(tokio::net::UnixListener, Option<SocketFile>),
     Tcp(TcpListener, Vec<String>),
 }
 
@@ -122,12 +128,31 @@ impl Bound {
         let socket = match &listener.endpoint {
             Endpoint::Unix { path, mode, gid } => {
                 let (socket, file) = unix::bind(path, *mode, *gid, Kind::Stream)?;
-                Socket::Unix(unix::into_tokio(socket, path)?, file)
+                Socket::Unix(unix::into_tokio(socket, path)?, Some(file))
             }
             Endpoint::Tcp { address, hosts } => {
                 let socket = TcpListener::bind(address)
                     .await
                     .map_err(|error| BindError::tcp(*address, &error))?;
+                Socket::Tcp(socket, hosts.clone())
+            }
+        };
+        Ok(Self { socket, serve: listener.serve, access: listener.access.clone() })
+    }
+
+    /// Takes over a socket of gRPC or HTTP that listens already.
+    ///
+    /// # Errors
+    /// The runtime can't have it.
+    pub fn adopt(listener: &Listener, socket: OwnedFd) -> Result<Self, BindError> {
+        let broken = |error: io::Error| {
+            BindError::at(&listener.endpoint, error.to_string().to_lowercase(), "restart its unit")
+        };
+        rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| broken(errno.into()))?;
+        let socket = match &listener.endpoint {
+            Endpoint::Unix { path, .. } => Socket::Unix(unix::into_tokio(socket, path)?, None),
+            Endpoint::Tcp { hosts, .. } => {
+                let socket = TcpListener::from_std(socket.into()).map_err(broken)?;
                 Socket::Tcp(socket, hosts.clone())
             }
         };
@@ -143,7 +168,7 @@ impl Bound {
         }
     }
 
-    /// Serves until the daemon stops. The socket's file goes with it.
+    /// Serves until the daemon stops. The file of a socket that we bound goes with it.
     pub async fn serve(self, behind: Behind, shared: Shared) {
         let protocol = match self.serve {
             Serve::Grpc => Protocol::Http2,

@@ -30,11 +30,12 @@ pub struct BindError {
 
 impl BindError {
     fn new(path: &Path, message: impl ToString, way_out: &str) -> Self {
-        Self {
-            at: format!("unix:{}", path.display()),
-            message: message.to_string(),
-            way_out: way_out.to_owned(),
-        }
+        Self::at(format!("unix:{}", path.display()), message, way_out)
+    }
+
+    /// About an address that was found, not asked for.
+    pub(super) fn at(at: impl ToString, message: impl ToString, way_out: &str) -> Self {
+        Self { at: at.to_string(), message: message.to_string(), way_out: way_out.to_owned() }
     }
 
     fn system(path: &Path, what: &str, errno: impl Into<io::Error>) -> Self {
@@ -43,12 +44,13 @@ impl BindError {
     }
 
     pub(super) fn tcp(address: SocketAddr, error: &io::Error) -> Self {
-        Self {
-            at: address.to_string(),
-            message: error.to_string().to_lowercase(),
-            way_out: "end what listens there, or name another address with --listen-http"
-                .to_owned(),
-        }
+        let way_out = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::AFNOSUPPORT) => {
+                "let a socket unit listen there: berthd's own unit lets it have unix sockets only"
+            }
+            _ => "end what listens there, or name another address with --listen-http",
+        };
+        Self::at(address, error.to_string().to_lowercase(), way_out)
     }
 }
 

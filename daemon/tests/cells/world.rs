@@ -182,7 +182,8 @@ impl World {
 
 async fn serve(dir: &Path, sim: &Arc<SimHost>, table: Table) -> (Daemon, LedgerHandle, Channel) {
     let host = Arc::clone(sim) as Arc<dyn Host>;
-    let daemon = Daemon::start_under(&config(dir), host, table).await.expect("the daemon starts");
+    let daemon =
+        Daemon::start_on(&config(dir), host, Vec::new(), table).await.expect("the daemon starts");
     let ledger = daemon.service().ledger().clone();
     (daemon, ledger, channel(&dir.join("berthd.sock")).await)
 }
