@@ -15,6 +15,7 @@ use super::job::GroupJob;
 pub(crate) fn vfio(host: &dyn Host, group: &GroupJob, error: &VfioError) -> Box<Refusal> {
     let errno = Errno::from_raw_os_error(error.errno);
     let found = match errno {
+        Errno::ACCESS | Errno::PERM if error.op == "open" => Some(not_given(group, error, errno)),
         Errno::PERM | Errno::BUSY => owners(host, group).or_else(|| msi_unsafe(host, group, errno)),
         Errno::INVAL => owners(host, group).or_else(|| firmware_or_cache(host, group)),
         Errno::NODEV | Errno::NOENT | Errno::NXIO => gone(host, group),
@@ -133,6 +134,29 @@ fn kernel_dma(group: &GroupJob, blockers: Vec<Blocker>) -> Box<Refusal> {
         }))
         .with_blockers(blockers)
         .with_resolve(ways)
+}
+
+/// berthd itself may not open a node: what is behind it answers otherwise, but for groups without an
+/// IOMMU, which are none here.
+fn not_given(group: &GroupJob, error: &VfioError, errno: Errno) -> Box<Refusal> {
+    let node = &error.object;
+    let (why, ways) = match errno {
+        Errno::ACCESS => (
+            "it is not given to berthd's user",
+            vec![
+                "install Berth's udev rules (70-berth.rules)".to_owned(),
+                "udevadm trigger --action=change --subsystem-match=vfio \
+                 --subsystem-match=vfio-dev --subsystem-match=misc"
+                    .to_owned(),
+            ],
+        ),
+        _ => (
+            "the service manager's device policy, which it made before VFIO was there, leaves it out",
+            vec!["modprobe vfio-pci".to_owned(), "systemctl restart berthd".to_owned()],
+        ),
+    };
+    let message = format!("group {}: berthd may not open {node}: {why}", group.id);
+    Refusal::new(Reason::KernelRefused, &group.id, message).with_resolve(ways)
 }
 
 fn msi_unsafe(host: &dyn Host, group: &GroupJob, errno: Errno) -> Option<Box<Refusal>> {

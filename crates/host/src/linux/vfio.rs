@@ -13,6 +13,11 @@ use berth_uapi::{Errno, GroupNumber, VfioGroup};
 
 use crate::VfioError;
 
+/// Opens the node of a group that a device of it was just bound in.
+fn open_new_group(number: u32) -> Result<VfioGroup, VfioError> {
+    Ok(retry::when_given(|| VfioGroup::open(GroupNumber(number)))?)
+}
+
 /// Opens the node of a group.
 fn open_group(number: u32) -> Result<VfioGroup, VfioError> {
     Ok(VfioGroup::open(GroupNumber(number))?)

@@ -9,7 +9,10 @@ use std::{
 use berth_dma::AddressSpace;
 use berth_uapi::{BoundDevice, Cdev, Errno, IoasId, Iommufd, PtId};
 
-use super::{duplicate, retry::while_transient};
+use super::{
+    duplicate,
+    retry::{when_given, while_transient},
+};
 use crate::{
     AttachedDevice, BackendKind, Context, DomainHandle, IovaRange, PciAddress, VfioError,
     linux::tree::Root,
@@ -52,7 +55,8 @@ impl Context for IommufdContext {
         // The cdev is opened for each try: one that the kernel refused is of no further use.
         // EAGAIN: the reset at the first open couldn't take a lock.
         let bound = while_transient(Errno::AGAIN, || {
-            Ok(Cdev::open(&path, &name)?.bind_iommufd(&self.iommufd, None)?)
+            let cdev = when_given(|| Cdev::open(&path, &name))?;
+            Ok(cdev.bind_iommufd(&self.iommufd, None)?)
         })?;
         Ok(Box::new(CdevDevice { address: device, bound, iommufd: Arc::clone(&self.iommufd) }))
     }

@@ -13,7 +13,7 @@ use std::{
 use berth_dma::AddressSpace;
 use berth_uapi::{Device, Errno, VfioContainer, VfioGroup};
 
-use super::{duplicate, lock, no_domain, open_group};
+use super::{duplicate, lock, no_domain, open_new_group};
 use crate::{
     AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, IovaRange, PciAddress,
     VfioError, linux::tree::Root,
@@ -91,7 +91,7 @@ impl Shared {
             count(member);
             return Ok(());
         }
-        let group = open_group(number)?;
+        let group = open_new_group(number)?;
         group.set_container(&self.container)?;
         let mut member = Member { group, holds: 0, devices: 0 };
         count(&mut member);
@@ -261,7 +261,7 @@ impl OwnHold {
     /// Takes the hold.
     pub(in crate::linux) fn take(number: u32) -> Result<Self, VfioError> {
         let container = VfioContainer::open()?;
-        let group = open_group(number)?;
+        let group = open_new_group(number)?;
         group.set_container(&container)?;
         Ok(Self { number, _group: group, _container: container })
     }
