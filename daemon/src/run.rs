@@ -23,7 +23,7 @@ use crate::{
     config::{Config, Endpoint, Serve},
     grpc, handover, heartbeat,
     ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey},
-    listen::{self, BindError, Bound, Passed, SocketFile},
+    listen::{self, Behind, BindError, Bound, Passed, SocketFile},
     model::{ApiError, Executor, Intent, Meta, OpenIntent, Snapshot},
     notify, reconcile,
     rest::{self, Front, Metrics},
@@ -99,8 +99,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is bound before anything else, so that a second daemon does no harm.
 struct Sockets {
-    grpc: Vec<Bound>,
-    http: Vec<Bound>,
+    /// Of gRPC and HTTP.
+    doors: Vec<Bound>,
     handover: Vec<(std::os::fd::OwnedFd, Option<SocketFile>)>,
 }
 
@@ -155,19 +155,18 @@ impl Daemon {
         let http = rest::behind(&front).map_err(StartError::Build)?;
         let (grpc, health) =
             grpc::router(&front).await.map_err(|error| StartError::Build(error.to_string()))?;
-        let tcp = sockets.http.iter().filter_map(Bound::tcp_address).collect();
-        let mut listeners = JoinSet::new();
-        for bound in sockets.grpc {
-            listeners.spawn(bound.serve(grpc.clone().into(), shared.clone()));
-        }
-        for bound in sockets.http {
-            listeners.spawn(bound.serve(http.clone(), shared.clone()));
-        }
+        let tcp = sockets.doors.iter().filter_map(Bound::tcp_address).collect();
+        let mut listeners = Listeners { tasks: JoinSet::new(), grpc: grpc.into(), http };
+        // Who comes to a socket that was passed waits in it for the daemon to be ready; with ours he
+        // is told that it isn't.
+        let (later, now): (Vec<_>, _) = sockets.doors.into_iter().partition(Bound::was_passed);
+        listeners.open(now, &shared);
         ledger.observe_survey(survey, Meta::internal("start")).await.map_err(not_caught_up)?;
         catch_up(&engine, &ledger, intents, previous_boot).await?;
         // Nobody held it until now, so it can't fail.
         let _ = now_ready.send(true);
         grpc::set_serving(&health, true).await;
+        listeners.open(later, &shared);
         let handover = sockets.handover.into_iter().map(|(socket, file)| {
             let engine = Engine::clone(&engine);
             let task = tokio::spawn(async move {
@@ -186,7 +185,7 @@ impl Daemon {
             tcp,
             ready,
             health,
-            listeners,
+            listeners: listeners.tasks,
             handover,
             chores,
             ledger: task,
@@ -245,6 +244,22 @@ impl Daemon {
     }
 }
 
+/// The listeners that are served, and what is behind them.
+struct Listeners {
+    tasks: JoinSet<()>,
+    grpc: Behind,
+    http: Behind,
+}
+
+impl Listeners {
+    fn open(&mut self, doors: Vec<Bound>, shared: &listen::Shared) {
+        for bound in doors {
+            let behind = if bound.speaks() == Serve::Grpc { &self.grpc } else { &self.http };
+            self.tasks.spawn(bound.serve(behind.clone(), shared.clone()));
+        }
+    }
+}
+
 fn create_state_dir(config: &Config) -> Result<(), StartError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
@@ -256,7 +271,7 @@ fn create_state_dir(config: &Config) -> Result<(), StartError> {
 
 /// Listens where the configuration says, with the sockets that were passed where there are any.
 async fn bind(config: &Config, passed: Vec<Passed>) -> Result<Sockets, StartError> {
-    let mut sockets = Sockets { grpc: Vec::new(), http: Vec::new(), handover: Vec::new() };
+    let mut sockets = Sockets { doors: Vec::new(), handover: Vec::new() };
     for (listener, socket) in listen::assign(&config.listen, passed)? {
         let passed = socket.is_some();
         match (listener.serve, socket, &listener.endpoint) {
@@ -269,14 +284,8 @@ async fn bind(config: &Config, passed: Vec<Passed>) -> Result<Sockets, StartErro
             (Serve::Handover, None, Endpoint::Tcp { address, .. }) => {
                 return Err(StartError::Build(format!("no hand-over over TCP at {address}")));
             }
-            (serve, socket, _) => {
-                let bound = match socket {
-                    Some(socket) => Bound::adopt(&listener, socket)?,
-                    None => Bound::bind(&listener).await?,
-                };
-                let kind = if serve == Serve::Grpc { &mut sockets.grpc } else { &mut sockets.http };
-                kind.push(bound);
-            }
+            (_, Some(socket), _) => sockets.doors.push(Bound::adopt(&listener, socket)?),
+            (_, None, _) => sockets.doors.push(Bound::bind(&listener).await?),
         }
         tracing::info!(serve = listener.serve.word(), at = %listener.endpoint, passed, "listening");
     }

@@ -156,7 +156,7 @@ fn sockets_that_were_passed_are_served_and_left_as_they_are() {
     let mut answer = String::new();
     early.set_read_timeout(Some(PATIENCE)).unwrap();
     early.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200"), "it waits until the daemon is ready: {answer}");
 
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
     rustix::net::connect(&socket, &SocketAddrUnix::new(&paths[1]).unwrap()).unwrap();

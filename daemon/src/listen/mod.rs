@@ -110,6 +110,7 @@ pub struct Bound {
     socket: Socket,
     serve: Serve,
     access: Access,
+    passed: bool,
 }
 
 #[derive(Debug)]
@@ -137,7 +138,8 @@ impl Bound {
                 Socket::Tcp(socket, hosts.clone())
             }
         };
-        Ok(Self { socket, serve: listener.serve, access: listener.access.clone() })
+        let (serve, access) = (listener.serve, listener.access.clone());
+        Ok(Self { socket, serve, access, passed: false })
     }
 
     /// Takes over a socket of gRPC or HTTP that listens already.
@@ -156,7 +158,20 @@ impl Bound {
                 Socket::Tcp(socket, hosts.clone())
             }
         };
-        Ok(Self { socket, serve: listener.serve, access: listener.access.clone() })
+        let (serve, access) = (listener.serve, listener.access.clone());
+        Ok(Self { socket, serve, access, passed: true })
+    }
+
+    /// What is spoken over it.
+    #[must_use]
+    pub fn speaks(&self) -> Serve {
+        self.serve
+    }
+
+    /// Whether it listened before there was this process.
+    #[must_use]
+    pub fn was_passed(&self) -> bool {
+        self.passed
     }
 
     /// Where it really listens: the port is known now.
