@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// own, stock, path (the image that BERTH_VM_KERNEL names) or all.
     #[arg(long, default_value = "all")]
     kernel: String,
-    /// default, no-intremap or all.
+    /// default, no-intremap, systemd (with a Debian and its systemd as root) or all.
     #[arg(long, default_value = "default")]
     profile: String,
     /// Take the programs from this directory instead of building them.

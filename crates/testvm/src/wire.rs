@@ -17,6 +17,8 @@ pub const CONFIG_IN_GUEST: &str = "/run/berth-vm.json";
 pub const RESULTS_PORT: &str = "berth.results";
 /// Name of the virtio-serial port on which the guest sends QMP commands to its own machine.
 pub const QMP_PORT: &str = "berth.qmp";
+/// The disk with the root file system, in guests that have one of their own.
+pub const ROOT_DISK: &str = "/dev/vda";
 /// The 9p tag under which the host's root is shared.
 pub const HOST_TAG: &str = "host";
 
@@ -28,11 +30,13 @@ pub enum Profile {
     Default,
     /// intel-iommu without interrupt remapping: the kernel refuses VFIO as unsafe.
     NoIntremap,
+    /// As the default one, with a Debian of its own as root and systemd as process 1.
+    Systemd,
 }
 
 impl Profile {
     /// Every profile, in the order in which they are run.
-    pub const ALL: [Self; 2] = [Self::Default, Self::NoIntremap];
+    pub const ALL: [Self; 3] = [Self::Default, Self::NoIntremap, Self::Systemd];
 }
 
 impl fmt::Display for Profile {
@@ -40,6 +44,7 @@ impl fmt::Display for Profile {
         f.write_str(match self {
             Self::Default => "default",
             Self::NoIntremap => "no-intremap",
+            Self::Systemd => "systemd",
         })
     }
 }
@@ -48,10 +53,9 @@ impl FromStr for Profile {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|profile| profile.to_string() == text)
-            .ok_or_else(|| format!("no such profile: {text} (there are: default, no-intremap)"))
+        Self::ALL.into_iter().find(|profile| profile.to_string() == text).ok_or_else(|| {
+            format!("no such profile: {text} (there are: default, no-intremap, systemd)")
+        })
     }
 }
 
@@ -81,6 +85,8 @@ pub enum Capability {
     Shpchp,
     /// `vp-vdpa` and `vhost_vdpa` are there, and the tool that makes a vDPA device.
     Vdpa,
+    /// Process 1 is systemd. What needs it runs on that machine alone, and nothing else does.
+    Systemd,
 }
 
 impl fmt::Display for Capability {

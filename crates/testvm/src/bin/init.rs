@@ -1,13 +1,14 @@
-//! Process 1 of the test guest: modules, the host's root with a writable overlay, the runner.
+//! Process 1 of the test guest: modules, a root with a writable overlay, the runner.
 //!
 //! Linked statically, since it runs before any library can be read. When the runner ends, or
 //! anything fails, the guest powers off; the host sees from the results whether all went well.
+//! Where the root is a Debian of its own, its systemd takes over and starts the runner.
 #![forbid(unsafe_code)]
 
 use std::{
     ffi::CStr,
     fs::{self, File},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
     process::{Command, exit},
     thread,
@@ -15,14 +16,23 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use berth_testvm::wire::{CONFIG_IN_GUEST, CONFIG_IN_INITRAMFS, GuestConfig, HOST_TAG};
+use berth_testvm::wire::{
+    CONFIG_IN_GUEST, CONFIG_IN_INITRAMFS, GuestConfig, HOST_TAG, Profile, ROOT_DISK,
+};
 use rustix::{
     mount::{MountFlags, mount, mount_bind, mount_move},
     process::{Pid, WaitOptions},
 };
 
 const READ_ONLY: &CStr = c"trans=virtio,version=9p2000.L,msize=512000,cache=loose";
-const OVERLAY: &CStr = c"lowerdir=/host,upperdir=/rw/upper,workdir=/rw/work";
+const OVER_HOST: &CStr = c"lowerdir=/host,upperdir=/rw/upper,workdir=/rw/work";
+const OVER_DEBIAN: &CStr = c"lowerdir=/debian,upperdir=/rw/upper,workdir=/rw/work";
+const RUNNER: &str = "/run/berth-vm/bin/berth-testvm-guest";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The runner under systemd. Its end is the machine's. It has cgroups below its own.
+const UNIT: &str = "[Unit]\nDescription=Berth's scenarios\nSuccessAction=poweroff-immediate\n\
+                    FailureAction=poweroff-immediate\n\
+                    [Service]\nType=exec\nDelegate=yes\nStandardOutput=journal+console\n";
 
 fn main() {
     if rustix::process::getpid().as_raw_nonzero().get() != 1 {
@@ -50,34 +60,42 @@ fn guest() -> Result<()> {
         let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
         rustix::system::finit_module(file, c"", 0).with_context(|| format!("load {module}"))?;
     }
-    host_root()?;
+    root(config.profile)?;
     fs::write(Path::new("/newroot").join(CONFIG_IN_GUEST.trim_start_matches('/')), &text)?;
     // Bound to a short path that any uid may enter, wherever the checkout is.
     let bin = "/newroot/run/berth-vm/bin";
     fs::create_dir_all(bin)?;
-    mount_bind(Path::new("/newroot").join(config.bin_dir.strip_prefix("/")?), bin)
+    mount_bind(Path::new("/host").join(config.bin_dir.strip_prefix("/")?), bin)
         .with_context(|| format!("bind {}", config.bin_dir.display()))?;
     switch_root()?;
     if let Err(error) = loopback_up() {
         eprintln!("berth-testvm-init: the loopback interface stays down: {error:#}");
     }
     rustix::system::sethostname(b"berth-vm").context("set the host name")?;
-    runner(&config)
+    if config.profile == Profile::Systemd { systemd(&config) } else { runner(&config) }
 }
 
 /// A file system mounted with the flags of its kind.
 fn mounted(source: &str, target: &str, kind: &str, options: Option<&CStr>) -> Result<()> {
-    let flags = if kind == "9p" { MountFlags::RDONLY } else { MountFlags::empty() };
+    let read_only = matches!(kind, "9p" | "ext4");
+    let flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
     mount(source, target, kind, flags, options).with_context(|| format!("mount {kind} on {target}"))
 }
 
-/// The host's root, read-only by 9p, with a tmpfs over it; the kernel's file systems inside.
-fn host_root() -> Result<()> {
+/// The host's root, read-only by 9p, or the machine's own, with a tmpfs over it; the kernel's file
+/// systems inside.
+fn root(profile: Profile) -> Result<()> {
     mounted(HOST_TAG, "/host", "9p", Some(READ_ONLY))?;
+    let overlay = if profile == Profile::Systemd {
+        mounted(ROOT_DISK, "/debian", "ext4", None)?;
+        OVER_DEBIAN
+    } else {
+        OVER_HOST
+    };
     mounted("tmpfs", "/rw", "tmpfs", Some(c"mode=0755,size=75%"))?;
     fs::create_dir_all("/rw/upper")?;
     fs::create_dir_all("/rw/work")?;
-    mounted("overlay", "/newroot", "overlay", Some(OVERLAY))?;
+    mounted("overlay", "/newroot", "overlay", Some(overlay))?;
     for name in ["dev", "proc", "sys"] {
         let target = format!("/newroot/{name}");
         fs::create_dir_all(&target)?;
@@ -138,12 +156,30 @@ fn loopback_up() -> Result<()> {
     Ok(())
 }
 
+/// Becomes systemd, which starts the runner as a service. Returns only if that fails.
+fn systemd(config: &GuestConfig) -> Result<()> {
+    let units = Path::new("/etc/systemd/system");
+    let (name, wants) = ("berth-vm.service", units.join("multi-user.target.wants"));
+    let mut unit =
+        format!("{UNIT}ExecStart={RUNNER}\nEnvironment=PATH={PATH} HOME=/root LANG=C.UTF-8\n");
+    for (variable, value) in &config.env {
+        let quoted = value.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+        unit.push_str(&format!("Environment=\"{variable}={quoted}\"\n"));
+    }
+    fs::create_dir_all(&wants)?;
+    fs::write(units.join(name), unit).context("write the runner's unit")?;
+    std::os::unix::fs::symlink(units.join(name), wants.join(name))?;
+    // Without one systemd takes it for the first boot and asks questions.
+    fs::write("/etc/machine-id", "00000000000040008000be0000000001\n")?;
+    let error = Command::new("/sbin/init").arg("--unit=multi-user.target").env_clear().exec();
+    Err(error).context("become systemd")
+}
+
 fn runner(config: &GuestConfig) -> Result<()> {
-    let program = Path::new("/run/berth-vm/bin/berth-testvm-guest");
-    let mut command = Command::new(program);
-    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let mut command = Command::new(RUNNER);
+    command.env_clear().env("PATH", PATH);
     command.env("HOME", "/root").env("LANG", "C.UTF-8").envs(&config.env);
-    let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
+    let child = command.spawn().with_context(|| format!("start {RUNNER}"))?;
     let runner = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("odd pid")?;
     // Orphans become children of process 1: they are waited for here too.
     loop {

@@ -36,6 +36,7 @@ pub fn probe_all(config: &GuestConfig) -> BTreeSet<Capability> {
     add(C::Strace, Path::new("/usr/bin/strace").exists());
     add(C::Daemon, ["berthd", "berth"].iter().all(|name| config.bin_dir.join(name).exists()));
     add(C::Vdpa, vdpa::is_there());
+    add(C::Systemd, Path::new("/run/systemd/system").exists());
     add(C::Shpchp, sysfs::driver(MIXED_BRIDGE).as_deref() == Some("shpchp"));
     if let Err(error) = sysfs::to_vfio(EDU_SPARE) {
         eprintln!("nothing is known about interrupts and cdevs: {error:#}");

@@ -3,6 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, OpenOptions},
+    ops::Deref,
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
@@ -33,9 +34,24 @@ pub struct Daemon {
     notify: UnixDatagram,
     dir: PathBuf,
     program: PathBuf,
-    cli: PathBuf,
+    client: Client,
     options: Options,
     patience: Duration,
+}
+
+impl Deref for Daemon {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// The command `berth`, connected to a daemon, whoever started that.
+#[derive(Debug, Clone)]
+pub struct Client {
+    program: PathBuf,
+    grpc: PathBuf,
 }
 
 /// What `berth -o json` answered.
@@ -64,6 +80,47 @@ impl Answer {
     }
 }
 
+impl Client {
+    /// For the daemon that listens at `grpc`.
+    #[must_use]
+    pub fn new(ctx: &Ctx, grpc: PathBuf) -> Self {
+        Self { program: ctx.program("berth"), grpc }
+    }
+
+    /// The gRPC socket.
+    #[must_use]
+    pub fn grpc(&self) -> PathBuf {
+        self.grpc.clone()
+    }
+
+    /// The command `berth -o json ...`, connected to this daemon.
+    #[must_use]
+    pub fn cli_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--endpoint").arg(format!("unix://{}", self.grpc.display()));
+        command.args(["-o", "json"]).args(arguments).env("NO_COLOR", "1");
+        command
+    }
+
+    /// Runs `berth -o json ...` and says in the log what came of it.
+    ///
+    /// # Errors
+    /// It can't be started. A refusal is an [`Answer`], not an error.
+    pub fn cli<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Answer> {
+        let mut command = self.cli_command(arguments);
+        let output = command.output().context("start berth")?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let words: Vec<_> = arguments.iter().map(|a| a.as_ref().to_string_lossy()).collect();
+        println!("$ berth {} -> {:?}\n{stdout}{stderr}", words.join(" "), output.status.code());
+        // A refusal's document may stand on either stream.
+        let json = serde_json::from_str(&stdout)
+            .or_else(|_| serde_json::from_str(&stderr))
+            .unwrap_or(Value::Null);
+        Ok(Answer { code: output.status.code(), json, stdout, stderr })
+    }
+}
+
 impl Daemon {
     /// Starts it on a fresh state directory (`berthd/state` in the scenario's own, which later
     /// starts in the same scenario find again) and waits until it says that it is ready.
@@ -89,8 +146,9 @@ impl Daemon {
         notify.set_read_timeout(Some(Duration::from_millis(100)))?;
         let program = ctx.program("berthd");
         let child = spawn(&program, &dir, &options)?;
-        let (cli, patience) = (ctx.program("berth"), ctx.patience());
-        let mut daemon = Self { child, notify, dir, program, cli, options, patience };
+        let client = Client::new(ctx, dir.join("berthd.sock"));
+        let patience = ctx.patience();
+        let mut daemon = Self { child, notify, dir, program, client, options, patience };
         daemon.wait_until_ready()?;
         Ok(daemon)
     }
@@ -123,12 +181,6 @@ impl Daemon {
         &self.dir
     }
 
-    /// The gRPC socket.
-    #[must_use]
-    pub fn grpc(&self) -> PathBuf {
-        self.dir.join("berthd.sock")
-    }
-
     /// The HTTP socket.
     #[must_use]
     pub fn http(&self) -> PathBuf {
@@ -145,33 +197,6 @@ impl Daemon {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("berthd.log")).unwrap_or_default()
-    }
-
-    /// The command `berth -o json ...`, connected to this daemon.
-    #[must_use]
-    pub fn cli_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(&self.cli);
-        command.arg("--endpoint").arg(format!("unix://{}", self.grpc().display()));
-        command.args(["-o", "json"]).args(arguments).env("NO_COLOR", "1");
-        command
-    }
-
-    /// Runs `berth -o json ...` and says in the log what came of it.
-    ///
-    /// # Errors
-    /// It can't be started. A refusal is an [`Answer`], not an error.
-    pub fn cli<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Answer> {
-        let mut command = self.cli_command(arguments);
-        let output = command.output().context("start berth")?;
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        let words: Vec<_> = arguments.iter().map(|a| a.as_ref().to_string_lossy()).collect();
-        println!("$ berth {} -> {:?}\n{stdout}{stderr}", words.join(" "), output.status.code());
-        // A refusal's document may stand on either stream.
-        let json = serde_json::from_str(&stdout)
-            .or_else(|_| serde_json::from_str(&stderr))
-            .unwrap_or(Value::Null);
-        Ok(Answer { code: output.status.code(), json, stdout, stderr })
     }
 
     /// Whether it runs.

@@ -40,13 +40,22 @@ pub struct Packet {
 /// # Errors
 /// Nobody listens, or the answer is none. A refusal is an answer: `"ok": false`.
 pub fn ask(socket: &Path, request: &Value, fds: &[BorrowedFd<'_>]) -> Result<Packet> {
+    let connection = connect_to(socket)?;
+    send(&connection, request.to_string().as_bytes(), fds).context("send to berthd")?;
+    receive(&connection).with_context(|| format!("the answer to {request}"))
+}
+
+/// A connection on which nothing was said yet.
+///
+/// # Errors
+/// Nobody listens.
+pub fn connect_to(socket: &Path) -> Result<OwnedFd> {
     let connection =
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     connect(&connection, &SocketAddrUnix::new(socket)?)
         .with_context(|| format!("connect to {}", socket.display()))?;
     sockopt::set_socket_timeout(&connection, sockopt::Timeout::Recv, Some(PATIENCE))?;
-    send(&connection, request.to_string().as_bytes(), fds).context("send to berthd")?;
-    receive(&connection).with_context(|| format!("the answer to {request}"))
+    Ok(connection)
 }
 
 /// One packet with descriptors.

@@ -14,6 +14,7 @@ pub mod probe;
 pub mod runner;
 pub mod shell;
 pub mod sysfs;
+pub mod systemd;
 pub mod unpriv;
 pub mod vdpa;
 mod wait;

@@ -22,12 +22,13 @@ use super::{Ctx, Outcome, Scenario, capabilities, kmsg::Kmsg, machine, sysfs, wa
 use crate::{
     scenarios,
     topology::SEATS,
-    wire::{CONFIG_IN_GUEST, Capability, GuestConfig, Message, Mode, RESULTS_PORT, Verdict},
+    wire::{
+        CONFIG_IN_GUEST, Capability, GuestConfig, Message, Mode, Profile, RESULTS_PORT, Verdict,
+    },
 };
 
 /// Where the runner keeps what its children need.
 const DIR: &str = "/run/berth-vm";
-const CGROUP: &str = "/sys/fs/cgroup/scenario";
 /// How many times longer everything may take where the machine is emulated.
 const SLOW_FACTOR: u64 = 5;
 /// The first argument by which the runner's own program is told to run one scenario.
@@ -76,8 +77,13 @@ fn run_matching(config: &GuestConfig, reporter: &mut Reporter) -> Result<()> {
     let Mode::Scenarios { filter } = &config.mode else { bail!("not asked to run scenarios") };
     let found = capabilities::probe_all(config);
     fs::write(capabilities_path(), serde_json::to_vec(&found)?)?;
-    let chosen: Vec<&Scenario> =
-        scenarios::all().into_iter().filter(|scenario| matches(filter, scenario.name)).collect();
+    // What needs systemd has a machine of its own.
+    let systemd = config.profile == Profile::Systemd;
+    let is_here = |one: &Scenario| one.needs.contains(&Capability::Systemd) == systemd;
+    let chosen: Vec<&Scenario> = scenarios::all()
+        .into_iter()
+        .filter(|scenario| is_here(scenario) && matches(filter, scenario.name))
+        .collect();
     reporter.send(&Message::Boot {
         release: rustix::system::uname().release().to_string_lossy().into_owned(),
         uptime_seconds: uptime_seconds()?,
@@ -128,13 +134,21 @@ fn verdict_path() -> PathBuf {
     Path::new(DIR).join("verdict.json")
 }
 
+/// The cgroup of a scenario, below the one of whoever asks: the runner, or its child before it has
+/// entered.
+fn cgroup() -> Result<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup")?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).context("no cgroup")?;
+    Ok(Path::new("/sys/fs/cgroup").join(own).join("scenario"))
+}
+
 /// Runs one scenario in a child and cleans up behind it.
 fn run_one(scenario: &Scenario, timeout: Duration, reporter: &mut Reporter) -> Result<Verdict> {
     let name = scenario.name;
     let before = sysfs::bindings();
     let mut kmsg = Kmsg::from_now()?;
     let _ = fs::remove_file(verdict_path());
-    fs::create_dir_all(CGROUP)?;
+    fs::create_dir_all(cgroup()?)?;
     let (child, lines) = start(name)?;
     let mut verdict = supervise(child, &lines, timeout, name, reporter)?;
     let mut say = |line: String| reporter.send(&Message::Log { name: name.to_owned(), line });
@@ -233,7 +247,7 @@ fn supervise(
 
 /// Kills everything the scenario started and waits until the cgroup is empty.
 fn end_cgroup() -> Result<()> {
-    let dir = Path::new(CGROUP);
+    let dir = cgroup()?;
     if !dir.exists() {
         return Ok(());
     }
@@ -241,7 +255,7 @@ fn end_cgroup() -> Result<()> {
     eventually("the scenario's processes to end", Duration::from_secs(60), || {
         fs::read_to_string(dir.join("cgroup.events")).is_ok_and(|text| text.contains("populated 0"))
     })?;
-    fs::remove_dir(dir).context("remove the scenario's cgroup")
+    fs::remove_dir(&dir).context("remove the scenario's cgroup")
 }
 
 /// Brings devices back to the driver they had before, and says what had to be done.
@@ -278,7 +292,7 @@ fn restore(before: &[(String, Option<String>, Option<String>)]) -> Vec<String> {
 /// # Errors
 /// There is no such scenario, or its verdict can't be written.
 pub fn run_here(name: &str) -> Result<()> {
-    fs::write(Path::new(CGROUP).join("cgroup.procs"), "0").context("enter the cgroup")?;
+    fs::write(cgroup()?.join("cgroup.procs"), "0").context("enter the cgroup")?;
     let scenario = scenarios::all()
         .into_iter()
         .find(|scenario| scenario.name == name)

@@ -166,6 +166,26 @@ pub fn codename() -> Result<String> {
     field("VERSION_CODENAME").context("/etc/os-release has no VERSION_CODENAME")
 }
 
+/// Where packages of this machine's release come from.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// Base address.
+    pub uri: String,
+    /// The release's codename.
+    pub suite: String,
+    /// What it is checked against.
+    pub keyring: String,
+}
+
+/// The archive of this machine's release.
+///
+/// # Errors
+/// The machine is no Debian, or its sources don't offer its release.
+pub fn archive() -> Result<Archive> {
+    let mirror = mirror()?;
+    Ok(Archive { suite: codename()?, keyring: keyring(&mirror)?, uri: mirror.uri })
+}
+
 fn mirror() -> Result<Source> {
     let codename = codename()?;
     machine_sources()

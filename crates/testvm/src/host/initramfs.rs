@@ -90,7 +90,7 @@ impl<W: Write> Archive<W> {
 pub fn pack(init: &Path, kernel: &Kernel, config: &GuestConfig) -> Result<Vec<u8>> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
     let mut archive = Archive::new(Vec::new());
-    for name in ["dev", "proc", "sys", "host", "rw", "newroot", "modules"] {
+    for name in ["dev", "proc", "sys", "host", "debian", "rw", "newroot", "modules"] {
         archive.directory(name)?;
     }
     // Without it process 1 starts with no stdio and its error messages are lost.

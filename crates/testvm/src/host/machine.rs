@@ -63,6 +63,8 @@ pub enum Console {
 pub struct RunFiles {
     /// The directory.
     pub dir: PathBuf,
+    /// The image of the guest's own root file system, where it doesn't take the host's.
+    pub root: Option<PathBuf>,
 }
 
 impl RunFiles {
@@ -234,6 +236,11 @@ fn devices(files: &RunFiles) -> Vec<(&'static str, String)> {
             .to_owned(),
     );
 
+    if let Some(root) = &files.root {
+        device("virtio-blk-pci,drive=root,bus=pcie.0,addr=0x6,disable-legacy=on".to_owned());
+        let file = escaped(root);
+        list.push(("-drive", format!("if=none,id=root,format=raw,readonly=on,file={file}")));
+    }
     for index in 0..2 {
         let file = escaped(&files.disk(index));
         list.push(("-drive", format!("if=none,id=disk{index},format=raw,file={file}")));
@@ -258,7 +265,8 @@ mod tests {
 
     fn line(profile: Profile, accel: Accel) -> String {
         let kernel = Kernel { kind: Kind::Own, image: "/k".into(), modules: Vec::new() };
-        let files = RunFiles { dir: PathBuf::from("/run,1") };
+        let root = (profile == Profile::Systemd).then(|| PathBuf::from("/root.ext4"));
+        let files = RunFiles { dir: PathBuf::from("/run,1"), root };
         let qemu = PathBuf::from("qemu");
         let command = command(&qemu, &kernel, profile, accel, Console::Log, &files);
         command.get_args().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
@@ -268,6 +276,14 @@ mod tests {
     fn interrupt_remapping_follows_the_profile() {
         assert!(line(Profile::Default, Accel::Kvm).contains("intel-iommu,intremap=on,"));
         assert!(line(Profile::NoIntremap, Accel::Kvm).contains("intel-iommu,intremap=off,"));
+    }
+
+    #[test]
+    fn a_root_of_its_own_is_a_disk_that_nobody_writes_to() {
+        let own = line(Profile::Systemd, Accel::Tcg);
+        assert!(own.contains("id=root,format=raw,readonly=on,file=/root.ext4"), "{own}");
+        assert!(own.contains("intremap=on"), "{own}");
+        assert!(!line(Profile::Default, Accel::Tcg).contains("virtio-blk"));
     }
 
     #[test]

@@ -9,5 +9,6 @@ pub mod machine;
 pub mod packages;
 pub mod qmp;
 pub mod report;
+mod root;
 pub mod run;
 pub mod session;

@@ -34,6 +34,12 @@ pub const BUILD: &[Tool] = &[
 pub const UNPACK: &[Tool] =
     &[Tool { package: "xz-utils", proof: "xz" }, Tool { package: "kmod", proof: "depmod" }];
 
+/// What making a root file system takes.
+pub const ROOT: &[Tool] = &[
+    Tool { package: "debootstrap", proof: "debootstrap" },
+    Tool { package: "e2fsprogs", proof: "mke2fs" },
+];
+
 /// Where a program is on the path, `sbin` included.
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
@@ -82,7 +88,10 @@ pub fn ensure(tools: &[Tool]) -> Result<()> {
 }
 
 /// Runs a command as root: directly, or by `sudo -n`.
-fn as_root(mut command: Command) -> Result<()> {
+///
+/// # Errors
+/// That isn't allowed here, or the command fails.
+pub fn as_root(mut command: Command) -> Result<()> {
     command.env("DEBIAN_FRONTEND", "noninteractive");
     if rustix::process::geteuid().is_root() {
         return cache::run(&mut command).map(drop);

@@ -43,9 +43,12 @@ pub struct Counts {
 pub fn expected(kernel: Kind, profile: Profile) -> BTreeSet<Capability> {
     use Capability as C;
     let mut set = BTreeSet::from([match profile {
-        Profile::Default => C::Intremap,
+        Profile::Default | Profile::Systemd => C::Intremap,
         Profile::NoIntremap => C::NoIntremap,
     }]);
+    if profile == Profile::Systemd {
+        set.insert(C::Systemd);
+    }
     match kernel {
         Kind::Own => {
             set.extend([C::Iommufd, C::Cdev, C::Type1, C::MapFile, C::IommufdTest]);

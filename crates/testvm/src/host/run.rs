@@ -17,6 +17,7 @@ use super::{
     machine::{Accel, Console, RunFiles},
     packages::{self, Tool},
     report::{Line, Report},
+    root,
     session::Session,
 };
 use crate::wire::{GuestConfig, Message, Mode, Profile, Verdict};
@@ -59,6 +60,8 @@ struct Prepared {
     init: PathBuf,
     stage: tempfile::TempDir,
     accel: Accel,
+    /// A root of its own, for the machines that have one.
+    root: Option<PathBuf>,
 }
 
 /// Runs the matching scenarios on every kernel and machine.
@@ -135,10 +138,13 @@ fn prepare(options: &Options) -> Result<Prepared> {
     if !stage.path().join("berth-testvm-guest").exists() {
         bail!("there is no berth-testvm-guest in {}", source.display());
     }
+    stage_deploy(&options.root.join("deploy"), &stage.path().join("deploy"))?;
     // The guest's unprivileged processes reach the programs through the 9p share, as themselves.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(stage.path(), open)?;
-    Ok(Prepared { qemu, init, stage, accel })
+    let own_root = options.profiles.contains(&Profile::Systemd);
+    let root = own_root.then(root::provide).transpose()?;
+    Ok(Prepared { qemu, init, stage, accel, root })
 }
 
 /// A directory with our process id in its name, removed when dropped; those of processes that were
@@ -168,6 +174,21 @@ fn stage_program(from: &Path, to: &Path) -> Result<()> {
     fs::hard_link(from, to)
         .or_else(|_| fs::copy(from, to).map(drop))
         .with_context(|| format!("stage {}", from.display()))
+}
+
+/// Keeps what is installed beside the programs.
+fn stage_deploy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let entries = fs::read_dir(from).with_context(|| format!("read {}", from.display()))?;
+    for entry in entries.flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            stage_deploy(&path, &target)?;
+        } else {
+            fs::copy(&path, &target).with_context(|| format!("stage {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn cargo(options: &Options) -> Command {
@@ -216,7 +237,8 @@ fn files_for(
 ) -> Result<(tempfile::TempDir, RunFiles)> {
     // Under the system's temporary directory: socket paths must stay short.
     let dir = own_dir(&env::temp_dir(), "berth-vm-")?;
-    let files = RunFiles { dir: dir.path().to_owned() };
+    let root = prepared.root.clone().filter(|_| profile == Profile::Systemd);
+    let files = RunFiles { dir: dir.path().to_owned(), root };
     let names = kernel.modules.iter().filter_map(|m| Some(m.file_name()?.to_str()?.to_owned()));
     let config = GuestConfig {
         kernel: kernel.kind.to_string(),
@@ -294,7 +316,11 @@ impl Collector<'_> {
                         has.join(" ")
                     );
                     if scenarios == 0 {
-                        bail!("no scenario has that name");
+                        bail!(
+                            "no scenario has that name on the machine {}; those about systemd run \
+                             on the machine systemd, all others on the others",
+                            self.profile
+                        );
                     }
                 }
                 Message::Start { name, timeout_seconds } => {

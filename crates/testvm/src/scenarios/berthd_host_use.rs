@@ -22,11 +22,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 const TYPE1: &[Capability] = &[Capability::Daemon, Type1, Intremap];
 
-fn words(device: &str) -> Vec<&str> {
+pub(super) fn words(device: &str) -> Vec<&str> {
     vec!["reserve", "--holder", "vm1", "--device", device, "--policy", "exclusive"]
 }
 
-fn taken(device: &str) -> Vec<&str> {
+pub(super) fn taken(device: &str) -> Vec<&str> {
     let mut all = words(device);
     all.push("--take-from-host");
     all
@@ -48,7 +48,7 @@ fn nvme(ctx: &mut Ctx) -> Result<Outcome> {
     let before = Before::of(NVME1);
     let dir = ctx.dir().join("mounted");
     fs::create_dir(&dir)?;
-    let disk = block_device(ctx)?;
+    let disk = block_device(ctx, NVME1)?;
     run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk))?;
     run(Command::new("mount").arg(&disk).arg(&dir))?;
     fs::write(dir.join("kept"), "written by the host")?;
@@ -68,7 +68,7 @@ fn nvme(ctx: &mut Ctx) -> Result<Outcome> {
     let id = text(&daemon.cli(&taken(NVME1))?.ok()?, "id")?;
     round_trip(&daemon, NVME1, &id)?;
     before.is_back()?;
-    let disk = block_device(ctx)?;
+    let disk = block_device(ctx, NVME1)?;
     run(Command::new("mount").arg(&disk).arg(&dir))?;
     let kept = fs::read_to_string(dir.join("kept"));
     run(Command::new("umount").arg(&dir))?;
@@ -107,10 +107,10 @@ fn igb(ctx: &mut Ctx) -> Result<Outcome> {
 
 /// The disk, which appears a moment after its driver. With multipath the entry below the device is
 /// a path (`nvme1c1n1`), whose disk (`nvme1n1`) lies below the subsystem.
-fn block_device(ctx: &Ctx) -> Result<PathBuf> {
+pub(super) fn block_device(ctx: &Ctx, address: &str) -> Result<PathBuf> {
     let find = || {
         let controller =
-            fs::read_dir(sysfs::device_dir(NVME1).join("nvme")).ok()?.flatten().next()?;
+            fs::read_dir(sysfs::device_dir(address).join("nvme")).ok()?.flatten().next()?;
         let names = fs::read_dir(controller.path()).ok()?.flatten();
         let mut names = names.filter_map(|entry| entry.file_name().into_string().ok());
         let found = names.find(|name| name.starts_with("nvme") && name.contains('n'))?;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::guest::{
     Ctx,
-    daemon::{Answer, Daemon},
+    daemon::{Answer, Client},
     edu::pattern,
     holder::Holder,
     kmsg::Kmsg,
@@ -55,7 +55,7 @@ pub(super) fn is_free(address: &str) -> Result<()> {
 }
 
 /// Runs `berth reserve` for the unprivileged holder and gives the reservation's id.
-pub(super) fn reserve(daemon: &Daemon, arguments: &[&str]) -> Result<String> {
+pub(super) fn reserve(daemon: &Client, arguments: &[&str]) -> Result<String> {
     let uid = format!("uid:{HOLDER_UID}");
     let mut words = vec!["reserve", "--holder", "vm1", "--for", &uid];
     words.extend(arguments);

@@ -29,6 +29,8 @@ mod dma;
 mod dma_model;
 mod host;
 mod raw;
+mod systemd;
+mod systemd_failures;
 mod topology;
 mod uapi;
 
@@ -52,6 +54,8 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_held::SCENARIOS,
     berthd_in_flight::SCENARIOS,
     berthd_crash::SCENARIOS,
+    systemd::SCENARIOS,
+    systemd_failures::SCENARIOS,
 ];
 
 /// Every scenario.

@@ -94,9 +94,9 @@ fn given() -> Result<Kernel> {
 /// Makes a directory appear at once: built under a temporary name beside it, then renamed. `build`
 /// is given a scratch directory and the directory for its results. The caller holds the provider's
 /// lock, so scratch directories of the same kind are those of builds that were killed.
-fn publish(
+pub(super) fn publish(
     cache: &Path,
-    kind: Kind,
+    kind: impl fmt::Display,
     name: &str,
     build: impl FnOnce(&Path, &Path) -> Result<()>,
 ) -> Result<PathBuf> {
@@ -118,7 +118,7 @@ fn publish(
 }
 
 /// The newest cached directory of a kind, for machines that have lost the network.
-fn newest_cached(cache: &Path, prefix: &str, proof: &str) -> Option<PathBuf> {
+pub(super) fn newest_cached(cache: &Path, prefix: &str, proof: &str) -> Option<PathBuf> {
     fs::read_dir(cache)
         .ok()?
         .flatten()

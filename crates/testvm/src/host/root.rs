@@ -1,0 +1,117 @@
+//! A Debian with systemd: the root file system of guests that don't take the host's.
+//!
+//! Made once by debootstrap from the machine's own archive, and kept as an image, so that owners and
+//! modes are what they are whoever runs the guest. Nothing of Berth is in it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::{
+    apt::{self, Archive, PrivateApt},
+    cache,
+    kernel::{newest_cached, publish},
+    packages::{self, as_root},
+};
+
+/// What is in it beside the required packages, of which is e2fsprogs.
+const PACKAGES: &[&str] = &["systemd", "systemd-sysv", "udev", "kmod"];
+/// Packages whose versions stand for all: their archive changes all at once.
+const WITNESSES: &[&str] = &["systemd", "libc6", "base-files"];
+/// Part of the cache key: raise it when this file builds differently.
+const BUILDER: &str = "1";
+const IMAGE: &str = "root.ext4";
+/// What the image may grow to; it is sparse.
+const IMAGE_SIZE: &str = "1536M";
+
+/// Finds the image in the cache, or makes it.
+///
+/// # Errors
+/// It isn't there and can't be made; the message says what is missing.
+pub(super) fn provide() -> Result<PathBuf> {
+    find_or_make().context("provide a Debian with systemd")
+}
+
+fn find_or_make() -> Result<PathBuf> {
+    let cache = cache::dir()?;
+    let (archive, versions) = match offered() {
+        Ok(offered) => offered,
+        Err(error) => {
+            let dir = newest_cached(&cache, "debian-", IMAGE)
+                .ok_or_else(|| anyhow!("no Debian in {}, and {error:#}", cache.display()))?;
+            eprintln!("using the Debian in {} ({error:#})", dir.display());
+            return Ok(dir.join(IMAGE));
+        }
+    };
+    let packages = PACKAGES.join(",");
+    let key = cache::key(&[
+        ("suite", &archive.suite),
+        ("packages", &packages),
+        ("versions", &versions),
+        ("size", IMAGE_SIZE),
+        ("builder", BUILDER),
+    ]);
+    let name = format!("debian-{key}");
+    let _lock = cache::lock(&cache, "debian")?;
+    let image = cache.join(&name).join(IMAGE);
+    if image.is_file() {
+        return Ok(image);
+    }
+    packages::ensure(packages::ROOT)?;
+    let dir = publish(&cache, "debian", &name, |scratch, result| {
+        fs::write(result.join("inputs"), format!("{} {packages}\n{versions}\n", archive.suite))?;
+        make(&archive, &packages, scratch, &result.join(IMAGE))
+    })?;
+    Ok(dir.join(IMAGE))
+}
+
+fn offered() -> Result<(Archive, String)> {
+    let archive = apt::archive()?;
+    let apt = PrivateApt::open(&archive.suite)?;
+    let version = |package: &&str| Ok(format!("{package}={}", apt.version(package)?));
+    let versions: Result<Vec<String>> = WITNESSES.iter().map(version).collect();
+    Ok((archive, versions?.join(" ")))
+}
+
+fn make(archive: &Archive, packages: &str, scratch: &Path, image: &Path) -> Result<()> {
+    eprintln!("making a Debian {} with systemd: a minute or two, once", archive.suite);
+    let started = Instant::now();
+    let tree = scratch.join("root");
+    let made = bootstrap(archive, packages, &tree).and_then(|()| pack(&tree, image));
+    // Root's files, which whoever cleans up later may not be able to remove.
+    let mut remove = Command::new("rm");
+    remove.args(["-rf", "--one-file-system", "--"]).arg(&tree);
+    let removed = as_root(remove);
+    made.and(removed)?;
+    eprintln!("made it in {} s", started.elapsed().as_secs());
+    Ok(())
+}
+
+fn bootstrap(archive: &Archive, packages: &str, tree: &Path) -> Result<()> {
+    let mut command = Command::new("debootstrap");
+    command.args(["--variant=minbase", &format!("--include={packages}")]);
+    command.arg(format!("--keyring={}", archive.keyring));
+    command.arg(&archive.suite).arg(tree).arg(&archive.uri).env("LC_ALL", "C");
+    as_root(command)?;
+    // Tens of megabytes that nobody reads again.
+    let mut clean = Command::new("chroot");
+    clean.arg(tree).args(["apt-get", "clean"]);
+    as_root(clean)
+}
+
+fn pack(tree: &Path, image: &Path) -> Result<()> {
+    let mke2fs = packages::find_program("mke2fs").context("mke2fs is missing")?;
+    let mut command = Command::new(mke2fs);
+    command.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(tree);
+    command.arg(image).arg(IMAGE_SIZE);
+    as_root(command)?;
+    let owner = rustix::process::geteuid().as_raw();
+    let mut give = Command::new("chown");
+    give.arg(owner.to_string()).arg(image);
+    as_root(give)
+}
