@@ -14,8 +14,10 @@ use super::job::GroupJob;
 /// Explains why VFIO or iommufd refused something on a group.
 pub(crate) fn vfio(host: &dyn Host, group: &GroupJob, error: &VfioError) -> Box<Refusal> {
     let errno = Errno::from_raw_os_error(error.errno);
+    if error.op == "open" && matches!(errno, Errno::ACCESS | Errno::PERM) {
+        return not_given(group, error, errno);
+    }
     let found = match errno {
-        Errno::ACCESS | Errno::PERM if error.op == "open" => Some(not_given(group, error, errno)),
         Errno::PERM | Errno::BUSY => owners(host, group).or_else(|| msi_unsafe(host, group, errno)),
         Errno::INVAL => owners(host, group).or_else(|| firmware_or_cache(host, group)),
         Errno::NODEV | Errno::NOENT | Errno::NXIO => gone(host, group),
@@ -156,7 +158,9 @@ fn not_given(group: &GroupJob, error: &VfioError, errno: Errno) -> Box<Refusal> 
         ),
     };
     let message = format!("group {}: berthd may not open {node}: {why}", group.id);
-    Refusal::new(Reason::KernelRefused, &group.id, message).with_resolve(ways)
+    Refusal::new(Reason::KernelRefused, &group.id, message)
+        .with_errno(error.errno)
+        .with_resolve(ways)
 }
 
 fn msi_unsafe(host: &dyn Host, group: &GroupJob, errno: Errno) -> Option<Box<Refusal>> {
