@@ -25,6 +25,7 @@ const IMAGE: &str = "vmlinuz";
 const WANTED: &[&str] = &[
     "virtio_pci",
     "virtio_console",
+    "virtio_blk",
     "9pnet_virtio",
     "9p",
     "overlay",
