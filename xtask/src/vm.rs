@@ -121,7 +121,8 @@ fn try_again(options: &Options, report: &mut Report) -> Result<()> {
 
 /// One test for each scenario that lets a device move bytes: it must fail where attach does nothing.
 fn no_op_attach(long: bool) -> Result<Tally> {
-    let options = Options { logs: logs().join("no-op-attach"), ..options(long) };
+    let profiles = vec![Profile::Default, Profile::Systemd];
+    let options = Options { logs: logs().join("no-op-attach"), profiles, ..options(long) };
     let report = inverse::scenarios(&options)?;
     let tally = show(&options, &report);
     let (red, ran) = inverse::red(&report);

@@ -9,7 +9,9 @@ use std::path::PathBuf;
     version,
     about,
     after_help = "Arguments override the configuration file. One --listen-KIND replaces all \
-        listeners of that kind.\n\nExamples:\n  \
+        listeners of that kind. Sockets that a service manager passes (LISTEN_FDS, named grpc, http \
+        or handover) are the listeners with the same path or address; default ones that it doesn't \
+        pass are left out then.\n\nExamples:\n  \
         berthd --check-config --config /etc/berth/berthd.toml\n  \
         berthd --host sim:gpu-server --state-dir /tmp/berth \\\n         \
         --listen-grpc unix:/tmp/berth/berthd.sock --listen-http 127.0.0.1:7711\n\n\

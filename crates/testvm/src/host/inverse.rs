@@ -9,7 +9,7 @@ use super::{
     report::{Line, Report},
     run::{self, Options},
 };
-use crate::wire::Verdict;
+use crate::wire::{Profile, Verdict};
 
 /// Scenarios that are decided by bytes which a device moved.
 pub const DMA: &[&str] = &[
@@ -32,27 +32,46 @@ pub const DMA: &[&str] = &[
     "berthd_held_type1",
 ];
 
+/// The same, of those that run under systemd.
+pub const SYSTEMD_DMA: &[&str] = &["systemd_device_iommufd", "systemd_device_type1"];
+
 /// Scenarios without DMA: they pass with that build too, so the others fail for want of an attach.
 pub const CONTROL: &[&str] =
     &["raw_hold_by_group", "daemon_starts_and_stops", "berthd_hold_iommufd", "berthd_hold_type1"];
 
+/// The same under systemd.
+pub const SYSTEMD_CONTROL: &[&str] = &["systemd_rights"];
+
+/// What must fail on a machine, and what must not.
+const fn of(profile: Profile) -> (&'static [&'static str], &'static [&'static str]) {
+    match profile {
+        Profile::Systemd => (SYSTEMD_DMA, SYSTEMD_CONTROL),
+        Profile::Default | Profile::NoIntremap => (DMA, CONTROL),
+    }
+}
+
 /// Builds the programs with an attach that does nothing, runs those scenarios, and turns the
-/// results of [`DMA`] around. Of `options` the kernels and the machines are used.
+/// results of those with DMA around. Of `options` the kernels and the machines are used.
 ///
 /// # Errors
 /// The programs can't be built, or what all boots need is missing.
 pub fn scenarios(options: &Options) -> Result<Report> {
     let programs = build(options)?;
     println!("attach does nothing in these programs: what moves bytes must fail");
-    let names: Vec<&str> = DMA.iter().chain(CONTROL).copied().collect();
-    let report = run::scenarios(&Options {
-        filter: names.join(","),
-        programs: Some(programs),
-        // A skip is judged by its scenario's usual run.
-        strict: false,
-        ..options.clone()
-    })?;
-    let mut turned = Report { lines: report.lines.into_iter().map(turn).collect() };
+    let mut turned = Report::default();
+    for &profile in &options.profiles {
+        let (dma, control) = of(profile);
+        let names: Vec<&str> = dma.iter().chain(control).copied().collect();
+        let report = run::scenarios(&Options {
+            filter: names.join(","),
+            profiles: vec![profile],
+            programs: Some(programs.clone()),
+            // A skip is judged by its scenario's usual run.
+            strict: false,
+            ..options.clone()
+        })?;
+        turned.lines.extend(report.lines.into_iter().map(turn));
+    }
     add_missing(options, &mut turned);
     Ok(turned)
 }
@@ -66,7 +85,7 @@ pub fn red(report: &Report) -> (usize, usize) {
 }
 
 fn turn(line: Line) -> Line {
-    if !DMA.contains(&line.name.as_str()) {
+    if !of(line.profile).0.contains(&line.name.as_str()) {
         return line;
     }
     let verdict = match line.verdict {
@@ -86,7 +105,7 @@ fn turn(line: Line) -> Line {
 fn add_missing(options: &Options, report: &mut Report) {
     for &kernel in &options.kernels {
         for &profile in &options.profiles {
-            for name in DMA.iter().map(|name| format!("no-op {name}")) {
+            for name in of(profile).0.iter().map(|name| format!("no-op {name}")) {
                 let ran = report
                     .lines
                     .iter()
@@ -156,7 +175,8 @@ mod tests {
     #[cfg(feature = "guest")]
     fn there_are_such_scenarios() {
         let names: Vec<&str> = crate::scenarios::all().iter().map(|one| one.name).collect();
-        for name in DMA.iter().chain(super::CONTROL) {
+        let (dma, control) = (DMA.iter().chain(super::SYSTEMD_DMA), super::CONTROL.iter());
+        for name in dma.chain(control).chain(super::SYSTEMD_CONTROL) {
             assert!(names.contains(name), "no scenario {name}");
         }
     }

@@ -19,8 +19,8 @@ use super::{
     packages::{self, as_root},
 };
 
-/// What is in it beside the required packages, of which is e2fsprogs.
-const PACKAGES: &[&str] = &["systemd", "systemd-sysv", "udev", "kmod"];
+/// What is in it beside the required packages.
+const PACKAGES: &[&str] = &["systemd", "systemd-sysv", "udev", "kmod", "e2fsprogs"];
 /// Packages whose versions stand for all: their archive changes all at once.
 const WITNESSES: &[&str] = &["systemd", "libc6", "base-files"];
 /// Part of the cache key: raise it when this file builds differently.

@@ -4,9 +4,9 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +22,7 @@ use crate::{
         holder::Holder,
         probe, sysfs,
         systemd::{BERTHD, Installed, RUN_DIR, cgroup_of, helpers, run, show, status, systemctl},
-        unpriv::{self, HOLDER_UID},
+        unpriv::{self, HOLDER_UID, STRANGER_UID},
         wait_for,
     },
     topology::{EDU_ROOT, NVME1},
@@ -43,6 +43,7 @@ const BASE: &[Capability] = &[Capability::Daemon, Systemd];
 const TYPE1: &[Capability] = &[Capability::Daemon, Systemd, Type1, Intremap];
 const IOMMUFD: &[Capability] = &[Capability::Daemon, Systemd, Iommufd, Cdev, Type1, Intremap];
 const IOVA: u64 = 0x40_0000;
+const DRIVERS_PROBE: &str = "/sys/bus/pci/drivers_probe";
 
 /// What `systemd-analyze security` may say at most, in tenths.
 const BERTHD_EXPOSURE: u32 = 15;
@@ -81,18 +82,28 @@ fn rights(ctx: &mut Ctx) -> Result<Outcome> {
     let net = |of: &str| fs::read_link(format!("/proc/{of}/ns/net"));
     ensure!(net(&pid.to_string())? == net("1")?, "it sees another network than the host");
 
-    let attribute = sysfs::device_dir(EDU_ROOT).join("driver_override");
-    let write = format!("echo vfio-pci > {}", attribute.display());
-    let mut inside = Command::new("nsenter");
-    inside.arg(format!("--mount=/proc/{pid}/ns/mnt")).args(["sh", "-c", &write]);
-    let refused = run(&mut inside).err().context("its /sys can be written to")?.to_string();
-    ensure!(refused.contains("Read-only file system"), "{refused}");
-    ctx.say(format!("berthd is process {pid} of uid {uid}; /sys there: {refused}"));
+    let device = sysfs::device_dir(EDU_ROOT).join("driver_override");
+    for (file, text) in [(device.as_path(), "vfio-pci"), (DRIVERS_PROBE.as_ref(), EDU_ROOT)] {
+        let write = format!("echo {text} > {}", file.display());
+        let mut inside = Command::new("nsenter");
+        // Its root, too: that of its namespace may be another.
+        inside.args(["--target", &pid.to_string(), "--mount", "--root", "sh", "-c", &write]);
+        let file = file.display();
+        let refused = run(&mut inside).err().with_context(|| format!("{file} can be written"))?;
+        let refused = refused.to_string();
+        ensure!(refused.contains("Read-only file system"), "{refused}");
+        ctx.say(format!("root where berthd is: {refused}"));
+    }
+    ctx.say(format!("berthd is process {pid} of uid {uid}"));
     Ok(Outcome::Pass)
 }
 
 fn uid_of(user: &str) -> Result<u32> {
-    let output = run(Command::new("id").args(["-u", user]))?;
+    id(&["-u", user])
+}
+
+fn id(words: &[&str]) -> Result<u32> {
+    let output = run(Command::new("id").args(words))?;
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
@@ -143,7 +154,7 @@ fn sockets(ctx: &mut Ctx) -> Result<Outcome> {
     systemctl(&["stop", BERTHD])?;
     // They wait in the sockets until there is a daemon again.
     let waiting: Vec<_> = (0..4)
-        .map(|_| berth.cli_command(&["capabilities"]).stdout(std::process::Stdio::null()).spawn())
+        .map(|_| berth.cli_command(&["capabilities"]).stdout(Stdio::null()).spawn())
         .collect::<Result<_, _>>()?;
     for mut client in waiting {
         let ended = client.wait()?;
@@ -153,6 +164,14 @@ fn sockets(ctx: &mut Ctx) -> Result<Outcome> {
     ensure!(has(second)?, "berthd {second} does not serve on systemd's sockets");
     let now: Vec<u64> = paths.iter().map(|path| listening(path)).collect::<Result<_>>()?;
     ensure!(now == inodes, "the sockets are others now: {inodes:?}, {now:?}");
+    let group = id(&["-g", "berth"])?;
+    let as_stranger = |gid: u32| -> Result<bool> {
+        let mut client = berth.cli_command(&["capabilities"]);
+        let ended = client.uid(STRANGER_UID).gid(gid).stdout(Stdio::null()).status()?;
+        Ok(ended.success())
+    };
+    ensure!(as_stranger(group)?, "a member of the group berth does not get in");
+    ensure!(!as_stranger(STRANGER_UID)?, "somebody who is not in the group gets in");
     Ok(Outcome::Pass)
 }
 
