@@ -10,6 +10,7 @@
 
 pub mod client;
 mod packet;
+mod peer;
 pub mod serve;
 pub mod wire;
 

@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use crate::{
-    packet,
+    packet, peer,
     wire::{
         Answer, Done, Failure, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Request, Response, VERSION,
     },
@@ -23,7 +23,7 @@ use crate::{
 pub enum Served {
     /// The act was tried, and answered.
     Tried,
-    /// What came was no request; that was answered.
+    /// What came was no request, or not from somebody who may ask; that was answered.
     Refused,
 }
 
@@ -37,7 +37,10 @@ pub fn serve(socket: impl AsFd, root: &Path) -> Result<Served, Errno> {
         Err(Errno::MSGSIZE) => Err(format!("request is longer than {MAX_REQUEST_BYTES} bytes")),
         Err(errno) => return Err(errno),
         Ok(packet) if packet.bytes.is_empty() => return Err(Errno::NOTCONN),
-        Ok(packet) => parse(&packet.bytes),
+        Ok(packet) => match peer::refusal(&socket)? {
+            Some(message) => Err(message),
+            None => parse(&packet.bytes),
+        },
     };
     match received {
         Ok(_) if is_abandoned(&socket)? => Err(Errno::NOTCONN),

@@ -31,6 +31,7 @@ mod host;
 mod raw;
 mod systemd;
 mod systemd_failures;
+mod systemd_helper;
 mod topology;
 mod uapi;
 
@@ -55,6 +56,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_in_flight::SCENARIOS,
     berthd_crash::SCENARIOS,
     systemd::SCENARIOS,
+    systemd_helper::SCENARIOS,
     systemd_failures::SCENARIOS,
 ];
 

@@ -15,15 +15,15 @@ use berth_uapi::Errno;
 use super::{
     berthd_host_use::{block_device, taken, words},
     berthd_tools::{Before, is_blocked_for, is_free, is_refused, moves, reserve},
+    systemd_helper,
 };
 use crate::{
     guest::{
-        Ctx, Outcome, Scenario, handover,
+        Ctx, Outcome, Scenario,
         holder::Holder,
         probe, sysfs,
-        systemd::{BERTHD, Installed, RUN_DIR, cgroup_of, helpers, run, show, status, systemctl},
+        systemd::{BERTHD, Installed, RUN_DIR, cgroup_of, run, show, status, systemctl},
         unpriv::{self, HOLDER_UID, STRANGER_UID},
-        wait_for,
     },
     topology::{EDU_ROOT, NVME1},
     wire::Capability::{self, Cdev, Intremap, Iommufd, Systemd, Type1},
@@ -39,7 +39,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("systemd_host_use", BASE, host_use),
 ];
 
-const BASE: &[Capability] = &[Capability::Daemon, Systemd];
+pub(super) const BASE: &[Capability] = &[Capability::Daemon, Systemd];
 const TYPE1: &[Capability] = &[Capability::Daemon, Systemd, Type1, Intremap];
 const IOMMUFD: &[Capability] = &[Capability::Daemon, Systemd, Iommufd, Cdev, Type1, Intremap];
 const IOVA: u64 = 0x40_0000;
@@ -98,7 +98,7 @@ fn rights(ctx: &mut Ctx) -> Result<Outcome> {
     Ok(Outcome::Pass)
 }
 
-fn uid_of(user: &str) -> Result<u32> {
+pub(super) fn uid_of(user: &str) -> Result<u32> {
     id(&["-u", user])
 }
 
@@ -232,7 +232,7 @@ fn device(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     ensure!(acts >= 3, "systemd started {acts} helpers for a bind, a restore and what is between");
     ensure!(berth.pid()? == pid, "it was restarted on the way");
     unpriv::ensure_powerless(pid)?;
-    one_helper(ctx)?;
+    systemd_helper::one_helper(ctx)?;
     ctx.say(format!("{acts} acts, each in a unit of its own"));
     Ok(Outcome::Pass)
 }
@@ -245,32 +245,6 @@ fn group_node() -> Result<PathBuf> {
 /// How many helpers systemd has started.
 fn accepted() -> Result<u32> {
     Ok(show("berth-helper.socket", "NAccepted")?.parse()?)
-}
-
-/// What a helper is while it waits for its request: root with five capabilities, in its own cgroup.
-fn one_helper(ctx: &Ctx) -> Result<()> {
-    const CAPABILITIES: [u32; 5] = [2, 5, 16, 19, 24];
-    let socket = Path::new(RUN_DIR).join("helper.sock");
-    let connection = handover::connect_to(&socket)?;
-    let ready = || {
-        helpers().into_iter().find(|it| {
-            fs::read_link(format!("/proc/{}/exe", it.pid))
-                .is_ok_and(|exe| exe == Path::new("/usr/libexec/berth/berth-helper"))
-        })
-    };
-    let helper = wait_for("a helper", ctx.patience(), ready)?;
-    let cgroup = cgroup_of(helper.pid)?;
-    ensure!(cgroup.ends_with(&helper.unit) && helper.unit.starts_with("berth-helper@"), "{cgroup}");
-    let wanted: u64 = CAPABILITIES.iter().map(|bit| 1_u64 << bit).sum();
-    for set in ["CapPrm", "CapEff", "CapBnd"] {
-        let found = u64::from_str_radix(&status(helper.pid, set)?, 16)?;
-        ensure!(found == wanted, "{set} is {found:#x}, not {wanted:#x}");
-    }
-    ensure!(status(helper.pid, "NoNewPrivs")? == "1", "it may gain privileges");
-    ctx.say(format!("{} is process {} in {cgroup}", helper.unit, helper.pid));
-    drop(connection);
-    let ended = || helpers().iter().all(|it| it.pid != helper.pid).then_some(());
-    wait_for("the helper to end without a request", ctx.patience(), ended)
 }
 
 /// Without the udev rule the node stays root's: that is refused, with the way out, and undone.
