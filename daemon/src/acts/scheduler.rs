@@ -325,6 +325,12 @@ mod tests {
         scheduler.give_up(stuck[0]);
         results.recv_timeout(PATIENCE).unwrap();
         drop(go);
+        // Closing waits for those alone that were not given up.
+        let end = Instant::now() + PATIENCE;
+        while scheduler.runs(stuck[0]) {
+            assert!(Instant::now() < end, "it was let go and doesn't end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert!(scheduler.close(PATIENCE));
     }
 }
