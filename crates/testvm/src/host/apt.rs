@@ -159,8 +159,8 @@ pub fn codename() -> Result<String> {
     let id = field("ID").unwrap_or_default();
     if id != "debian" {
         bail!(
-            "this machine is {id:?}, not Debian: the kernel providers fetch Debian packages; give a \
-             kernel image by BERTH_VM_KERNEL instead"
+            "this machine is {id:?}, not Debian: kernels and the root for systemd are made of Debian \
+             packages; a kernel image can be given by BERTH_VM_KERNEL"
         );
     }
     field("VERSION_CODENAME").context("/etc/os-release has no VERSION_CODENAME")

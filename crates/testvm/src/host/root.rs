@@ -1,21 +1,23 @@
 //! A Debian with systemd: the root file system of guests that don't take the host's.
 //!
 //! Made once by debootstrap from the machine's own archive, and kept as an image, so that owners and
-//! modes are what they are whoever runs the guest. Nothing of Berth is in it.
+//! modes are what they are whoever runs the guest. Nothing of Berth is in it. It is of the machine's
+//! own release, or of a newer one that `BERTH_VM_DEBIAN` names, whose libraries take programs that
+//! were built here.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use super::{
     apt::{self, Archive, PrivateApt},
     cache,
-    kernel::{newest_cached, publish},
+    kernel::{building, newest_cached, publish},
     packages::{self, as_root},
 };
 
@@ -25,6 +27,8 @@ const PACKAGES: &[&str] = &["systemd", "systemd-sysv", "udev", "kmod", "e2fsprog
 const WITNESSES: &[&str] = &["systemd", "libc6", "base-files"];
 /// Part of the cache key: raise it when this file builds differently.
 const BUILDER: &str = "1";
+/// What its lock and directories are named after.
+const KIND: &str = "debian";
 const IMAGE: &str = "root.ext4";
 /// What the image may grow to; it is sparse.
 const IMAGE_SIZE: &str = "1536M";
@@ -39,12 +43,14 @@ pub(super) fn provide() -> Result<PathBuf> {
 
 fn find_or_make() -> Result<PathBuf> {
     let cache = cache::dir()?;
-    let (archive, versions) = match offered() {
+    let suite = suite()?;
+    let prefix = format!("debian-{suite}-");
+    let (archive, versions) = match offered(&suite) {
         Ok(offered) => offered,
         Err(error) => {
-            let dir = newest_cached(&cache, "debian-", IMAGE)
-                .ok_or_else(|| anyhow!("no Debian in {}, and {error:#}", cache.display()))?;
-            eprintln!("using the Debian in {} ({error:#})", dir.display());
+            let dir = newest_cached(&cache, &prefix, IMAGE)
+                .ok_or_else(|| error.context(format!("no {prefix}* in {}", cache.display())))?;
+            eprintln!("using the Debian in {}: {suite} is not offered now", dir.display());
             return Ok(dir.join(IMAGE));
         }
     };
@@ -56,26 +62,50 @@ fn find_or_make() -> Result<PathBuf> {
         ("size", IMAGE_SIZE),
         ("builder", BUILDER),
     ]);
-    let name = format!("debian-{key}");
-    let _lock = cache::lock(&cache, "debian")?;
+    let name = format!("{prefix}{key}");
+    let _lock = cache::lock(&cache, KIND)?;
     let image = cache.join(&name).join(IMAGE);
     if image.is_file() {
         return Ok(image);
     }
     packages::ensure(packages::ROOT)?;
-    let dir = publish(&cache, "debian", &name, |scratch, result| {
-        fs::write(result.join("inputs"), format!("{} {packages}\n{versions}\n", archive.suite))?;
+    remove_abandoned(&cache)?;
+    let dir = publish(&cache, KIND, &name, |scratch, result| {
+        fs::write(result.join("inputs"), format!("{suite} {packages}\n{versions}\n"))?;
         make(&archive, &packages, scratch, &result.join(IMAGE))
     })?;
     Ok(dir.join(IMAGE))
 }
 
-fn offered() -> Result<(Archive, String)> {
-    let archive = apt::archive()?;
-    let apt = PrivateApt::open(&archive.suite)?;
+fn suite() -> Result<String> {
+    match env::var("BERTH_VM_DEBIAN") {
+        Ok(suite) if !suite.is_empty() => Ok(suite),
+        _ => apt::codename(),
+    }
+}
+
+fn offered(suite: &str) -> Result<(Archive, String)> {
+    let archive = Archive { suite: suite.to_owned(), ..apt::archive()? };
+    let apt = PrivateApt::open(suite)?;
     let version = |package: &&str| Ok(format!("{package}={}", apt.version(package)?));
     let versions: Result<Vec<String>> = WITNESSES.iter().map(version).collect();
     Ok((archive, versions?.join(" ")))
+}
+
+/// What a build that was killed left holds root's files, which not everybody may remove.
+fn remove_abandoned(cache: &Path) -> Result<()> {
+    for entry in fs::read_dir(cache)?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&building(KIND)) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(tree: &Path) -> Result<()> {
+    let mut command = Command::new("rm");
+    command.args(["-rf", "--one-file-system", "--"]).arg(tree);
+    as_root(command)
 }
 
 fn make(archive: &Archive, packages: &str, scratch: &Path, image: &Path) -> Result<()> {
@@ -83,10 +113,7 @@ fn make(archive: &Archive, packages: &str, scratch: &Path, image: &Path) -> Resu
     let started = Instant::now();
     let tree = scratch.join("root");
     let made = bootstrap(archive, packages, &tree).and_then(|()| pack(&tree, image));
-    // Root's files, which whoever cleans up later may not be able to remove.
-    let mut remove = Command::new("rm");
-    remove.args(["-rf", "--one-file-system", "--"]).arg(&tree);
-    let removed = as_root(remove);
+    let removed = remove(&tree);
     made.and(removed)?;
     eprintln!("made it in {} s", started.elapsed().as_secs());
     Ok(())

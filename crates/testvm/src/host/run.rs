@@ -60,8 +60,8 @@ struct Prepared {
     init: PathBuf,
     stage: tempfile::TempDir,
     accel: Accel,
-    /// A root of its own, for the machines that have one.
-    root: Option<PathBuf>,
+    /// A root of its own, for the machines that have one, or why there is none.
+    root: Option<Result<PathBuf, String>>,
 }
 
 /// Runs the matching scenarios on every kernel and machine.
@@ -143,7 +143,8 @@ fn prepare(options: &Options) -> Result<Prepared> {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(stage.path(), open)?;
     let own_root = options.profiles.contains(&Profile::Systemd);
-    let root = own_root.then(root::provide).transpose()?;
+    // Without it the other machines go on.
+    let root = own_root.then(|| root::provide().map_err(|error| format!("{error:#}")));
     Ok(Prepared { qemu, init, stage, accel, root })
 }
 
@@ -238,6 +239,7 @@ fn files_for(
     // Under the system's temporary directory: socket paths must stay short.
     let dir = own_dir(&env::temp_dir(), "berth-vm-")?;
     let root = prepared.root.clone().filter(|_| profile == Profile::Systemd);
+    let root = root.transpose().map_err(anyhow::Error::msg)?;
     let files = RunFiles { dir: dir.path().to_owned(), root };
     let names = kernel.modules.iter().filter_map(|m| Some(m.file_name()?.to_str()?.to_owned()));
     let config = GuestConfig {

@@ -100,7 +100,7 @@ pub(super) fn publish(
     name: &str,
     build: impl FnOnce(&Path, &Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let prefix = format!("building-{kind}-");
+    let prefix = building(&kind);
     for entry in fs::read_dir(cache)?.flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
             fs::remove_dir_all(entry.path())
@@ -115,6 +115,11 @@ pub(super) fn publish(
     fs::rename(&result, &done)
         .with_context(|| format!("rename {} to {}", result.display(), done.display()))?;
     Ok(done)
+}
+
+/// How the names of scratch directories begin.
+pub(super) fn building(kind: impl fmt::Display) -> String {
+    format!("building-{kind}-")
 }
 
 /// The newest cached directory of a kind, for machines that have lost the network.
