@@ -1,5 +1,6 @@
 //! What runs inside the guest, and what scenarios are made of.
 
+pub mod access;
 pub mod bar;
 pub mod capabilities;
 pub mod daemon;

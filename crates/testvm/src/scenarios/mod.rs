@@ -28,6 +28,7 @@ mod daemon;
 mod dma;
 mod dma_model;
 mod host;
+mod host_handed;
 mod raw;
 mod topology;
 mod uapi;
@@ -43,6 +44,7 @@ const TOPICS: &[&[Scenario]] = &[
     dma::SCENARIOS,
     dma_model::SCENARIOS,
     host::SCENARIOS,
+    host_handed::SCENARIOS,
     conformance::SCENARIOS,
     berthd_exclusive::SCENARIOS,
     berthd_shared::SCENARIOS,
