@@ -20,7 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     acts::{Engine, EngineConfig, LedgerRecords},
-    config::{Config, Endpoint, Serve},
+    config::{Access, Config, Endpoint, Serve},
     grpc, handover,
     ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey},
     listen::{self, BindError, Bound, SocketFile},
@@ -98,7 +98,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Sockets {
     grpc: Vec<Bound>,
     http: Vec<Bound>,
-    handover: Vec<(std::os::fd::OwnedFd, SocketFile)>,
+    handover: Vec<(std::os::fd::OwnedFd, SocketFile, Access)>,
 }
 
 impl Daemon {
@@ -162,10 +162,10 @@ impl Daemon {
         // Nobody held it until now, so it can't fail.
         let _ = now_ready.send(true);
         grpc::set_serving(&health, true).await;
-        let handover = sockets.handover.into_iter().map(|(socket, file)| {
+        let handover = sockets.handover.into_iter().map(|(socket, file, access)| {
             let engine = Engine::clone(&engine);
             let task = tokio::spawn(async move {
-                if let Err(error) = handover::serve(socket, engine).await {
+                if let Err(error) = handover::serve(socket, engine, access).await {
                     tracing::error!(%error, "the hand-over socket broke");
                 }
             });
@@ -259,7 +259,8 @@ async fn bind(config: &Config) -> Result<Sockets, StartError> {
             (Serve::Http, _) => sockets.http.push(Bound::bind(listener).await?),
             (Serve::Handover, Endpoint::Unix { path, mode, gid }) => {
                 let kind = listen::Kind::Packets;
-                sockets.handover.push(listen::bind_unix(path, *mode, *gid, kind)?);
+                let (socket, file) = listen::bind_unix(path, *mode, *gid, kind)?;
+                sockets.handover.push((socket, file, listener.access.clone()));
             }
             (Serve::Handover, Endpoint::Tcp { address, .. }) => {
                 return Err(StartError::Build(format!("no hand-over over TCP at {address}")));

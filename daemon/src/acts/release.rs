@@ -4,11 +4,11 @@
 //! held, the VFIO driver goes while the hold stands, and the hold goes last before the host
 //! driver's bind, which it would refuse.
 
-use berth_host::{Act, ActOutcome, PciAddress, ResetOutcome};
-use berth_ownership::{Command, DeviceReturn, Policy, Refusal};
+use berth_host::{Act, ActOutcome, BackendKind, PciAddress, ResetOutcome};
+use berth_ownership::{Command, Delivery, DeviceReturn, Policy, Refusal};
 
 use super::{
-    attach, drivers,
+    access, attach, drivers,
     job::{GroupJob, Job, device_id},
     memory, proof, revoke,
     tools::Tools,
@@ -54,9 +54,14 @@ impl Back {
 
 fn attempt(tools: &Tools, intent: u64, job: &Job, force: bool) -> Result<Vec<Back>, Box<Refusal>> {
     if force {
+        // First, or the next process of the user would open the nodes again.
+        access::revoke(tools, job)?;
         revoke::run(tools, intent, job)?;
     }
     attach::not_in_use(tools, job)?;
+    if job.delivery.holder_owns_domain() && job.ever_claimed {
+        shut_out(tools, intent, job)?;
+    }
     tools.note(intent, "cut", &job.reservation)?;
     memory::end_registrations(tools, &job.reservation);
     cut(tools, job);
@@ -73,6 +78,22 @@ fn attempt(tools: &Tools, intent: u64, job: &Job, force: bool) -> Result<Vec<Bac
         job.groups.iter().flat_map(|group| let_go(tools, intent, job, group, &resets)).collect();
     close_context(tools, job);
     Ok(back)
+}
+
+/// Who attaches by itself is let in no more, and the hold is there again before the reset.
+fn shut_out(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
+    access::revoke(tools, job)?;
+    // It may have opened something while it still could.
+    if let Err(refusal) = attach::not_in_use(tools, job) {
+        if job.delivery == Delivery::Node
+            && let Err(failed) = access::grant(tools, job)
+        {
+            tracing::error!(reservation = %job.reservation, why = failed.message, "no access");
+        }
+        return Err(refusal);
+    }
+    tools.note(intent, "hold", &job.reservation)?;
+    job.groups.iter().try_for_each(|group| proof::unused(tools, job, group))
 }
 
 /// The context goes with its last reservation, before that is told to be released.
@@ -134,7 +155,11 @@ fn let_go(
     let last = group.others.is_empty();
     let touched = drivers::touched(tools, group);
     let restored = if last {
-        let left = drivers::leave_vfio(tools, intent, &touched);
+        let handed = job.delivery.holder_owns_domain()
+            && job.backend == BackendKind::Iommufd
+            && job.ever_claimed;
+        let leaving = if handed { drivers::Leaving::All } else { drivers::Leaving::WhereItWasNot };
+        let left = drivers::leave_vfio(tools, intent, &touched, leaving);
         tools.drop_hold(group.number);
         drivers::restore(tools, intent, &touched, left)
     } else {

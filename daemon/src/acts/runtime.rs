@@ -2,12 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use berth_dma::AddressSpace;
 use berth_host::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, PciAddress};
 use berth_ownership::{ContextId, DomainId, HolderProcess, ReservationId};
+
+use super::access::Access;
 
 /// The kernel's hold on one group.
 #[derive(Debug)]
@@ -98,12 +100,36 @@ pub(crate) struct Tables {
 #[derive(Debug, Default)]
 pub(crate) struct Runtime {
     tables: Mutex<Tables>,
+    /// Who was let into which nodes.
+    pub(crate) access: Access,
+    sending: Mutex<Vec<Weak<ReservationId>>>,
 }
+
+/// While it lives, descriptors of a reservation are on their way to a holder: they are in no other
+/// process's table yet, and all the same not ours alone any more.
+#[derive(Debug, Clone)]
+pub(crate) struct Sending(
+    #[expect(dead_code, reason = "what it is about lives with it")] Arc<ReservationId>,
+);
 
 impl Runtime {
     /// The tables.
     pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
         lock(&self.tables)
+    }
+
+    /// Descriptors of a reservation are about to be sent.
+    pub(crate) fn send(&self, reservation: &ReservationId) -> Sending {
+        let reservation = Arc::new(reservation.clone());
+        let mut sending = lock(&self.sending);
+        sending.retain(|known| known.strong_count() > 0);
+        sending.push(Arc::downgrade(&reservation));
+        Sending(reservation)
+    }
+
+    /// Whether any are.
+    pub(crate) fn is_sending(&self, reservation: &ReservationId) -> bool {
+        lock(&self.sending).iter().any(|known| known.upgrade().as_deref() == Some(reservation))
     }
 
     /// An open context.

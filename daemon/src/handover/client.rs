@@ -16,7 +16,7 @@ use rustix::{
 
 use super::{
     packet::{Received, receive, send},
-    wire::{FdInfo, FdKind, Iova, MAX_ANSWER_BYTES, MAX_ANSWER_FDS, Reply, Request},
+    wire::{FdInfo, FdKind, Iova, MAX_ANSWER_BYTES, MAX_ANSWER_FDS, NodeInfo, Reply, Request},
 };
 
 /// Why a request came to nothing.
@@ -58,18 +58,24 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Takes the descriptor of a device out.
+    /// Takes the descriptor of a device out: a bound one's, or a cdev that is still to be bound, as
+    /// [`FdInfo::kind`] says.
     pub fn take_device(&mut self, address: &str) -> Option<(FdInfo, OwnedFd)> {
-        let at = self.fds.iter().position(|(info, _)| {
-            info.kind == FdKind::Device && info.address.as_deref() == Some(address)
-        })?;
+        let at = self.fds.iter().position(|(info, _)| info.address.as_deref() == Some(address))?;
         Some(self.fds.swap_remove(at))
     }
 
     /// Takes the context's descriptor out: an iommufd or a container.
     pub fn take_context(&mut self) -> Option<(FdInfo, OwnedFd)> {
-        let at = self.fds.iter().position(|(info, _)| info.kind != FdKind::Device)?;
+        let context = |kind| matches!(kind, FdKind::Iommufd | FdKind::Container);
+        let at = self.fds.iter().position(|(info, _)| context(info.kind))?;
         Some(self.fds.swap_remove(at))
+    }
+
+    /// The nodes that the holder opens by itself: none but with delivery `node`.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeInfo] {
+        self.reply.nodes.as_deref().unwrap_or_default()
     }
 }
 
@@ -125,13 +131,36 @@ impl Client {
         }
     }
 
-    /// Fetches a reservation's descriptors; this process becomes its holder.
+    /// Fetches a reservation's descriptors, or has its nodes opened; this process becomes its holder.
     ///
     /// # Errors
     /// As [`Client::ask`].
     pub fn fetch(&self, reservation: &str, epoch: u64) -> Result<Fetched, ClientError> {
+        self.fetch_with(reservation, epoch, &[])
+    }
+
+    /// Fetches for another process, which becomes the holder: one of the user that the reservation
+    /// is for, named by its pidfd. Whoever passes the descriptors on closes its own.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn fetch_for(
+        &self,
+        reservation: &str,
+        epoch: u64,
+        holder: impl AsFd,
+    ) -> Result<Fetched, ClientError> {
+        self.fetch_with(reservation, epoch, &[holder.as_fd()])
+    }
+
+    fn fetch_with(
+        &self,
+        reservation: &str,
+        epoch: u64,
+        holder: &[BorrowedFd<'_>],
+    ) -> Result<Fetched, ClientError> {
         let request = Request::Fetch { reservation: reservation.to_owned(), epoch };
-        let (reply, fds) = self.ask(&request, &[])?;
+        let (reply, fds) = self.ask(&request, holder)?;
         let infos = reply.fds.clone().unwrap_or_default();
         if infos.len() != fds.len() {
             return Err(ClientError::Garbled(format!(

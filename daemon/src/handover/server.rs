@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     acts::{Engine, ready::ready},
+    config::Access,
     model::ApiError,
 };
 
@@ -33,11 +34,12 @@ const MAX_ALL: usize = 1024;
 /// How long a peer may leave an answer unread before it is dropped.
 const UNREAD: Duration = Duration::from_secs(10);
 
-/// Serves a listening `SOCK_SEQPACKET` socket until the task is dropped.
+/// Serves a listening `SOCK_SEQPACKET` socket until the task is dropped; `access` says what each peer
+/// may there.
 ///
 /// # Errors
 /// What the listener answers when it is broken.
-pub async fn serve(listener: OwnedFd, engine: Engine) -> std::io::Result<()> {
+pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io::Result<()> {
     rustix::io::ioctl_fionbio(&listener, true)?;
     let listener = ready(listener, Interest::READABLE)?;
     let counts = Arc::new(Counts::default());
@@ -52,9 +54,9 @@ pub async fn serve(listener: OwnedFd, engine: Engine) -> std::io::Result<()> {
             Err(_would_block) => {}
             Ok(Ok(socket)) => {
                 let Some(seat) = counts.seat(&socket) else { continue };
-                let engine = engine.clone();
+                let (engine, access) = (engine.clone(), access.clone());
                 connections.spawn(async move {
-                    if let Err(error) = converse(socket, &engine).await {
+                    if let Err(error) = converse(socket, &engine, &access).await {
                         tracing::debug!(%error, "a hand-over connection broke");
                     }
                     drop(seat);
@@ -107,8 +109,8 @@ impl Drop for Seat {
     }
 }
 
-async fn converse(socket: OwnedFd, engine: &Engine) -> std::io::Result<()> {
-    let peer = Arc::new(Peer::of(&socket)?);
+async fn converse(socket: OwnedFd, engine: &Engine, access: &Access) -> std::io::Result<()> {
+    let peer = Arc::new(Peer::of(&socket, access)?);
     let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
     loop {
         let mut guard = socket.readable().await?;
@@ -123,7 +125,14 @@ async fn converse(socket: OwnedFd, engine: &Engine) -> std::io::Result<()> {
             Received::TooMuch(what) => refused("packet", what),
             Received::Packet(bytes, fds) => serve_one(engine, &peer, &bytes, fds).await,
         };
-        deliver(&socket, &answer).await?;
+        let delivered = deliver(&socket, &answer).await;
+        let Answer { sending, began, .. } = answer;
+        // What was not sent is closed by now, so it can be told whether somebody has it.
+        drop(sending);
+        if let (Err(_), Some((id, process))) = (&delivered, began) {
+            engine.not_received(&id, &process);
+        }
+        delivered?;
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reservations without kernel work under way: their holds and claims.
 
 use berth_ownership::{
-    Backend, Command, Delivery, Reason, Refusal, Reservation, ReservationId, ReservationState,
+    Backend, Command, Delivery, HolderProcess, Reason, Refusal, Reservation, ReservationId,
+    ReservationState,
 };
 
 use super::Report;
@@ -37,6 +38,7 @@ fn is_held_by_the_record(engine: &Engine, id: &ReservationId) -> bool {
     snapshot.state.reservation(id).is_some_and(|record| {
         record.state == ReservationState::Reserved
             && record.backend == Backend::Iommufd
+            && record.delivery != Delivery::Node
             && record.targets.iter().all(|target| {
                 snapshot.group(&target.group).is_some()
                     && snapshot.state.group(&target.group).is_some()
@@ -56,6 +58,10 @@ fn one(
         Ok(job) => job,
         Err(refusal) => return lose(engine, id, &refusal, report),
     };
+    if !record.is_handed_out() && record.delivery == Delivery::Node {
+        // The last daemon may have died before it did.
+        engine.shut_out(&job);
+    }
     match record.state {
         ReservationState::Reserved => {}
         ReservationState::Held
@@ -66,7 +72,7 @@ fn one(
                 report.adopted.push(id.clone());
                 return Ok(());
             }
-            end(engine, record, rebooted)?;
+            end(engine, record, &job, rebooted)?;
             report.ended.push(id.clone());
         }
         ReservationState::Preparing | ReservationState::Lost | ReservationState::Released => {
@@ -76,17 +82,25 @@ fn one(
     hold(engine, &job, rebooted, report)
 }
 
-/// Claims live on where a process has the device open.
+/// Claims live on where a process has the device open, and where one may open it by its node.
 pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiError> {
     if record.delivery == Delivery::Held {
         return Ok(false);
     }
     let users = engine.tools().users_of(job)?;
-    if users.is_empty() {
+    let let_in = |process: &&HolderProcess| record.delivery == Delivery::Node && lives(process);
+    let let_in = record.process.as_ref().filter(let_in).is_some();
+    if users.is_empty() && !let_in {
         return Ok(false);
     }
+    if let_in {
+        engine.let_in(job)?;
+    } else {
+        engine.shut_out(job);
+    }
     let known = record.process.as_ref().filter(|process| {
-        lives(process) && users.iter().any(|user| u32::try_from(user.pid) == Ok(process.pid))
+        let has_it = users.iter().any(|user| u32::try_from(user.pid) == Ok(process.pid));
+        let_in || has_it && lives(process)
     });
     if let Some(process) = known
         && let Ok(pid) = i32::try_from(process.pid)
@@ -94,6 +108,7 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
         && found == *process
     {
         engine.watch(&record.id, found, pidfd);
+        engine.watch_bind(&record.id);
         return Ok(true);
     }
     let Some(user) = engine.user(job)? else { return Ok(false) };
@@ -108,7 +123,13 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
 }
 
 /// The kernel closed what the daemon or a dead holder had.
-pub(super) fn end(engine: &Engine, record: &Reservation, rebooted: bool) -> Result<(), ApiError> {
+pub(super) fn end(
+    engine: &Engine,
+    record: &Reservation,
+    job: &Job,
+    rebooted: bool,
+) -> Result<(), ApiError> {
+    engine.shut_out(job);
     let reservation = record.id.clone();
     let why = if rebooted { "host rebooted" } else { "daemon restarted" };
     let died = record.process.as_ref().is_some_and(|process| !lives(process));

@@ -116,12 +116,13 @@ impl Book {
         Ok(events)
     }
 
-    /// Gives an order and waits for its kernel work.
-    pub fn run(&self, command: &Command, id: &ReservationId) -> Result<(), Box<Refusal>> {
+    /// Gives an order and waits for its kernel work; false when there was none.
+    pub fn run(&self, command: &Command, id: &ReservationId) -> Result<bool, Box<Refusal>> {
         self.kept().last_failure.remove(id);
-        self.order(command)?;
+        let works = self.order(command)?.iter().any(|event| intent_of(event).is_some());
         self.settled();
-        self.kept().last_failure.get(id).map_or(Ok(()), |refusal| Err(Box::new(refusal.clone())))
+        let failure = self.kept().last_failure.get(id).cloned();
+        failure.map_or(Ok(works), |refusal| Err(Box::new(refusal)))
     }
 
     /// Waits until no intent is open, or the crash came.
@@ -229,6 +230,17 @@ impl Records for Book {
         self.order(&command)?;
         self.crash.point("after a command");
         Ok(())
+    }
+
+    fn carry_out(&self, command: Command, cause: &str) -> Result<bool, ApiError> {
+        let of = match &command {
+            Command::HandOver { order, .. } => order.reservation.clone(),
+            other => panic!("{cause}: {other:?}"),
+        };
+        self.crash.point("before a command");
+        let works = self.run(&command, &of)?;
+        self.crash.point("after a command");
+        Ok(works)
     }
 
     fn changed(&self, _devices: &[PciAddress]) -> Result<(), ApiError> {
@@ -346,6 +358,7 @@ fn started(pending: &Pending) -> IntentBody {
         OperationKind::Replace => {
             IntentBody::Replace { domain: pending.domain.clone().expect("replace has a domain") }
         }
+        OperationKind::HandOver => IntentBody::HandOver,
         OperationKind::Release => {
             IntentBody::Release { force: pending.force, cause: pending.cause.clone() }
         }

@@ -14,11 +14,13 @@ use berth_host::{
 use berth_ownership::{Backend, Delivery, Policy, ReservationState};
 use berthd::{
     acts::Records,
+    config::Access,
     handover::{
         self,
         client::{Client, ClientError},
         wire::{FdKind, MAX_ANSWER_FDS, Request},
     },
+    model::Role,
 };
 use rustix::{
     fs::{MemfdFlags, SealFlags},
@@ -30,9 +32,9 @@ use crate::world::{Ask, World, at, id};
 
 const DEVICE: &str = "0000:00:06.0";
 
-struct Desk {
-    world: World,
-    path: PathBuf,
+pub struct Desk {
+    pub world: World,
+    pub path: PathBuf,
     task: tokio::task::JoinHandle<std::io::Result<()>>,
     _dir: tempfile::TempDir,
 }
@@ -43,15 +45,19 @@ impl Drop for Desk {
     }
 }
 
-fn desk() -> Desk {
+pub fn desk() -> Desk {
     desk_on(World::new())
 }
 
-fn desk_on(world: World) -> Desk {
+pub fn desk_on(world: World) -> Desk {
+    desk_with(world, Access::all(Role::Holder))
+}
+
+pub fn desk_with(world: World, access: Access) -> Desk {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("handover.sock");
     let socket = handover::bind_socket(&path).unwrap();
-    let task = tokio::spawn(handover::serve(socket, world.engine.clone()));
+    let task = tokio::spawn(handover::serve(socket, world.engine.clone(), access));
     Desk { world, path, task, _dir: dir }
 }
 
@@ -77,7 +83,7 @@ fn sealed(bytes: u64) -> OwnedFd {
     memory
 }
 
-fn reason(result: Result<impl Sized, ClientError>) -> String {
+pub fn reason(result: Result<impl Sized, ClientError>) -> String {
     match result {
         Ok(_) => "ok".to_owned(),
         Err(ClientError::Refused { reason, .. }) => reason,
@@ -86,7 +92,7 @@ fn reason(result: Result<impl Sized, ClientError>) -> String {
 }
 
 /// Runs a blocking client on a thread of its own.
-async fn client<T: Send + 'static>(
+pub async fn client<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(Client) -> T + Send + 'static,
 ) -> T {
@@ -282,8 +288,13 @@ fn child_holder() {
 }
 
 fn spawn_holder(path: &Path) -> Child {
+    spawn_child(path, "handover::child_holder")
+}
+
+/// Another process of this program, that runs one of its tests until that says that it is holding.
+pub fn spawn_child(path: &Path, test: &str) -> Child {
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "handover::child_holder", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env("BERTH_TEST_HANDOVER", path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -6,6 +6,7 @@ mod book;
 mod crash;
 mod crashes;
 mod faults;
+mod handed;
 mod handover;
 mod in_flight;
 mod ledger;
