@@ -17,6 +17,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
     sendmsg, socket_with, sockopt,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 /// The largest packet.
@@ -47,6 +48,16 @@ pub fn ask(socket: &Path, request: &Value, fds: &[BorrowedFd<'_>]) -> Result<Pac
     sockopt::set_socket_timeout(&connection, sockopt::Timeout::Recv, Some(PATIENCE))?;
     send(&connection, request.to_string().as_bytes(), fds).context("send to berthd")?;
     receive(&connection).with_context(|| format!("the answer to {request}"))
+}
+
+/// One request in the name of another process, whose pidfd goes with it.
+///
+/// # Errors
+/// As [`ask`]; there is no such process.
+pub fn ask_for(socket: &Path, request: &Value, process: u32) -> Result<Packet> {
+    let pid = Pid::from_raw(i32::try_from(process)?).context("odd pid")?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("open a pidfd")?;
+    ask(socket, request, &[pidfd.as_fd()])
 }
 
 /// One packet with descriptors.

@@ -30,6 +30,11 @@ pub const DMA: &[&str] = &[
     "berthd_group_type1",
     "berthd_held_iommufd",
     "berthd_held_type1",
+    "host_unbound",
+    "berthd_unbound",
+    "berthd_unbound_pair",
+    "berthd_node_iommufd",
+    "berthd_node_type1",
 ];
 
 /// Scenarios without DMA: they pass with that build too, so the others fail for want of an attach.

@@ -17,6 +17,7 @@
 mod berthd_crash;
 mod berthd_exclusive;
 mod berthd_group;
+mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
@@ -52,6 +53,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_host_use::SCENARIOS,
     berthd_private::SCENARIOS,
     berthd_held::SCENARIOS,
+    berthd_handed::SCENARIOS,
     berthd_in_flight::SCENARIOS,
     berthd_crash::SCENARIOS,
 ];
