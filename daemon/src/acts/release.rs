@@ -5,7 +5,7 @@
 //! driver's bind, which it would refuse.
 
 use berth_host::{Act, ActOutcome, BackendKind, PciAddress, ResetOutcome};
-use berth_ownership::{Command, Delivery, DeviceReturn, Policy, Refusal};
+use berth_ownership::{Command, Delivery, DeviceReturn, Policy, Refusal, Reservation};
 
 use super::{
     access, attach, drivers,
@@ -59,9 +59,18 @@ fn attempt(tools: &Tools, intent: u64, job: &Job, force: bool) -> Result<Vec<Bac
         revoke::run(tools, intent, job)?;
     }
     attach::not_in_use(tools, job)?;
-    if job.delivery.holder_owns_domain() && job.ever_claimed {
-        shut_out(tools, intent, job)?;
+    if !job.delivery.holder_owns_domain() || !job.ever_claimed {
+        return give_back(tools, intent, job);
     }
+    let back = shut_out(tools, intent, job).and_then(|()| give_back(tools, intent, job));
+    if back.is_err() {
+        open_again(tools, job);
+    }
+    back
+}
+
+/// Cuts, resets and puts back, once nobody else has the devices.
+fn give_back(tools: &Tools, intent: u64, job: &Job) -> Result<Vec<Back>, Box<Refusal>> {
     tools.note(intent, "cut", &job.reservation)?;
     memory::end_registrations(tools, &job.reservation);
     cut(tools, job);
@@ -84,16 +93,26 @@ fn attempt(tools: &Tools, intent: u64, job: &Job, force: bool) -> Result<Vec<Bac
 fn shut_out(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
     access::revoke(tools, job)?;
     // It may have opened something while it still could.
-    if let Err(refusal) = attach::not_in_use(tools, job) {
-        if job.delivery == Delivery::Node
-            && let Err(failed) = access::grant(tools, job)
-        {
-            tracing::error!(reservation = %job.reservation, why = failed.message, "no access");
-        }
-        return Err(refusal);
-    }
+    attach::not_in_use(tools, job)?;
     tools.note(intent, "hold", &job.reservation)?;
     job.groups.iter().try_for_each(|group| proof::unused(tools, job, group))
+}
+
+/// The claims stand after all, so the holder may attach as before.
+fn open_again(tools: &Tools, job: &Job) {
+    let snapshot = tools.records.snapshot();
+    let record = snapshot.state.reservation(&job.reservation);
+    if !record.is_some_and(Reservation::is_handed_out) {
+        return;
+    }
+    if job.delivery == Delivery::Node
+        && let Err(refusal) = access::grant(tools, job)
+    {
+        tracing::error!(reservation = %job.reservation, why = refusal.message, "no access");
+    }
+    for group in job.groups.iter().filter(|group| group.others.is_empty()) {
+        tools.drop_hold(group.number);
+    }
 }
 
 /// The context goes with its last reservation, before that is told to be released.
