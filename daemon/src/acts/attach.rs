@@ -245,7 +245,7 @@ pub(crate) fn close(tools: &Tools, job: &Job) {
 /// `HOLDER_DRAINING` while another process has a device open: closing ours would end nothing;
 /// `RESERVATION_BUSY` while descriptors are on their way to one.
 pub(crate) fn not_in_use(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
-    if tools.runtime.is_sending(&job.reservation) {
+    if !tools.runtime.sent(&job.reservation) {
         let text = format!("{} is being handed over", job.reservation);
         return Err(Refusal::new(Reason::ReservationBusy, &job.reservation, text));
     }

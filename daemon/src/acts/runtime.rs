@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use berth_dma::AddressSpace;
@@ -10,6 +11,9 @@ use berth_host::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, 
 use berth_ownership::{ContextId, DomainId, HolderProcess, ReservationId};
 
 use super::access::Access;
+
+/// How long descriptors may be on their way: somewhat longer than a peer may leave them unread.
+const SENDING: Duration = Duration::from_secs(12);
 
 /// The kernel's hold on one group.
 #[derive(Debug)]
@@ -130,6 +134,18 @@ impl Runtime {
     /// Whether any are.
     pub(crate) fn is_sending(&self, reservation: &ReservationId) -> bool {
         lock(&self.sending).iter().any(|known| known.upgrade().as_deref() == Some(reservation))
+    }
+
+    /// Waits until none are, or for as long as they may take; false when some still are.
+    pub(crate) fn sent(&self, reservation: &ReservationId) -> bool {
+        let deadline = Instant::now() + SENDING;
+        while self.is_sending(reservation) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
     }
 
     /// An open context.
