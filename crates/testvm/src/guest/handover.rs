@@ -25,7 +25,7 @@ const PACKET_BYTES: usize = 16 * 1024;
 /// More descriptors than any scenario is given.
 const FDS: usize = 16;
 /// How long an answer may take: an emulated guest is slow.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What came back.
 #[derive(Debug)]

@@ -230,6 +230,7 @@ impl Bench<'_> {
         let died = !self.daemon.is_alive()?;
         ensure!(died == seen.killed(pid), "berthd ended by itself in {what}");
         ensure!(!died || when.is_some(), "berthd was killed without order");
+        ensure!(known.done || when.is_some(), "what nobody disturbed wasn't answered: {what}");
         if let Some(hit) = seen.hit() {
             println!("killed at {hit}");
         }
@@ -271,7 +272,6 @@ impl Bench<'_> {
         Ok(known)
     }
 
-    /// The phase's call. Not to be answered isn't an error.
     /// The holder has what it fetched, as far as that is its own doing.
     fn take(&self, holder: &mut Holder, fetched: &Value) -> Result<()> {
         let errno = match self.delivery {
@@ -287,6 +287,7 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// The phase's call. Not to be answered isn't an error.
     fn perform(&self, phase: Phase, known: &mut Known) -> Result<()> {
         let id = known.id.clone().unwrap_or_default();
         match phase {
