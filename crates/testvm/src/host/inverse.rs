@@ -33,6 +33,8 @@ pub const DMA: &[&str] = &[
     "host_unbound",
     "berthd_unbound",
     "berthd_unbound_pair",
+    "berthd_unbound_named",
+    "berthd_unbound_restart",
     "berthd_node_iommufd",
     "berthd_node_type1",
 ];
