@@ -95,6 +95,13 @@ pub(crate) struct HandOver {
     pub(crate) began: bool,
 }
 
+impl HandOver {
+    /// Whether there is anything that has to be passed on to the holder.
+    pub(crate) fn has_descriptors(&self) -> bool {
+        self.items.iter().any(|item| !matches!(item, Handed::Node { .. }))
+    }
+}
+
 /// Finds a process by pid: its pidfd, and its start time to tell it from a later one.
 ///
 /// # Errors

@@ -22,6 +22,9 @@ use crate::{
     model::{ApiError, Role, Snapshot},
 };
 
+const SEND_A_PIDFD: &str =
+    "send a pidfd of a process of the user that the reservation is for, or none";
+
 /// An answer with its descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
@@ -89,12 +92,9 @@ fn fetch(
     if !fds.is_empty() {
         return Err(one_fd(id, "a fetch takes at most a pidfd"));
     }
-    let holder = pidfd.map(|pidfd| named(&pidfd)).transpose().map_err(|errno| {
-        ApiError::invalid_argument(
-            id,
-            format!("the descriptor does not name a living process: {errno}"),
-            "send a pidfd of a process of the user that the reservation is for, or none",
-        )
+    let holder = pidfd.map(|pidfd| named(&pidfd)).transpose().map_err(|unfit| {
+        let text = format!("the descriptor does not name a holder: {unfit}");
+        ApiError::invalid_argument(id, text, SEND_A_PIDFD)
     })?;
     let snapshot = may_fetch(engine, peer, id, holder.as_ref())?;
     let own = || peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno));
@@ -106,7 +106,9 @@ fn fetch(
     let epoch = (epoch != 0).then_some(Epoch(epoch));
     let order = Order { reservation: id.clone(), epoch };
     let handed = engine.hand_over(&snapshot, order, &process, pidfd, MAX_ANSWER_FDS)?;
-    if let Some(fetcher) = fetcher.filter(|_| handed.began) {
+    // Nodes don't pass through who fetched: the holder is let in, and opens them when it likes.
+    let passes_on = handed.began && handed.has_descriptors();
+    if let Some(fetcher) = fetcher.filter(|_| passes_on) {
         engine.watch_fetcher(id, &process, fetcher);
     }
     Ok(handed_over(&snapshot, id, process, handed))
@@ -129,7 +131,7 @@ fn may_fetch(
         Some(holder) if holder.uid != uid => Err(ApiError::invalid_argument(
             id,
             format!("process {} is of uid:{}, not of uid:{uid}", holder.process.pid, holder.uid),
-            "send a pidfd of a process of the user that the reservation is for, or none",
+            SEND_A_PIDFD,
         )),
         _ => Ok(snapshot),
     }
