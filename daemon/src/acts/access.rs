@@ -10,7 +10,7 @@ use std::{
 };
 
 use berth_host::{Act, BackendKind, Node, PciAddress};
-use berth_ownership::{Delivery, Reason, Refusal, Reservation, ReservationId};
+use berth_ownership::{Delivery, Reason, Refusal, Reservation, ReservationId, ReservationState};
 use rustix::io::Errno;
 
 use super::{job::Job, runtime::lock, tools::Tools};
@@ -48,6 +48,14 @@ pub(crate) fn nodes_of(job: &Job) -> Vec<Node> {
             .chain([Node::Container])
             .collect(),
     }
+}
+
+/// Whether the nodes of a reservation are its user's to open: from the hand-over to the end of the
+/// holder. What a dead holder's descendants still have open lets nobody in.
+pub(crate) fn lets_in(record: &Reservation) -> bool {
+    record.delivery == Delivery::Node
+        && record.is_handed_out()
+        && record.state != ReservationState::Draining
 }
 
 /// Lets the reservation's user into its nodes, or leaves them as they are.
@@ -102,8 +110,7 @@ pub(crate) fn sweep(tools: &Tools) {
         return;
     }
     let snapshot = tools.records.snapshot();
-    let stands =
-        |id: &ReservationId| snapshot.state.reservation(id).is_some_and(Reservation::is_handed_out);
+    let stands = |id: &ReservationId| snapshot.state.reservation(id).is_some_and(lets_in);
     let stale: Vec<ReservationId> = table.keys().filter(|id| !stands(id)).cloned().collect();
     for id in stale {
         if let Err(refusal) = take_back(tools, &mut table, &id) {

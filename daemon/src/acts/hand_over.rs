@@ -41,9 +41,14 @@ fn attempt(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
     }
     for group in &job.groups {
         tools.note(intent, "hold dropped", &group.id)?;
-        tools.drop_hold(group.number);
     }
+    drop_holds(tools, job);
     Ok(())
+}
+
+/// While a holder attaches by itself no hold of ours is on its groups, whoever else reserved them.
+pub(crate) fn drop_holds(tools: &Tools, job: &Job) {
+    job.groups.iter().for_each(|group| tools.drop_hold(group.number));
 }
 
 /// Opens an iommufd for the holder, or takes that which others of its context have: the kernel lets
@@ -51,7 +56,7 @@ fn attempt(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
 fn open_context(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
     let open = tools.runtime.context(&job.context);
     match (siblings(tools, job).first(), open) {
-        (Some(sibling), None) => return Err(with_holder_alone(job, sibling)),
+        (Some(sibling), None) => return Err(with_holder_alone(tools, job, sibling)),
         (Some(_), Some(_)) => return Ok(()),
         // One that was handed out before may be open elsewhere, and have mappings in it.
         (None, open) => {
@@ -82,7 +87,21 @@ pub(crate) fn siblings(tools: &Tools, job: &Job) -> Vec<ReservationId> {
         .collect()
 }
 
-fn with_holder_alone(job: &Job, sibling: &ReservationId) -> Box<Refusal> {
+/// The iommufd that owns the groups of a sibling, and so has to own these, isn't here.
+fn with_holder_alone(tools: &Tools, job: &Job, sibling: &ReservationId) -> Box<Refusal> {
+    let snapshot = tools.records.snapshot();
+    let record = snapshot.state.reservation(sibling);
+    if record.is_some_and(|record| record.delivery == Delivery::Node) {
+        let text = format!(
+            "hand {} over: the holder of {sibling} opens an iommufd by itself, and the kernel lets \
+             one own both",
+            job.reservation
+        );
+        return Refusal::new(Reason::HolderOwnsDomain, &job.reservation, text).with_resolve(vec![
+            format!("berth release {}, then reserve with --delivery node", job.reservation),
+            format!("end the holder of {sibling}"),
+        ]);
+    }
     Refusal::new(
         Reason::DaemonRestarted,
         &job.reservation,

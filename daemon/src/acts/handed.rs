@@ -13,7 +13,7 @@ use super::{
     access, attach,
     engine::Engine,
     hand_over,
-    holder::{HandOver, Handed, LOOK, not_with_us},
+    holder::{HandOver, Handed, LOOK, not_busy, not_with_us},
     job::Job,
     ready::ready,
     runtime::lock,
@@ -32,18 +32,29 @@ impl Engine {
     /// holder needs.
     pub(super) fn hand_out(
         &self,
-        id: &ReservationId,
+        snapshot: &Snapshot,
+        record: &Reservation,
         command: Command,
         process: &HolderProcess,
         pidfd: OwnedFd,
     ) -> Result<HandOver, ApiError> {
-        // Before the record is looked at: what a release finds in its way from now on is this.
+        let id = &record.id;
+        // Before the record is asked: what a release finds in its way from now on is this.
         let sending = self.tools().runtime.send(id);
+        // What can't be given of claims that stand doesn't make another process their holder.
+        let ready = match record.claims > 0 {
+            true => Some(self.outgoing(snapshot, id, false)?),
+            false => None,
+        };
         let began = self.tools().records.carry_out(command, "fetch")?;
         // Watched first: a holder that dies right after the record must be noticed.
         self.watch(id, process.clone(), pidfd);
         self.watch_bind(id);
-        match self.outgoing(&self.snapshot(), id, began) {
+        let items = match ready {
+            Some(items) if !began => Ok(items),
+            Some(_) | None => self.outgoing(&self.snapshot(), id, began),
+        };
+        match items {
             Ok(items) => Ok(HandOver { items, sending, began }),
             Err(error) => {
                 drop(sending);
@@ -53,6 +64,11 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Whether a reservation's nodes are its user's to open, as long as its holder lives.
+    pub(crate) fn lets_in(&self, record: &Reservation) -> bool {
+        access::lets_in(record)
     }
 
     /// Lets the holder of a reservation into its nodes, where it was before.
@@ -67,15 +83,18 @@ impl Engine {
         }
     }
 
-    /// Of the last daemon's hand-overs that stand, who was let into which nodes.
-    pub(crate) fn remember_who_was_let_in(&self, snapshot: &Snapshot) {
-        let nodes =
-            |record: &&Reservation| record.delivery == Delivery::Node && record.is_handed_out();
+    /// Of the last daemon's hand-overs, who was let into which nodes. What stands is kept; what
+    /// doesn't is taken back, as the last daemon may have died before it did.
+    pub(crate) fn settle_who_was_let_in(&self, snapshot: &Snapshot) {
+        let nodes = |record: &&Reservation| {
+            record.delivery == Delivery::Node && record.state != ReservationState::Released
+        };
         for record in snapshot.state.reservations().filter(nodes) {
             if let Ok(job) = Job::of(snapshot, &record.id) {
                 access::remember(self.tools(), &job);
             }
         }
+        access::sweep(self.tools());
     }
 
     /// The descriptors that an unbound hand-over gives now.
@@ -105,16 +124,16 @@ impl Engine {
         check_handed(record)?;
         let job = Job::of(snapshot, id)?;
         match job.delivery {
-            Delivery::Node => self.nodes(&job, began),
+            Delivery::Node => self.nodes(&job, record, began),
             Delivery::Unbound => self.cdevs(&job, record),
             Delivery::Held | Delivery::Bound => Ok(Vec::new()),
         }
     }
 
     /// The paths of the nodes, which the holder's user may open.
-    fn nodes(&self, job: &Job, began: bool) -> Result<Vec<Handed>, ApiError> {
+    fn nodes(&self, job: &Job, record: &Reservation, began: bool) -> Result<Vec<Handed>, ApiError> {
         let tools = self.tools();
-        if !began {
+        if !began && access::lets_in(record) {
             // Somebody may have changed the lists since.
             access::grant(tools, job)?;
         }
@@ -250,7 +269,7 @@ impl Engine {
             Ok(users) if users.is_empty() => {
                 tracing::warn!(reservation = %id, pid = process.pid, "nothing reached the holder");
                 let undone = Command::HandOverUndone { reservation: id.clone() };
-                if !self.handed_back(&job, undone) {
+                if !self.handed_back(&job, process, undone) {
                     self.not_received_later(id, process);
                 }
             }
@@ -279,25 +298,46 @@ impl Engine {
         });
     }
 
+    /// Whether a process is still the holder. Where another one fetched meanwhile, that is let in.
+    pub(super) fn is_still_with(&self, job: &Job, process: &HolderProcess) -> bool {
+        let snapshot = self.snapshot();
+        let record = snapshot.state.reservation(&job.reservation);
+        if record.is_some_and(|record| record.process.as_ref() == Some(process)) {
+            return true;
+        }
+        if record.is_some_and(access::lets_in)
+            && let Err(refusal) = access::grant(self.tools(), job)
+        {
+            tracing::error!(reservation = %job.reservation, why = refusal.message, "no access");
+        }
+        false
+    }
+
     /// No process has what was handed over any more: back to a hold, as the command tells. False
-    /// while the kernel says that something is open all the same; then nothing is told.
-    pub(super) fn handed_back(&self, job: &Job, told: Command) -> bool {
+    /// while the kernel says that something is open all the same, or another process is the holder
+    /// by now; then nothing is told.
+    pub(super) fn handed_back(&self, job: &Job, process: &HolderProcess, told: Command) -> bool {
         let tools = self.tools();
         let open = |device| tools.host.in_use(device).unwrap_or(true);
         let there = job.devices().filter(|device| tools.host.device(*device).is_ok());
         if tools.runtime.is_sending(&job.reservation) || there.into_iter().any(open) {
             return false;
         }
-        hand_over::close_context(tools, job);
         for group in &job.groups {
             let Err(error) = tools.settle_hold(job, group) else { continue };
             if error.errno == Errno::BUSY.raw_os_error() {
                 tracing::warn!(group = %group.id, %error, "still open, though nobody shows it");
+                hand_over::drop_holds(tools, job);
                 return false;
             }
             let why = tools.explain(group, &error).message;
             attach::lost(tools, job, group, &why);
         }
+        if tools.runtime.is_sending(&job.reservation) || !self.is_still_with(job, process) {
+            hand_over::drop_holds(tools, job);
+            return false;
+        }
+        hand_over::close_context(tools, job);
         self.told(told);
         self.follow_up();
         tools.sweep();
@@ -313,10 +353,7 @@ fn waits_for_bind(record: &Reservation) -> bool {
 /// `RESERVATION_BUSY`, `HOLD_LOST`, `NOT_ATTACHED`: what was begun came to nothing.
 fn check_handed(record: &Reservation) -> Result<(), ApiError> {
     let id = &record.id;
-    if let Some(pending) = &record.pending {
-        let text = format!("{} of {id} is under way", pending.kind);
-        return Err(ApiError::new(Reason::ReservationBusy, id, text));
-    }
+    not_busy(record)?;
     if record.is_handed_out() {
         return Ok(());
     }

@@ -161,6 +161,8 @@ impl Engine {
         let Some(record) = snapshot.state.reservation(&id) else {
             return Err(ApiError::not_found(&id, format!("there is no reservation {id}")));
         };
+        // First of all: who asks again and again would else keep a release waiting for what is sent.
+        not_busy(record)?;
         let command = Command::HandOver { order, process: process.clone() };
         if record.delivery.holder_owns_domain() {
             // The devices, and the context; of nodes there are as many or fewer.
@@ -168,7 +170,7 @@ impl Engine {
             if count > most {
                 return Err(too_many(record, count, most));
             }
-            return self.hand_out(&id, command, process, pidfd);
+            return self.hand_out(snapshot, record, command, process, pidfd);
         }
         let sending = self.tools().runtime.send(&id);
         deliverable(record)?;
@@ -317,6 +319,9 @@ impl Engine {
                 return;
             }
         };
+        if !self.is_still_with(&job, process) {
+            return;
+        }
         match next {
             Some(next) => {
                 tracing::warn!(reservation = %id, pid = next.pid(), "a device is still open");
@@ -330,11 +335,26 @@ impl Engine {
                 }
             }
             None if job.delivery.holder_owns_domain() => {
-                if !self.handed_back(&job, Command::HolderGone { reservation: id.clone() }) {
+                let gone = Command::HolderGone { reservation: id.clone() };
+                if !self.handed_back(&job, process, gone) {
                     self.ended_later(id, process, LOOK);
                 }
             }
             None => self.claims_end(&job),
+        }
+    }
+
+    /// Watches a holder of which nothing more can be told now; where it is dead it is looked at
+    /// until it can be.
+    pub(crate) fn look_at(&self, id: &ReservationId, process: &HolderProcess) {
+        let pid = i32::try_from(process.pid).ok();
+        let found = pid.and_then(|pid| process_of(pid).ok()).filter(|(found, _)| found == process);
+        match found {
+            Some((process, pidfd)) => {
+                self.watch(id, process, pidfd);
+                self.watch_bind(id);
+            }
+            None => self.ended_later(id, process, AGAIN),
         }
     }
 
@@ -453,14 +473,15 @@ impl Engine {
     }
 }
 
-pub(super) fn deliverable(record: &Reservation) -> Result<(), ApiError> {
-    if let Some(pending) = &record.pending {
-        return Err(ApiError::new(
-            Reason::ReservationBusy,
-            &record.id,
-            format!("{} of {} is under way", pending.kind, record.id),
-        ));
-    }
+/// # Errors
+/// `RESERVATION_BUSY`.
+pub(super) fn not_busy(record: &Reservation) -> Result<(), ApiError> {
+    let Some(pending) = &record.pending else { return Ok(()) };
+    let text = format!("{} of {} is under way", pending.kind, record.id);
+    Err(ApiError::new(Reason::ReservationBusy, &record.id, text))
+}
+
+fn deliverable(record: &Reservation) -> Result<(), ApiError> {
     if record.state == ReservationState::Held {
         return Ok(());
     }

@@ -5,10 +5,10 @@
 //! driver's bind, which it would refuse.
 
 use berth_host::{Act, ActOutcome, BackendKind, PciAddress, ResetOutcome};
-use berth_ownership::{Command, Delivery, DeviceReturn, Policy, Refusal, Reservation};
+use berth_ownership::{Command, DeviceReturn, Policy, Refusal, Reservation};
 
 use super::{
-    access, attach, drivers,
+    access, attach, drivers, hand_over,
     job::{GroupJob, Job, device_id},
     memory, proof, revoke,
     tools::Tools,
@@ -105,18 +105,18 @@ fn open_again(tools: &Tools, job: &Job) {
     if !record.is_some_and(Reservation::is_handed_out) {
         return;
     }
-    if job.delivery == Delivery::Node
+    if record.is_some_and(access::lets_in)
         && let Err(refusal) = access::grant(tools, job)
     {
         tracing::error!(reservation = %job.reservation, why = refusal.message, "no access");
     }
-    for group in job.groups.iter().filter(|group| group.others.is_empty()) {
-        tools.drop_hold(group.number);
-    }
+    hand_over::drop_holds(tools, job);
 }
 
-/// The context goes with its last reservation, before that is told to be released.
+/// The context goes with its last reservation, before that is told to be released; what was kept of
+/// a hand-over goes with the last that was handed over.
 pub(crate) fn close_context(tools: &Tools, job: &Job) {
+    hand_over::close_context(tools, job);
     let snapshot = tools.records.snapshot();
     let last = snapshot.state.context(&job.context).is_none_or(|context| {
         context.automatic && context.reservations.iter().all(|id| *id == job.reservation)

@@ -69,8 +69,7 @@ pub fn run(
     let snapshot = engine.snapshot();
     let rebooted = previous_boot.is_some_and(|boot| boot != engine.tools().host.boot_id());
     unwedge(engine, &snapshot);
-    // Before anything is taken back, as nodes are open for several reservations at a time.
-    engine.remember_who_was_let_in(&snapshot);
+    engine.settle_who_was_let_in(&snapshot);
     let mut standing: Vec<(ContextId, ReservationId)> = snapshot
         .state
         .reservations()

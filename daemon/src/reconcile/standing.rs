@@ -1,8 +1,7 @@
 //! Reservations without kernel work under way: their holds and claims.
 
 use berth_ownership::{
-    Backend, Command, Delivery, HolderProcess, Reason, Refusal, Reservation, ReservationId,
-    ReservationState,
+    Backend, Command, Delivery, Reason, Refusal, Reservation, ReservationId, ReservationState,
 };
 
 use super::Report;
@@ -38,7 +37,6 @@ fn is_held_by_the_record(engine: &Engine, id: &ReservationId) -> bool {
     snapshot.state.reservation(id).is_some_and(|record| {
         record.state == ReservationState::Reserved
             && record.backend == Backend::Iommufd
-            && record.delivery != Delivery::Node
             && record.targets.iter().all(|target| {
                 snapshot.group(&target.group).is_some()
                     && snapshot.state.group(&target.group).is_some()
@@ -58,10 +56,6 @@ fn one(
         Ok(job) => job,
         Err(refusal) => return lose(engine, id, &refusal, report),
     };
-    if !record.is_handed_out() && record.delivery == Delivery::Node {
-        // The last daemon may have died before it did.
-        engine.shut_out(&job);
-    }
     match record.state {
         ReservationState::Reserved => {}
         ReservationState::Held
@@ -87,9 +81,16 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
     if record.delivery == Delivery::Held {
         return Ok(false);
     }
-    let users = engine.tools().users_of(job)?;
-    let let_in = |process: &&HolderProcess| record.delivery == Delivery::Node && lives(process);
-    let let_in = record.process.as_ref().filter(let_in).is_some();
+    let users = match (engine.tools().users_of(job), &record.process) {
+        (Ok(users), _) => users,
+        (Err(refusal), None) => return Err(refusal.into()),
+        (Err(refusal), Some(process)) => {
+            tracing::warn!(reservation = %record.id, why = refusal.message, "who has it open?");
+            engine.look_at(&record.id, process);
+            return Ok(true);
+        }
+    };
+    let let_in = engine.lets_in(record) && record.process.as_ref().is_some_and(lives);
     if users.is_empty() && !let_in {
         return Ok(false);
     }

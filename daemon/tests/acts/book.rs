@@ -32,6 +32,8 @@ pub struct Book {
     host: SimHost,
     crash: Arc<Crash>,
     executor: Mutex<OnceLock<Arc<dyn Executor>>>,
+    /// What a hand-over waits for the record, as for a disk.
+    slow: Mutex<Duration>,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,7 @@ impl Book {
             host: host.clone(),
             crash: Arc::clone(crash),
             executor: Mutex::default(),
+            slow: Mutex::default(),
         });
         book.look();
         book
@@ -87,6 +90,11 @@ impl Book {
         let fresh = OnceLock::new();
         fresh.set(executor).unwrap();
         *self.executor.lock().unwrap() = fresh;
+    }
+
+    /// From now on a hand-over waits so long for the record.
+    pub fn answer_slowly(&self, pause: Duration) {
+        *self.slow.lock().unwrap() = pause;
     }
 
     /// Records what the machine is like.
@@ -238,7 +246,16 @@ impl Records for Book {
             other => panic!("{cause}: {other:?}"),
         };
         self.crash.point("before a command");
-        let works = self.run(&command, &of)?;
+        let pause = *self.slow.lock().unwrap();
+        std::thread::sleep(pause);
+        self.kept().last_failure.remove(&of);
+        let works = self.order(&command)?.iter().any(|event| intent_of(event).is_some());
+        if works {
+            self.settled();
+            if let Some(failure) = self.failure(&of) {
+                return Err(ApiError::Refused(Box::new(failure)));
+            }
+        }
         self.crash.point("after a command");
         Ok(works)
     }

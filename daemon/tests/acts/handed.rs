@@ -33,14 +33,14 @@ use crate::{
     world::{Ask, World, at, holder, id, myself},
 };
 
-const DEVICE: &str = "0000:00:06.0";
-const BOTH: [Backend; 2] = [Backend::Iommufd, Backend::Type1];
+pub const DEVICE: &str = "0000:00:06.0";
+pub const BOTH: [Backend; 2] = [Backend::Iommufd, Backend::Type1];
 
-fn unbound() -> Ask {
+pub fn unbound() -> Ask {
     Ask::new("r-1", Policy::Exclusive, &[DEVICE]).delivery(Delivery::Unbound)
 }
 
-fn node(backend: Backend) -> Ask {
+pub fn node(backend: Backend) -> Ask {
     Ask::new("r-1", Policy::Exclusive, &[DEVICE]).delivery(Delivery::Node).backend(backend)
 }
 
@@ -48,17 +48,17 @@ fn uid() -> u32 {
     rustix::process::getuid().as_raw()
 }
 
-fn reserved(ask: &Ask) -> Desk {
+pub fn reserved(ask: &Ask) -> Desk {
     let desk = desk();
     desk.world.reserve(ask).unwrap();
     desk
 }
 
-fn process(world: &World) -> Option<HolderProcess> {
+pub fn process(world: &World) -> Option<HolderProcess> {
     world.book.snapshot().state.reservation(&id("r-1")).unwrap().process.clone()
 }
 
-fn is(state: ReservationState) -> impl Fn(&State) -> bool {
+pub fn is(state: ReservationState) -> impl Fn(&State) -> bool {
     move |record| record.reservation(&id("r-1")).unwrap().state == state
 }
 
@@ -72,13 +72,13 @@ fn pidfd(child: &Child) -> OwnedFd {
     pidfd_open(pid, PidfdFlags::empty()).unwrap()
 }
 
-fn sleeper() -> Program {
+pub fn sleeper() -> Program {
     let mut program = Program::new("sleep");
     program.arg("600").stdin(Stdio::null()).stdout(Stdio::null());
     program
 }
 
-fn end(mut child: Child) {
+pub fn end(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -98,7 +98,7 @@ fn child_fetches() {
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
-async fn holding(desk: &Desk) -> Child {
+pub async fn holding(desk: &Desk) -> Child {
     let path = desk.path.clone();
     let spawn = move || spawn_child(&path, "handed::child_fetches");
     tokio::task::spawn_blocking(spawn).await.unwrap()
@@ -365,7 +365,7 @@ async fn a_node_opens_for_its_user_and_closes_with_the_release() {
 }
 
 /// Reserved for a user that this isn't, and handed out to one of its processes.
-fn let_in(world: &World, ask: &Ask, process: HolderProcess) {
+pub fn let_in(world: &World, ask: &Ask, process: HolderProcess) {
     let mut ask = ask.clone();
     "uid:60001".clone_into(&mut ask.uid);
     world.reserve(&ask).unwrap();

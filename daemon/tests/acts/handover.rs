@@ -39,6 +39,18 @@ pub struct Desk {
     _dir: tempfile::TempDir,
 }
 
+impl Desk {
+    /// The daemon ends as it stands, and a new one serves the same socket.
+    pub fn restart(&mut self) {
+        self.task.abort();
+        self.world.restart();
+        std::fs::remove_file(&self.path).unwrap();
+        let socket = handover::bind_socket(&self.path).unwrap();
+        let access = Access::all(Role::Holder);
+        self.task = tokio::spawn(handover::serve(socket, self.world.engine.clone(), access));
+    }
+}
+
 impl Drop for Desk {
     fn drop(&mut self) {
         self.task.abort();

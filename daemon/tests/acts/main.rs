@@ -7,6 +7,7 @@ mod crash;
 mod crashes;
 mod faults;
 mod handed;
+mod handed_ends;
 mod handover;
 mod in_flight;
 mod ledger;

@@ -228,7 +228,8 @@ impl World {
         self.book.run(&command, &id(name)).map(drop)
     }
 
-    /// The users that the access lists let in are those of reservations that are handed out.
+    /// The users that the access lists let in are those of reservations that are handed out, and
+    /// whose holder hasn't ended.
     fn check_access(&self) {
         let state = &self.book.snapshot().state;
         let mut expected: BTreeMap<Node, Vec<u32>> = BTreeMap::new();
@@ -239,7 +240,9 @@ impl World {
             }
         }
         let node = |record: &&berth_ownership::Reservation| {
-            record.delivery == Delivery::Node && record.is_handed_out()
+            record.delivery == Delivery::Node
+                && record.is_handed_out()
+                && record.state != ReservationState::Draining
         };
         for record in state.reservations().filter(node) {
             let uid: u32 = record.for_identity.strip_prefix("uid:").unwrap().parse().unwrap();
