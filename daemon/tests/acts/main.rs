@@ -9,6 +9,7 @@ mod faults;
 mod handed;
 mod handed_ends;
 mod handover;
+mod hostile;
 mod in_flight;
 mod ledger;
 mod life;
