@@ -422,6 +422,25 @@ fn node_restart(ctx: &mut Ctx) -> Result<Outcome> {
     let mut next = Holder::start(ctx, HOLDER_UID, daemon.handover())?;
     let denied = Errno::ACCESS.raw_os_error();
     ensure!(next.open(EDU_ROOT, paths.clone())? == denied, "it opens after the holder's death");
+
+    // What another process of the user opened stays open after the holder's end, and nobody of the
+    // user opens it anew: neither then nor after a restart.
+    let mut holder = Holder::start(ctx, HOLDER_UID, daemon.handover())?;
+    holder.fetch(&id)?;
+    ensure!(next.open(EDU_ROOT, paths.clone())? == 0, "the user's other process doesn't open it");
+    becomes(ctx, &daemon, &id, "HELD")?;
+    holder.kill()?;
+    let left = becomes(ctx, &daemon, &id, "DRAINING")?;
+    ensure!(left["claims"][0]["processes"][0]["pid"] == next.pid(), "{left}");
+    ensure!(closed(&paths)? == shut, "{:?}", closed(&paths)?);
+    daemon.kill()?;
+    daemon.start_again()?;
+    ensure!(show(&daemon, &id)?["state"] == "DRAINING", "{}", show(&daemon, &id)?);
+    ensure!(closed(&paths)? == shut, "{:?}", closed(&paths)?);
+    drives(&mut next, EDU_ROOT, 23)?;
+    next.kill()?;
+    becomes(ctx, &daemon, &id, "RESERVED")?;
+    is_kept(EDU_ROOT)?;
     daemon.cli(&["release", &id])?.ok()?;
     before.is_back()?;
     is_free(EDU_ROOT)?;
