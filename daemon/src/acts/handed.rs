@@ -51,7 +51,8 @@ impl Engine {
         self.watch(id, process.clone(), pidfd);
         self.watch_bind(id);
         let items = match ready {
-            Some(items) if !began => Ok(items),
+            Some(items) if !began && record.delivery == Delivery::Unbound => Ok(items),
+            // Nodes once more: who was the holder until now may have been shut out meanwhile.
             Some(_) | None => self.outgoing(&self.snapshot(), id, began),
         };
         match items {

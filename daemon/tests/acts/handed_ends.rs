@@ -160,6 +160,29 @@ async fn who_fetches_as_the_holder_ends_is_the_holder() {
     }
 }
 
+/// The last holder's user is taken off the lists between the fetch and its record.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_recorded_after_the_holders_end_is_let_in() {
+    let desk = reserved(&node(Backend::Iommufd));
+    let first = sleeper().spawn().unwrap();
+    let who = pidfd_open(Pid::from_child(&first), PidfdFlags::empty()).unwrap();
+    let fetch = move |client: Client| client.fetch_for("r-1", 0, &who).map(drop);
+    client(&desk.path, fetch).await.unwrap();
+    desk.world.book.answer_slowly(Duration::from_secs(1));
+    let next = client(&desk.path, |client| client.fetch("r-1", 0).map(drop));
+    let ends = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        end(first);
+    };
+    let (next, ()) = tokio::join!(next, ends);
+    next.unwrap();
+    // Until the end has been looked at once more.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(desk.world.state("r-1"), ReservationState::Handed);
+    assert_eq!(process(&desk.world), Some(myself()));
+    desk.world.check();
+}
+
 /// What a child process does: fetches for the process that is named, and ends.
 #[test]
 fn child_fetches_for() {
