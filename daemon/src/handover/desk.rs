@@ -5,13 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use berth_handover::{FdInfo, FdKind, Iova, MAX_ANSWER_FDS, NodeInfo, NodeKind, Reply, Request};
 use berth_host::{BackendKind, Node};
 use berth_ownership::{Epoch, HolderProcess, Order, Reason, Refusal, ReservationId};
 
-use super::{
-    peer::{Named, Peer, named},
-    wire::{FdInfo, FdKind, Iova, MAX_ANSWER_FDS, NodeInfo, NodeKind, Reply, Request},
-};
+use super::peer::{Named, Peer, named};
 use crate::{
     acts::{
         Engine,
@@ -38,7 +36,7 @@ pub(super) struct Answer {
 
 /// The answer that says no.
 pub(super) fn refusal(error: &ApiError) -> Answer {
-    let refusal = serde_json::to_value(error.refusal()).ok();
+    let refusal = Some(super::refusal::refusal(error.refusal()));
     Answer { reply: Reply { ok: false, refusal, ..Reply::default() }, ..Answer::default() }
 }
 
@@ -173,28 +171,26 @@ enum Described {
 }
 
 fn describe(index: usize, item: Handed) -> Described {
-    let plain =
-        FdInfo { index, kind: FdKind::Device, address: None, device_id: None, ioas_id: None };
     match item {
         Handed::Device { address, device_id, ioas, fd } => {
             let info = FdInfo {
                 address: Some(address.to_string()),
                 device_id: Some(device_id),
                 ioas_id: Some(ioas),
-                ..plain
+                ..FdInfo::new(index, FdKind::Device)
             };
             Described::Fd(info, fd)
         }
         Handed::Cdev { address, fd } => {
             let address = Some(address.to_string());
-            Described::Fd(FdInfo { kind: FdKind::Cdev, address, ..plain }, fd)
+            Described::Fd(FdInfo { address, ..FdInfo::new(index, FdKind::Cdev) }, fd)
         }
         Handed::Context { backend, ioas, fd } => {
             let kind = match backend {
                 BackendKind::Iommufd => FdKind::Iommufd,
                 BackendKind::Type1 => FdKind::Container,
             };
-            Described::Fd(FdInfo { kind, ioas_id: ioas, ..plain }, fd)
+            Described::Fd(FdInfo { ioas_id: ioas, ..FdInfo::new(index, kind) }, fd)
         }
         Handed::Node { node, path } => {
             let (kind, address) = match node {

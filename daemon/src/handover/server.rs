@@ -7,6 +7,10 @@ use std::{
     time::Duration,
 };
 
+use berth_handover::{
+    Request,
+    packet::{REQUEST, Received, receive, send},
+};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, SocketFlags, accept_with, sockopt::socket_peercred},
@@ -15,9 +19,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     desk::{self, Answer},
-    packet::{Received, receive, send},
     peer::Peer,
-    wire::{MAX_FDS, MAX_PACKET_BYTES, Request},
 };
 use crate::{
     acts::{Engine, ready::ready},
@@ -114,12 +116,11 @@ async fn converse(socket: OwnedFd, engine: &Engine, access: &Access) -> std::io:
     let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
     loop {
         let mut guard = socket.readable().await?;
-        let received = match guard
-            .try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, (MAX_PACKET_BYTES, MAX_FDS))?))
-        {
-            Err(_would_block) => continue,
-            Ok(received) => received?,
-        };
+        let received =
+            match guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, REQUEST)?)) {
+                Err(_would_block) => continue,
+                Ok(received) => received?,
+            };
         let answer = match received {
             Received::End => return Ok(()),
             Received::TooMuch(what) => refused("packet", what),

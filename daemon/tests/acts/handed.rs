@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command as Program, Stdio},
 };
 
+use berth_handover::{Client, ClientError, FdKind, Fetched, NodeKind};
 use berth_host::{
     Host as _, Node,
     sim::{Fault, SimHost, Site, Topology},
@@ -17,10 +18,6 @@ use berth_ownership::{
 use berthd::{
     acts::{Census, Records as _},
     config::{Access, UidRule},
-    handover::{
-        client::{Client, ClientError},
-        wire::{FdKind, NodeKind},
-    },
     model::Role,
 };
 use rustix::{
@@ -217,7 +214,7 @@ async fn of_two_fetches_at_once_one_is_told_to_wait() {
     let (one, two) = tokio::join!(fetch(), fetch());
     let mut answers = [&one, &two].map(|answer| match answer {
         Ok(fetched) => format!("{} descriptors", fetched.fds.len()),
-        Err(ClientError::Refused { reason, .. }) => reason.clone(),
+        Err(ClientError::Refused(refusal)) => refusal.reason.clone(),
         Err(other) => other.to_string(),
     });
     answers.sort();
@@ -225,7 +222,7 @@ async fn of_two_fetches_at_once_one_is_told_to_wait() {
     // The same holder may fetch again: a cdev is good for one bind, the iommufd stays the same.
     let again = fetch().await.unwrap();
     let first = one.or(two).unwrap();
-    let files = |fetched: &berthd::handover::client::Fetched| {
+    let files = |fetched: &Fetched| {
         let file = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
         fetched.fds.iter().map(|(_, fd)| file(fd)).collect::<Vec<_>>()
     };

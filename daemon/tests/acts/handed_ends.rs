@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
+use berth_handover::Client;
 use berth_host::{
     Node,
     sim::{Fault, Site},
 };
 use berth_ownership::{Backend, Command, Delivery, HolderProcess, Policy, ReservationState};
-use berthd::handover::client::Client;
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},

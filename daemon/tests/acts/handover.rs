@@ -7,21 +7,13 @@ use std::{
     process::{Child, Stdio},
 };
 
+use berth_handover::{Client, ClientError, FdKind, MAX_ANSWER_FDS, Request};
 use berth_host::{
     Host as _,
     sim::{Fault, SimHost, Site, Topology},
 };
 use berth_ownership::{Backend, Delivery, Policy, ReservationState};
-use berthd::{
-    acts::Records,
-    config::Access,
-    handover::{
-        self,
-        client::{Client, ClientError},
-        wire::{FdKind, MAX_ANSWER_FDS, Request},
-    },
-    model::Role,
-};
+use berthd::{acts::Records, config::Access, handover, model::Role};
 use rustix::{
     fs::{MemfdFlags, SealFlags},
     io::Errno,
@@ -98,7 +90,7 @@ fn sealed(bytes: u64) -> OwnedFd {
 pub fn reason(result: Result<impl Sized, ClientError>) -> String {
     match result {
         Ok(_) => "ok".to_owned(),
-        Err(ClientError::Refused { reason, .. }) => reason,
+        Err(ClientError::Refused(refusal)) => refusal.reason,
         Err(other) => panic!("{other}"),
     }
 }
@@ -478,9 +470,9 @@ async fn more_descriptors_than_one_message_takes_are_refused_before_any_is_given
         if let Ok(fetched) = &fetched {
             assert_eq!(fetched.fds.len(), MAX_ANSWER_FDS, "the devices and their context");
         }
-        if let Err(ClientError::Refused { message, refusal, .. }) = &fetched {
-            assert!(message.contains("253"), "{message}");
-            assert!(refusal["resolve"][0].as_str().unwrap().contains("at most 252"), "{refusal}");
+        if let Err(ClientError::Refused(refusal)) = &fetched {
+            assert!(refusal.message.contains("253"), "{refusal}");
+            assert!(refusal.resolve[0].contains("at most 252"), "{refusal:?}");
         }
         assert_eq!(reason(fetched), answer);
         let snapshot = desk.world.book.snapshot();

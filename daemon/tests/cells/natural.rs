@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
+use berth_handover::{Client, Request};
 use berth_host::sim::{Fault, Site};
 use berth_ownership::{
     Condition, Policy, Table,
     table::{CellRef, ConditionOp, LifeRow, Order},
 };
 use berth_proto::v1::{self, reservation::State};
-use berthd::handover::{client::Client, wire::Request};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::refusal::Refusal;
+
 /// Bytes of the largest request.
 pub const MAX_PACKET_BYTES: usize = 16 * 1024;
 
@@ -146,6 +148,14 @@ pub struct FdInfo {
     pub ioas_id: Option<u32>,
 }
 
+impl FdInfo {
+    /// A descriptor of which nothing more is said.
+    #[must_use]
+    pub fn new(index: usize, kind: FdKind) -> Self {
+        Self { index, kind, address: None, device_id: None, ioas_id: None }
+    }
+}
+
 /// What one node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -211,7 +221,7 @@ pub struct Reply {
     pub token: Option<String>,
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refusal: Option<serde_json::Value>,
+    pub refusal: Option<Box<Refusal>>,
 }
 
 #[cfg(test)]
