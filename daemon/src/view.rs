@@ -3,7 +3,7 @@
 mod answer;
 mod device;
 mod domain;
-mod errno;
+pub(crate) mod errno;
 mod event;
 mod explain;
 mod group;

@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 /// daemon adds are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}: {message}")]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Refusal {
     /// The reason's name: `NOT_ATTACHED`.
     pub reason: String,
     /// The errno, as on Linux.
     pub errno: i32,
+    /// Its name: `EINVAL`.
+    pub errno_name: String,
     /// The group, device or reservation that was acted on.
     pub object: String,
     /// What was attempted, on what, and why not.

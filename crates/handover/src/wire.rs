@@ -181,6 +181,9 @@ pub struct NodeInfo {
     /// The address of a cdev's device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// The addresses of a group's devices that are the reservation's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
 }
 
 /// What the daemon answers.
@@ -294,9 +297,21 @@ mod tests {
             kind: NodeKind::Cdev,
             path: "/dev/vfio/devices/vfio1048575".to_owned(),
             address: Some("ffff:ff:1f.7".to_owned()),
+            devices: Vec::new(),
         };
         let nodes = Some(vec![longest; MAX_ANSWER_FDS]);
-        let bytes = serde_json::to_vec(&Reply { fds: None, nodes, ..reply }).unwrap().len();
+        let reply = Reply { fds: None, nodes, ..reply };
+        let bytes = serde_json::to_vec(&reply).unwrap().len();
         assert!(bytes > MAX_PACKET_BYTES && bytes <= MAX_ANSWER_BYTES, "{bytes}");
+        // A group each, which is longer than more devices in fewer groups.
+        let longest = NodeInfo {
+            kind: NodeKind::Group,
+            path: "/dev/vfio/4294967295".to_owned(),
+            address: None,
+            devices: vec!["ffff:ff:1f.7".to_owned()],
+        };
+        let nodes = Some(vec![longest; MAX_ANSWER_FDS]);
+        let bytes = serde_json::to_vec(&Reply { nodes, ..reply }).unwrap().len();
+        assert!(bytes <= MAX_ANSWER_BYTES, "{bytes}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use berth_host::VfioError;
+use berth_host::{Node, PciAddress, VfioError};
 use berth_ownership::{
     Command, Delivery, HolderProcess, Reason, Refusal, Reservation, ReservationId, ReservationState,
 };
@@ -139,7 +139,7 @@ impl Engine {
             access::grant(tools, job)?;
         }
         let path = |node| match tools.host.node(node) {
-            Ok(path) => Ok(Handed::Node { node, path }),
+            Ok(path) => Ok(Handed::Node { node, path, devices: devices_in(job, node) }),
             Err(error) => {
                 let text = format!("{node} can't be found: {error}");
                 let refusal = Refusal::new(Reason::KernelRefused, &job.reservation, text);
@@ -344,6 +344,12 @@ impl Engine {
         tools.sweep();
         true
     }
+}
+
+/// What the reservation claims of the group whose node this is.
+fn devices_in(job: &Job, node: Node) -> Vec<PciAddress> {
+    let of = job.groups.iter().filter(|group| node == Node::Group(group.number));
+    of.flat_map(|group| group.devices.iter().copied()).collect()
 }
 
 fn waits_for_bind(record: &Reservation) -> bool {

@@ -81,8 +81,8 @@ pub(crate) enum Handed {
     Cdev { address: PciAddress, fd: OwnedFd },
     /// The iommufd or container, and the domain in it that devices are attached to.
     Context { backend: BackendKind, ioas: Option<u32>, fd: OwnedFd },
-    /// A node that the holder opens by itself.
-    Node { node: Node, path: String },
+    /// A node that the holder opens by itself, and which devices are in it where it is a group's.
+    Node { node: Node, path: String, devices: Vec<PciAddress> },
 }
 
 /// What goes to a holder.

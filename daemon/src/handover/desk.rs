@@ -192,14 +192,15 @@ fn describe(index: usize, item: Handed) -> Described {
             };
             Described::Fd(FdInfo { ioas_id: ioas, ..FdInfo::new(index, kind) }, fd)
         }
-        Handed::Node { node, path } => {
+        Handed::Node { node, path, devices } => {
             let (kind, address) = match node {
                 Node::Cdev(device) => (NodeKind::Cdev, Some(device.to_string())),
                 Node::Group(_) => (NodeKind::Group, None),
                 Node::Iommu => (NodeKind::Iommufd, None),
                 Node::Container => (NodeKind::Container, None),
             };
-            Described::Node(NodeInfo { kind, path, address })
+            let devices = devices.iter().map(ToString::to_string).collect();
+            Described::Node(NodeInfo { kind, path, address, devices })
         }
     }
 }

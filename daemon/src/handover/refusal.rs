@@ -7,6 +7,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Box<wire::Refusal> {
     Box::new(wire::Refusal {
         reason: refusal.reason.name().to_owned(),
         errno: refusal.errno,
+        errno_name: crate::view::errno::name(refusal.errno),
         object: refusal.object.clone(),
         message: refusal.message.clone(),
         owner: refusal.owner.as_ref().map(owner),

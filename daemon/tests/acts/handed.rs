@@ -330,6 +330,10 @@ async fn a_node_opens_for_its_user_and_closes_with_the_release() {
             }
         };
         assert_eq!(nodes, expected);
+        // Either way it is said which device is where.
+        let first = &fetched.nodes()[0];
+        let named = first.address.as_ref().or(first.devices.first());
+        assert_eq!(named.map(String::as_str), Some(DEVICE), "{first:?}");
         assert_eq!(world.state("r-1"), ReservationState::Handed);
         world.check();
         let stranger = world.sim.process("stranger", 12345);
