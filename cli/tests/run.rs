@@ -1,5 +1,6 @@
 //! `berth run` with a real `berthd` on the simulated host: what the program gets, whose it is, and
 //! what is refused before anything is fetched.
+#![allow(clippy::unwrap_used, reason = "helpers of a test may panic as tests do")]
 
 use std::{
     fs,
@@ -280,8 +281,9 @@ fn a_guest_larger_than_what_may_be_locked_is_warned_of() {
         false => "",
     };
     let endpoint = daemon.dir.path().join("berthd.sock");
-    let line =
-        format!("ulimit -l 64; exec {powerless}{berth} run --reservation {reservation} -- {qemu} -m 4G");
+    let line = format!(
+        "ulimit -l 64; exec {powerless}{berth} run --reservation {reservation} -- {qemu} -m 4G"
+    );
     command.args(["-c", &line]).env("BERTH_ENDPOINT", format!("unix:{}", endpoint.display()));
     let mut program = Running::start({
         command.stderr(Stdio::piped());

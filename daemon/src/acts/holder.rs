@@ -22,7 +22,7 @@ use super::{
     access, attach,
     engine::Engine,
     job::Job,
-    memory,
+    memlock, memory,
     ready::ready,
     revoke::start_time,
     runtime::{LiveContext, Sending},
@@ -147,7 +147,8 @@ impl Engine {
     /// descriptors or nodes. Blocks.
     ///
     /// # Errors
-    /// `NOT_ATTACHED`, `RESERVATION_BUSY`, `STALE_EPOCH`; `UNSUPPORTED` when there are too many.
+    /// `NOT_ATTACHED`, `RESERVATION_BUSY`, `STALE_EPOCH`; `UNSUPPORTED` when there are too many;
+    /// `MEMLOCK_LIMIT` where the process may not lock what the reservation says, and it can't be raised.
     /// Nothing is recorded then. What else opening the groups to the holder came to.
     pub(crate) fn hand_over(
         &self,
@@ -163,13 +164,15 @@ impl Engine {
         };
         // First of all: who asks again and again would else keep a release waiting for what is sent.
         not_busy(record)?;
-        let command = Command::HandOver { order, process: process.clone() };
+        let memlock = || memlock::raise(self.tools(), record, &order, process);
+        let command = Command::HandOver { order: order.clone(), process: process.clone() };
         if record.delivery.holder_owns_domain() {
             // The devices, and the context; of nodes there are as many or fewer.
             let count = record.devices().count() + 1;
             if count > most {
                 return Err(too_many(record, count, most));
             }
+            memlock()?;
             return self.hand_out(snapshot, record, command, process, pidfd);
         }
         let sending = self.tools().runtime.send(&id);
@@ -181,6 +184,7 @@ impl Engine {
         if items.len() > most {
             return Err(too_many(record, items.len(), most));
         }
+        memlock()?;
         // Watched first: a holder that dies right after the record must be noticed.
         self.tools().records.command(command, "fetch")?;
         self.watch(&id, process.clone(), pidfd);

@@ -23,6 +23,7 @@ mod insist;
 pub(crate) mod job;
 mod kernel_dma;
 mod ledger_records;
+pub(crate) mod memlock;
 pub(crate) mod memory;
 mod prepare;
 mod proof;

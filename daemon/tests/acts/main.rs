@@ -13,4 +13,5 @@ mod hostile;
 mod in_flight;
 mod ledger;
 mod life;
+mod memlock;
 mod world;
