@@ -42,10 +42,11 @@ pub struct Counts {
 #[must_use]
 pub fn expected(kernel: Kind, profile: Profile) -> BTreeSet<Capability> {
     use Capability as C;
-    let mut set = BTreeSet::from([match profile {
+    let interrupts = match profile {
         Profile::Default => C::Intremap,
         Profile::NoIntremap => C::NoIntremap,
-    }]);
+    };
+    let mut set = BTreeSet::from([interrupts, C::Qemu]);
     match kernel {
         Kind::Own => {
             set.extend([C::Iommufd, C::Cdev, C::Type1, C::MapFile, C::IommufdTest]);

@@ -56,6 +56,7 @@ pub struct Options {
 #[derive(Debug)]
 struct Prepared {
     qemu: PathBuf,
+    takes_descriptors: bool,
     init: PathBuf,
     stage: tempfile::TempDir,
     accel: Accel,
@@ -113,6 +114,7 @@ pub fn shell<T>(
 fn prepare(options: &Options) -> Result<Prepared> {
     let accel = Accel::choose()?;
     let qemu = packages::ensure_qemu()?;
+    let takes_descriptors = packages::takes_descriptors(&qemu)?;
     // The guest has the host's programs. Without one of these a scenario is a named skip.
     for (package, proof) in [("strace", "strace"), ("iproute2", "vdpa")] {
         if let Err(error) = packages::ensure(&[Tool { package, proof }]) {
@@ -138,7 +140,7 @@ fn prepare(options: &Options) -> Result<Prepared> {
     // The guest's unprivileged processes reach the programs through the 9p share, as themselves.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(stage.path(), open)?;
-    Ok(Prepared { qemu, init, stage, accel })
+    Ok(Prepared { qemu, takes_descriptors, init, stage, accel })
 }
 
 /// A directory with our process id in its name, removed when dropped; those of processes that were
@@ -223,6 +225,7 @@ fn files_for(
         profile,
         mode,
         bin_dir: prepared.stage.path().to_owned(),
+        qemu: prepared.takes_descriptors.then(|| prepared.qemu.clone()),
         slow: prepared.accel == Accel::Tcg,
         long: options.long,
         modules: names.collect(),

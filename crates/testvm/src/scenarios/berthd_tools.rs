@@ -33,6 +33,11 @@ impl Before {
         Self { address, driver, over }
     }
 
+    /// The driver.
+    pub(super) fn driver(&self) -> Option<&str> {
+        self.driver.as_deref()
+    }
+
     /// The driver and the override are as they were.
     pub(super) fn is_back(&self) -> Result<()> {
         let now = Self::of(self.address);
