@@ -12,6 +12,7 @@ const EXAMPLES: &str = "Examples:
   berth explain 0000:65:00.0
   berth reserve --holder vm1 --device 65:00.0 --policy exclusive --for uid:60001
   berth attach r-0123456789ab
+  berth run --reservation r-0123456789ab -- ./driver --iommufd={iommufd} --device={device:65:00.0}
   berth release r-0123456789ab
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 not found, 5 daemon unreachable,
@@ -394,7 +395,7 @@ pub(crate) struct ReserveArgs {
     /// The identity that may fetch descriptors, `uid:N`; the caller otherwise.
     #[arg(long = "for")]
     pub(crate) for_identity: Option<String>,
-    /// Memory that the holder will map, for its locked-memory limit.
+    /// Memory that the holder will map: it may lock as much, and 256 MiB, from the hand-over on.
     #[arg(long, value_parser = quantity::bytes)]
     pub(crate) memory: Option<u64>,
     /// Lapse after this long unless renewed.

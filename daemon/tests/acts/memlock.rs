@@ -1,12 +1,14 @@
 //! The holder's `RLIMIT_MEMLOCK` at the hand-over.
 
+use std::io::Read as _;
+
 use berth_handover::ClientError;
 use berth_host::sim::{Fault, Site};
 use berth_ownership::{Backend, Delivery, Policy};
 use berthd::acts::Records as _;
 use rustix::{
     io::Errno,
-    process::{Resource, Rlimit, getrlimit, setrlimit},
+    process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, setrlimit},
 };
 
 use crate::{
@@ -64,6 +66,36 @@ async fn a_limit_that_can_t_be_raised_is_told_with_the_numbers() {
         assert_eq!(reason(fetch(0).await), "ok", "{delivery} on {backend}");
         desk.world.check();
     }
+}
+
+/// It is the holder's limit that counts, and not that of who fetches for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_of_a_named_process_is_looked_at() {
+    let stated = limit();
+    let desk = desk();
+    desk.world.reserve(&ask(Delivery::Unbound, Backend::Iommufd, stated)).unwrap();
+    let line = format!("ulimit -S -l {}; echo ready; exec sleep 600", stated / 1024 / 2);
+    let mut named = std::process::Command::new("sh");
+    let mut named = named.args(["-c", &line]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    named.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let pid = Pid::from_raw(i32::try_from(named.id()).unwrap()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let fetch = |pidfd: std::os::fd::OwnedFd| {
+        client(&desk.path, move |client| client.fetch_for("r-1", 0, pidfd))
+    };
+    desk.world.sim.fault(Fault::at(Site::Prlimit).errno(Errno::PERM));
+    let Err(ClientError::Refused(refusal)) = fetch(pidfd.try_clone().unwrap()).await else {
+        panic!("its limit was not looked at");
+    };
+    assert_eq!(refusal.reason, "MEMLOCK_LIMIT");
+    for told in [named.id().to_string(), (stated / 1024 / 2 * 1024).to_string()] {
+        assert!(refusal.message.contains(&told), "{told}: {refusal}");
+    }
+    desk.world.sim.clear_faults();
+    assert_eq!(reason(fetch(pidfd).await), "ok");
+    named.kill().unwrap();
+    named.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
