@@ -12,10 +12,38 @@ const EXAMPLES: &str = "Examples:
   berth explain 0000:65:00.0
   berth reserve --holder vm1 --device 65:00.0 --policy exclusive --for uid:60001
   berth attach r-0123456789ab
+  berth run --reservation r-0123456789ab -- ./driver --iommufd={iommufd} --device={device:65:00.0}
   berth release r-0123456789ab
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 not found, 5 daemon unreachable,
 6 not permitted, 7 timed out.";
+
+const RUN: &str = "\
+QEMU gets `-object iommufd` and `-device vfio-pci` for each device, cloud-hypervisor `--platform`
+and `--device`. A `-device vfio-pci,host=ADDRESS` or `--device path=...` that is there already, for
+a device of the reservation, is filled in, and its other properties stay.
+
+Any other program names what it gets in its words:
+  {iommufd} {container}       number of the context's descriptor
+  {device:ADDRESS}            number of the device's descriptor: bound, or its cdev
+  {ioas:ADDRESS}              iommufd's id of the address space that the device is attached to
+  {node:ADDRESS}              path of the device's cdev, which it may open
+  {group:ADDRESS}             path of the device's group, which it may open
+  {address}                   address of the device
+  {{                          a brace
+Of a single device `:ADDRESS` may be left out. BERTH_RESERVATION, BERTH_EPOCH, BERTH_FDS (JSON) and,
+with delivery node, BERTH_NODES (JSON) are in its environment.
+
+The program takes the place of berth: its pid is the holder's. Where it can't be started, or ends,
+the devices are the reservation's again.
+
+Examples:
+  berth run --reservation r-0123456789ab -- qemu-system-x86_64 -m 4G -nodefaults
+  berth run --reservation r-0123456789ab -- \\
+    qemu-system-x86_64 -m 4G -device vfio-pci,host=65:00.0,id=gpu,bus=rp1
+  berth run --reservation r-0123456789ab -- cloud-hypervisor --kernel vmlinux --memory size=4G
+  berth run --reservation r-0123456789ab -- ./driver --iommufd {iommufd} --device {device:65:00.0}
+  berth run --reservation r-0123456789ab --dry-run -- qemu-system-x86_64 -m 4G";
 
 /// Who may do DMA through each IOMMU group of this host: ask, reserve, attach, release.
 #[derive(Debug, Parser)]
@@ -81,6 +109,9 @@ pub(crate) enum Command {
         #[arg(long)]
         domain: Option<String>,
     },
+    /// Fetch a reservation's devices and become the program that uses them.
+    #[command(after_help = RUN)]
+    Run(Box<RunArgs>),
     /// Take the domain away: DMA is blocked.
     Detach(OrderArgs),
     /// Give the devices back: reset, baseline restored.
@@ -290,6 +321,37 @@ pub(crate) struct OrderArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The reservation.
+    #[arg(long)]
+    pub(crate) reservation: String,
+    /// Whose words are filled in; told from the program's name otherwise.
+    #[arg(long, value_enum)]
+    pub(crate) vmm: Option<VmmArg>,
+    /// Refuse when the reservation has a newer epoch.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) epoch: u64,
+    /// The hand-over socket; handover.sock beside the gRPC socket otherwise.
+    #[arg(long, env = "BERTH_HANDOVER")]
+    pub(crate) handover: Option<String>,
+    /// Print the command that would be run, with placeholders for numbers; fetch nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VmmArg {
+    /// QEMU 9.0 or newer; older ones on type1.
+    Qemu,
+    CloudHypervisor,
+    /// Any other program: its words have placeholders.
+    Other,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ReserveArgs {
     /// Name of the VM, pod or operator.
     #[arg(long)]
@@ -333,7 +395,7 @@ pub(crate) struct ReserveArgs {
     /// The identity that may fetch descriptors, `uid:N`; the caller otherwise.
     #[arg(long = "for")]
     pub(crate) for_identity: Option<String>,
-    /// Memory that the holder will map, for its locked-memory limit.
+    /// Memory that the holder will map: it may lock as much, and 256 MiB, from the hand-over on.
     #[arg(long, value_parser = quantity::bytes)]
     pub(crate) memory: Option<u64>,
     /// Lapse after this long unless renewed.

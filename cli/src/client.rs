@@ -16,8 +16,11 @@ const TRIES: u32 = 4;
 
 /// Connects to `unix:PATH`.
 pub(crate) async fn connect(endpoint: &str) -> Result<Channel, CliError> {
-    let unreachable =
-        |cause: String| CliError::Unreachable { endpoint: endpoint.to_owned(), cause };
+    let unreachable = |cause: String| CliError::Unreachable {
+        endpoint: endpoint.to_owned(),
+        cause,
+        option: "--endpoint or BERTH_ENDPOINT",
+    };
     let Some(path) = endpoint.strip_prefix("unix:") else {
         return Err(CliError::Usage(format!(
             "endpoint {endpoint:?} is not supported; write it like unix:/run/berth/berthd.sock"

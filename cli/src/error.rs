@@ -14,9 +14,11 @@ pub(crate) enum CliError {
     /// The words of the call are off.
     Usage(String),
     /// The daemon can't be reached.
-    Unreachable { endpoint: String, cause: String },
+    Unreachable { endpoint: String, cause: String, option: &'static str },
     /// The daemon answered with an error.
     Daemon(Box<Status>),
+    /// What was asked is refused, with the exit code.
+    Refused(Box<v1::Refusal>, u8),
     /// `--timeout` passed.
     TimedOut(Duration),
     /// Anything else.
@@ -28,6 +30,11 @@ impl CliError {
         Self::Failed(message.into())
     }
 
+    /// A refusal of the hand-over socket.
+    pub(crate) fn handover(refusal: &berth_handover::Refusal) -> Self {
+        Self::Refused(Box::new(refusal_over(refusal)), exit_code_for(&refusal.reason))
+    }
+
     /// 0 done, 1 failed, 2 usage, 3 refused, 4 not found, 5 unreachable, 6 not permitted, 7 timed out.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
@@ -36,6 +43,7 @@ impl CliError {
             Self::TimedOut(_) => 7,
             Self::Failed(_) => 1,
             Self::Daemon(status) => exit_code_of(status),
+            Self::Refused(_, code) => *code,
         }
     }
 
@@ -46,13 +54,14 @@ impl CliError {
     fn text(&self) -> String {
         match self {
             Self::Usage(message) | Self::Failed(message) => message.clone(),
-            Self::Unreachable { endpoint, cause } => format!(
+            Self::Unreachable { endpoint, cause, option } => format!(
                 "no daemon answers at {endpoint}: {cause}\n  to resolve: start berthd, or name its socket \
-                 with --endpoint or BERTH_ENDPOINT"
+                 with {option}"
             ),
             Self::TimedOut(limit) => format!(
                 "no answer within {limit:?}; what was recorded goes on: ask with `berth reservation list`"
             ),
+            Self::Refused(refusal, _) => refusal_text(refusal),
             Self::Daemon(status) => match refusal_of(status) {
                 Some(refusal) => refusal_text(&refusal),
                 None => format!("{}: {}", render::code_name(status.code()), status.message()),
@@ -64,6 +73,51 @@ impl CliError {
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
         Self::Daemon(Box::new(status))
+    }
+}
+
+/// What the reasons' table has, for refusals that carry no gRPC code.
+fn exit_code_for(reason: &str) -> u8 {
+    match reason {
+        "NOT_FOUND" | "DEVICE_GONE" => 4,
+        "INVALID_ARGUMENT" | "REQUEST_ID_REUSED" => 2,
+        "NOT_FOR_YOU" | "PERMISSION_DENIED" | "UNAUTHENTICATED" => 6,
+        "UNAVAILABLE" => 5,
+        "DEADLINE_EXCEEDED" => 7,
+        "DAEMON_RESTARTED" | "EVENTS_COMPACTED" | "HELPER_FAILED" | "INTERNAL"
+        | "KERNEL_REFUSED" => 1,
+        _ => 3,
+    }
+}
+
+fn refusal_over(refusal: &berth_handover::Refusal) -> v1::Refusal {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let owner = refusal.owner.as_ref().map(|owner| v1::Owner {
+        kind: v1::owner::Kind::from_str_name(&owner.kind.to_uppercase())
+            // A reservation without claims holds the group, but owns no DMA yet.
+            .unwrap_or(v1::owner::Kind::Free)
+            .into(),
+        holder: text(&owner.holder),
+        label: text(&owner.label),
+        reservation: text(&owner.reservation),
+        claims: owner.claims,
+        ..v1::Owner::default()
+    });
+    let blocker = |blocker: &berth_handover::Blocker| v1::Blocker {
+        device: address::parse(&blocker.device).ok(),
+        driver: text(&blocker.driver),
+        text: blocker.text.clone(),
+        ..v1::Blocker::default()
+    };
+    v1::Refusal {
+        reason: refusal.reason.clone(),
+        errno: refusal.errno,
+        errno_name: refusal.errno_name.clone(),
+        object: refusal.object.clone(),
+        message: refusal.message.clone(),
+        owner,
+        blockers: refusal.blockers.iter().map(blocker).collect(),
+        resolve: refusal.resolve.clone(),
     }
 }
 
@@ -123,4 +177,51 @@ fn blocker_line(blocker: &v1::Blocker) -> String {
         let _ = write!(line, " — {}", blocker.resolve);
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_the_reasons() {
+        for reason in berth_ownership::Reason::all() {
+            let code = exit_code_for(reason.name());
+            assert_eq!(code, reason.exit_code().number(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_hand_over_reads_like_one_of_the_api() {
+        let refusal = berth_handover::Refusal {
+            reason: "GROUP_OWNED".to_owned(),
+            errno: 1,
+            errno_name: "EPERM".to_owned(),
+            message: "no".to_owned(),
+            owner: Some(berth_handover::Owner {
+                kind: "hold".to_owned(),
+                holder: Some("vm1".to_owned()),
+                ..berth_handover::Owner::default()
+            }),
+            blockers: vec![berth_handover::Blocker {
+                device: "0000:65:00.0".to_owned(),
+                driver: Some("nvme".to_owned()),
+                text: "busy".to_owned(),
+                ..berth_handover::Blocker::default()
+            }],
+            resolve: vec!["berth release r-1".to_owned()],
+            ..berth_handover::Refusal::default()
+        };
+        let error = CliError::handover(&refusal);
+        assert_eq!(error.exit_code(), 3);
+        let text = error.text();
+        for line in [
+            "GROUP_OWNED: no (EPERM)",
+            "holder vm1",
+            "BLOCKS 0000:65:00.0 driver nvme: busy",
+            "to resolve: berth release r-1",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
 }

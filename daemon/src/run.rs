@@ -20,7 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     acts::{Engine, EngineConfig, LedgerRecords},
-    config::{Config, Endpoint, Serve},
+    config::{Access, Config, Endpoint, Serve},
     grpc, handover, heartbeat,
     ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey},
     listen::{self, Behind, BindError, Bound, Passed, SocketFile},
@@ -101,7 +101,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Sockets {
     /// Of gRPC and HTTP.
     doors: Vec<Bound>,
-    handover: Vec<(std::os::fd::OwnedFd, Option<SocketFile>)>,
+    handover: Vec<(std::os::fd::OwnedFd, Option<SocketFile>, Access)>,
 }
 
 impl Daemon {
@@ -167,10 +167,10 @@ impl Daemon {
         let _ = now_ready.send(true);
         grpc::set_serving(&health, true).await;
         listeners.open(later, &shared);
-        let handover = sockets.handover.into_iter().map(|(socket, file)| {
+        let handover = sockets.handover.into_iter().map(|(socket, file, access)| {
             let engine = Engine::clone(&engine);
             let task = tokio::spawn(async move {
-                if let Err(error) = handover::serve(socket, engine).await {
+                if let Err(error) = handover::serve(socket, engine, access).await {
                     tracing::error!(%error, "the hand-over socket broke");
                 }
             });
@@ -275,11 +275,13 @@ async fn bind(config: &Config, passed: Vec<Passed>) -> Result<Sockets, StartErro
     for (listener, socket) in listen::assign(&config.listen, passed)? {
         let passed = socket.is_some();
         match (listener.serve, socket, &listener.endpoint) {
-            (Serve::Handover, Some(socket), _) => sockets.handover.push((socket, None)),
+            (Serve::Handover, Some(socket), _) => {
+                sockets.handover.push((socket, None, listener.access.clone()));
+            }
             (Serve::Handover, None, Endpoint::Unix { path, mode, gid }) => {
                 let kind = listen::Kind::Packets;
                 let (socket, file) = listen::bind_unix(path, *mode, *gid, kind)?;
-                sockets.handover.push((socket, Some(file)));
+                sockets.handover.push((socket, Some(file), listener.access.clone()));
             }
             (Serve::Handover, None, Endpoint::Tcp { address, .. }) => {
                 return Err(StartError::Build(format!("no hand-over over TCP at {address}")));

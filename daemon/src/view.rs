@@ -3,7 +3,7 @@
 mod answer;
 mod device;
 mod domain;
-mod errno;
+pub(crate) mod errno;
 mod event;
 mod explain;
 mod group;
@@ -17,7 +17,7 @@ pub use domain::{context, domain};
 pub use event::event;
 pub use explain::{Asked, explain, kernel_dma_of};
 pub use group::{group, owner_of};
-pub use refusal::{refusal, refusal_json};
+pub use refusal::refusal;
 pub use reservation::{Boot, claims, given_back, reservation};
 pub use words::{
     address, backend, backend_word, condition, condition_word, delivery, delivery_word,

@@ -68,6 +68,29 @@ fn the_listeners_of_the_example_are_the_default_ones() {
     let access = &from_example.listeners(Serve::Grpc).next().expect("gRPC").access;
     assert_eq!(access.role_of(Some(64055)), Some(Role::Holder));
     assert_eq!(access.role_of(Some(1)), Some(Role::Operator));
+    let access = &from_example.listeners(Serve::Handover).next().expect("hand-over").access;
+    assert_eq!(access.role_of(Some(0)), Some(Role::Operator));
+    assert_eq!(access.role_of(Some(1)), Some(Role::Holder));
+}
+
+#[test]
+fn at_the_hand_over_socket_nobody_is_an_operator_unnamed() {
+    let listener = "[[listen]]\nserve = \"handover\"\npath = \"/x\"\n";
+    let rule = "[[listen.rule]]\nuid = 7\nrole = \"operator\"\n";
+    for (text, named) in [
+        (String::new(), Role::Holder),
+        (listener.to_owned(), Role::Holder),
+        (format!("{listener}role = \"operator\"\n"), Role::Holder),
+        (format!("{listener}role = \"operator\"\n{rule}"), Role::Operator),
+    ] {
+        let config = load(&text, &[]).expect("a listener");
+        let access = &config.listeners(Serve::Handover).next().expect("hand-over").access;
+        for (uid, role) in [(0, Role::Holder), (7, named)] {
+            assert_eq!(access.role_of(Some(uid)), Some(role), "{text}");
+        }
+    }
+    let refused = load(&format!("{listener}{rule}"), &[]).expect_err("more than the ceiling");
+    assert!(refused.contains("can't give more than its listener's role"), "{refused}");
 }
 
 #[test]

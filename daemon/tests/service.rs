@@ -218,9 +218,14 @@ async fn input_errors_name_the_field_and_the_way_out() {
         assert!(refused.refusal().message.contains(field), "{field}: {refused}");
         assert!(!refused.refusal().resolve.is_empty(), "{field}");
     }
-    let later = v1::ReserveRequest { delivery: v1::Delivery::Unbound.into(), ..good() };
-    let refused = world.service.reserve(&operator(), later).await.unwrap_err();
-    assert_eq!(refused.reason(), Reason::Unsupported);
+    let on_type1 = v1::ReserveRequest {
+        delivery: v1::Delivery::Unbound.into(),
+        backend: v1::Backend::Type1.into(),
+        ..good()
+    };
+    let refused = world.service.reserve(&operator(), on_type1).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::BackendCannot);
+    assert!(refused.refusal().resolve[0].contains("--delivery node"), "{refused}");
     assert_eq!(world.ledger.snapshot().state.reservations().count(), 0);
 }
 

@@ -8,6 +8,7 @@ mod group;
 mod host;
 mod reservation;
 mod reserve;
+mod run;
 
 use std::io::Write as _;
 
@@ -25,6 +26,9 @@ use crate::{
 pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
     if let Command::Completions { shell } = cli.command {
         return completions(shell);
+    }
+    if let Command::Run(args) = cli.command {
+        return run::run(&cli.global, *args, output).await;
     }
     let channel = client::connect(&cli.global.endpoint).await?;
     output.note_simulated(host::simulated(&channel).await);
@@ -54,6 +58,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Snapshot { with_serials } => host::snapshot(channel, with_serials, output).await,
         Command::Capabilities => host::capabilities(channel, output).await,
         Command::Completions { shell } => completions(shell),
+        Command::Run(args) => run::run(&cli.global, *args, output).await,
     }
 }
 

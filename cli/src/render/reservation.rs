@@ -82,7 +82,10 @@ pub(crate) fn block(reservation: &v1::Reservation) -> String {
 }
 
 fn state(reservation: &v1::Reservation) -> String {
-    let name = word(reservation.state().as_str_name());
+    let mut name = word(reservation.state().as_str_name());
+    if reservation.state() == State::Handed {
+        name.push_str(" (the holder has not bound yet)");
+    }
     if reservation.pending.is_empty() {
         name
     } else {

@@ -116,6 +116,9 @@ const OPERATIONS: &[&str] = &[
     "send",
     "kill",
     "IOMMU_OPTION",
+    "getxattr",
+    "setxattr",
+    "stat",
 ];
 
 impl Failure {
@@ -210,6 +213,7 @@ pub fn verb(act: &Act) -> &'static str {
         Act::Prlimit { .. } => "prlimit",
         Act::Kill { .. } => "kill",
         Act::OpenIommu => "open-iommu",
+        Act::Access { .. } => "access",
     }
 }
 
@@ -227,6 +231,7 @@ pub fn object(act: &Act) -> String {
         Act::WhoHolds { nodes } => nodes.join(" "),
         Act::Prlimit { pid, .. } | Act::Kill { pid, .. } => format!("process {pid}"),
         Act::OpenIommu => "/dev/iommu".to_owned(),
+        Act::Access { node, .. } => node.to_string(),
     }
 }
 

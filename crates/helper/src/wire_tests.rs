@@ -1,4 +1,5 @@
 use super::*;
+use berth_host::Node;
 
 fn acts() -> Vec<Act> {
     let device: PciAddress = "0000:00:05.0".parse().unwrap();
@@ -14,6 +15,10 @@ fn acts() -> Vec<Act> {
         Act::Prlimit { pid: 7, start_time: 9, memlock_bytes: 1 << 30 },
         Act::Kill { pid: 7, start_time: 9, signal: 9 },
         Act::OpenIommu,
+        Act::Access { node: Node::Cdev(device), uid: 60001, allow: true },
+        Act::Access { node: Node::Group(8), uid: 60001, allow: false },
+        Act::Access { node: Node::Iommu, uid: 1, allow: true },
+        Act::Access { node: Node::Container, uid: 1, allow: true },
     ]
 }
 
@@ -40,6 +45,10 @@ fn what_is_not_exactly_a_request_is_refused() {
         r#"{"v":1,"act":{"verb":"unbind"}}"#,
         r#"{"v":1,"act":{"verb":"unbind","device":"0000:00:05.0"},"root":"/tmp"}"#,
         r#"{"v":-1,"act":{"verb":"open-iommu"}}"#,
+        r#"{"v":1,"act":{"verb":"access","node":"/dev/mem","uid":1,"allow":true}}"#,
+        r#"{"v":1,"act":{"verb":"access","node":{"group":"../mem"},"uid":1,"allow":true}}"#,
+        r#"{"v":1,"act":{"verb":"access","node":"iommu","uid":-1,"allow":true}}"#,
+        r#"{"v":1,"act":{"verb":"access","node":"iommu","uid":1}}"#,
     ] {
         assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
     }

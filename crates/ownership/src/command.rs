@@ -181,12 +181,25 @@ pub enum Command {
         why: String,
     },
     /// Descriptors or nodes go to the holder: recorded before they do. With `unbound` and `node`
-    /// the claims begin here; with `bound` and `held` the holder's process is recorded.
+    /// groups have to be let go of first, unless the claims have begun; else the holder's process
+    /// is recorded, and nothing has to be done.
     HandOver {
         /// Which reservation.
         order: Order,
         /// To which process.
         process: HolderProcess,
+    },
+    /// The groups are open to the holder: the claims begin.
+    HandOverDone {
+        /// The reservation.
+        reservation: ReservationId,
+    },
+    /// They could not be opened to it, and are held as before.
+    HandOverFailed {
+        /// The reservation.
+        reservation: ReservationId,
+        /// Why.
+        why: String,
     },
     /// Nothing reached the holder after all.
     HandOverUndone {

@@ -271,5 +271,13 @@ fn check_context(records: &Records<'_>, context: &Context) -> Result<(), String>
         }
         first = first.or(Some(reservation));
     }
-    Ok(())
+    let mut out = context.reservations.iter().filter_map(|id| records.reservation(id));
+    let first = out.find(|reservation| reservation.is_handed_out());
+    let other = first.and_then(|first| {
+        out.find(|other| other.is_handed_out() && other.for_identity != first.for_identity)
+    });
+    match other {
+        Some(other) => Err(format!("{id} is handed over to {} too", other.for_identity)),
+        None => Ok(()),
+    }
 }

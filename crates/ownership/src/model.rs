@@ -351,6 +351,8 @@ pub enum OperationKind {
     Detach,
     /// The domain is being replaced.
     Replace,
+    /// Groups are being let go of, and opened to the holder, which attaches by itself.
+    HandOver,
     /// Devices are being revoked, reset and given back.
     Release,
 }
@@ -362,6 +364,7 @@ impl fmt::Display for OperationKind {
             Self::Attach => "attach",
             Self::Detach => "detach",
             Self::Replace => "replace",
+            Self::HandOver => "hand over",
             Self::Release => "release",
         })
     }

@@ -165,6 +165,9 @@ pub struct Pending {
     pub kind: OperationKind,
     /// The domain that is being attached or put in place of the old one.
     pub domain: Option<DomainId>,
+    /// The process that devices are being handed over to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<HolderProcess>,
     /// Whether the holder's consent is not needed.
     pub force: bool,
     /// Why: `request`, `lease ended`.
@@ -256,6 +259,14 @@ impl Reservation {
     /// The devices that are reserved.
     pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
         self.targets.iter().flat_map(|target| target.devices.iter())
+    }
+
+    /// Whether its holder attaches by itself and has what it takes, or is about to get it: then the
+    /// daemon keeps out of its groups.
+    pub fn is_handed_out(&self) -> bool {
+        let under_way = self.pending.as_ref().map(|pending| pending.kind);
+        self.delivery.holder_owns_domain()
+            && (self.claims > 0 || under_way == Some(OperationKind::HandOver))
     }
 
     /// Whether it blocks others.

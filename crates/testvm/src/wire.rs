@@ -81,6 +81,8 @@ pub enum Capability {
     Strace,
     /// `berthd` and `berth` were built and staged.
     Daemon,
+    /// The host's QEMU takes opened devices: a cdev and an iommufd (9.0 or newer).
+    Qemu,
     /// A bridge driver that does DMA for the host (shpchp) sits on the shared bridges.
     Shpchp,
     /// `vp-vdpa` and `vhost_vdpa` are there, and the tool that makes a vDPA device.
@@ -127,6 +129,8 @@ pub struct GuestConfig {
     pub mode: Mode,
     /// Directory, on the shared host root, with the programs staged for this run.
     pub bin_dir: PathBuf,
+    /// A QEMU on the shared host root that takes opened devices, if there is one.
+    pub qemu: Option<PathBuf>,
     /// Whether the machine is emulated, so that everything takes longer.
     pub slow: bool,
     /// Whether scenarios should also do what takes long.

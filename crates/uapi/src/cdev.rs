@@ -178,7 +178,7 @@ impl BoundDevice {
     ///
     /// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`, 6.6.
     pub fn attach_pt(&self, pt: PtId) -> Result<HwptId, IoctlError> {
-        if cfg!(feature = "attach-does-nothing") {
+        if crate::ATTACH_DOES_NOTHING {
             return Ok(HwptId(pt.raw()));
         }
         let op = ioctl::DEVICE_ATTACH_IOMMUFD_PT;

@@ -133,7 +133,7 @@ impl VfioContainer {
     /// `EINVAL`: no group is in the container, or it was set already. `EPERM`: interrupts are not
     /// isolated and `allow_unsafe_interrupts` is off. `ENODEV`: no type1 in the kernel.
     pub fn set_iommu_type1v2(&self) -> Result<(), IoctlError> {
-        if cfg!(feature = "attach-does-nothing") {
+        if crate::ATTACH_DOES_NOTHING {
             return Ok(());
         }
         self.value(ioctl::SET_IOMMU, usize_of(v::VFIO_TYPE1v2_IOMMU))?;

@@ -11,6 +11,10 @@
 #[cfg(all(feature = "attach-does-nothing", not(debug_assertions)))]
 compile_error!("attach-does-nothing is for tests of tests and never for a release");
 
+/// Whether attaching is a sham in this build: what asks the kernel about an attach has no answer.
+#[doc(hidden)]
+pub const ATTACH_DOES_NOTHING: bool = cfg!(feature = "attach-does-nothing");
+
 mod bytes;
 mod caps;
 mod cdev;

@@ -242,8 +242,13 @@ pub(crate) fn close(tools: &Tools, job: &Job) {
 }
 
 /// # Errors
-/// `HOLDER_DRAINING` while another process has a device open: closing ours would end nothing.
+/// `HOLDER_DRAINING` while another process has a device open: closing ours would end nothing;
+/// `RESERVATION_BUSY` while descriptors are on their way to one.
 pub(crate) fn not_in_use(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
+    if !tools.runtime.sent(&job.reservation) {
+        let text = format!("{} is being handed over", job.reservation);
+        return Err(Refusal::new(Reason::ReservationBusy, &job.reservation, text));
+    }
     let users = tools.users_of(job)?;
     let Some(group) = job.groups.first().filter(|_| !users.is_empty()) else { return Ok(()) };
     let mut refusal = explain_errno::foreign(group, &users);

@@ -122,15 +122,32 @@ pub(crate) fn touched(tools: &Tools, group: &GroupJob) -> Vec<PciAddress> {
     group.members.iter().filter(known).copied().collect()
 }
 
-/// Takes devices off VFIO where their baseline isn't that, while the hold still keeps everyone
-/// else out: then nothing is left to open when it goes.
-pub(crate) fn leave_vfio(tools: &Tools, intent: u64, devices: &[PciAddress]) -> Restored {
+/// Which devices leave VFIO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// Those whose baseline isn't VFIO.
+    WhereItWasNot,
+    /// All, to come back where it was. The kernel removes a device only once every file of it is
+    /// closed: of a cdev that was handed over unbound nothing else tells that, as long as it is on
+    /// its way over a socket, and whoever receives it could bind it to a group that is free.
+    All,
+}
+
+/// Takes devices off VFIO while the hold still keeps everyone else out: then nothing is left to
+/// open when it goes.
+pub(crate) fn leave_vfio(
+    tools: &Tools,
+    intent: u64,
+    devices: &[PciAddress],
+    leaving: Leaving,
+) -> Restored {
     let snapshot = tools.records.snapshot();
     let mut restored = Restored::default();
     for &address in devices {
         let baseline = snapshot.baseline(&device_id(address));
         let Ok(facts) = tools.host.device(address) else { continue };
-        let stays = baseline.is_some_and(|had| had.driver == facts.driver);
+        let stays = leaving == Leaving::WhereItWasNot
+            && baseline.is_some_and(|had| had.driver == facts.driver);
         if facts.driver.is_none() || stays || !on_vfio(&facts) {
             continue;
         }

@@ -11,7 +11,7 @@ use berth_host::{Host, PciAddress};
 use berth_ownership::{Command, DeviceId, Reason, Refusal, ReservationId};
 
 use super::{
-    attach,
+    attach, hand_over,
     job::{GroupJob, Job, address, device_keys},
     kernel_dma, prepare,
     records::Records,
@@ -232,14 +232,18 @@ impl Engine {
         })
     }
 
-    /// A bug broke the work off: what a prepare left behind is undone like any other failure of it.
+    /// A bug broke the work off: what a prepare or a hand-over left behind is undone like any other
+    /// failure of it.
     fn broken_off(&self, intent: &Intent, snapshot: &Snapshot, refusal: Box<Refusal>) -> Outcome {
         let job = intent.reservation.as_ref().map(|id| Job::of(snapshot, id));
-        let (IntentBody::Prepare, Some(Ok(job))) = (&intent.body, job) else {
-            return failure(intent, refusal);
+        let failed = match &intent.body {
+            IntentBody::Prepare => prepare::failed,
+            IntentBody::HandOver => hand_over::failed,
+            _ => return failure(intent, refusal),
         };
+        let Some(Ok(job)) = job else { return failure(intent, refusal) };
         let again = refusal.clone();
-        let undo = || prepare::failed(self.tools(), intent.id, &job, refusal);
+        let undo = || failed(self.tools(), intent.id, &job, refusal);
         catch_unwind(AssertUnwindSafe(undo)).unwrap_or_else(|_| failure(intent, again))
     }
 
@@ -260,6 +264,7 @@ impl Engine {
             }
             (IntentBody::Detach, Some(job)) => attach::detach(tools, id, &job),
             (IntentBody::Replace { domain }, Some(job)) => attach::replace(tools, id, &job, domain),
+            (IntentBody::HandOver, Some(job)) => hand_over::run(tools, id, &job),
             (IntentBody::Release { force, .. }, Some(job)) => release::run(tools, id, &job, *force),
             (IntentBody::KernelDmaSet { device, driver }, _) => match address(device) {
                 Some(at) => kernel_dma::set(tools, id, at, driver.clone()),
@@ -338,6 +343,7 @@ pub(crate) fn failure(intent: &Intent, refusal: Box<Refusal>) -> Outcome {
         IntentBody::Attach { .. } => Command::AttachFailed { reservation, why },
         IntentBody::Detach => Command::DetachFailed { reservation, why },
         IntentBody::Replace { .. } => Command::ReplaceFailed { reservation, why },
+        IntentBody::HandOver => Command::HandOverFailed { reservation, why },
         IntentBody::Release { .. } => Command::ReleaseFailed { reservation, why },
         IntentBody::KernelDmaSet { device, .. } | IntentBody::KernelDmaRelease { device } => {
             Command::KernelDmaFailed { device: device.clone(), why }

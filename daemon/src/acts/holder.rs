@@ -4,9 +4,10 @@ use std::{
     collections::HashSet,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Mutex,
+    time::Duration,
 };
 
-use berth_host::{BackendKind, PciAddress};
+use berth_host::{BackendKind, Node, PciAddress};
 use berth_ownership::{
     Command, Delivery, HolderProcess, Order, Reason, Refusal, Reservation, ReservationId,
     ReservationState,
@@ -18,29 +19,37 @@ use rustix::{
 use tokio::{io::Interest, runtime::Handle};
 
 use super::{
-    attach, engine::Engine, job::Job, memory, ready::ready, revoke::start_time,
-    runtime::LiveContext, tools::NO_INTENT,
+    access, attach,
+    engine::Engine,
+    job::Job,
+    memlock, memory,
+    ready::ready,
+    revoke::start_time,
+    runtime::{LiveContext, Sending},
+    tools::NO_INTENT,
 };
 use crate::model::{ApiError, Snapshot};
 
 /// The processes that are watched.
 #[derive(Debug)]
 pub(crate) struct Holders {
-    handle: Handle,
+    pub(super) handle: Handle,
     watched: Mutex<HashSet<(ReservationId, HolderProcess)>>,
+    /// Reservations whose holder is waited for to bind.
+    pub(super) binding: Mutex<HashSet<ReservationId>>,
 }
 
 impl Holders {
     pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, watched: Mutex::default() }
+        Self { handle, watched: Mutex::default(), binding: Mutex::default() }
     }
 }
 
 /// How often a process that can't be opened is looked for.
-const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Before the end of a process is looked at once more.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A process that has a device open.
 #[derive(Debug)]
@@ -63,13 +72,34 @@ impl User {
     }
 }
 
-/// One descriptor to hand over.
+/// One thing to hand over.
 #[derive(Debug)]
 pub(crate) enum Handed {
-    /// A device.
+    /// A device that is bound and attached.
     Device { address: PciAddress, device_id: u32, ioas: u32, fd: OwnedFd },
-    /// The iommufd or container.
-    Context { backend: BackendKind, ioas: u32, fd: OwnedFd },
+    /// A device's cdev, opened and not bound.
+    Cdev { address: PciAddress, fd: OwnedFd },
+    /// The iommufd or container, and the domain in it that devices are attached to.
+    Context { backend: BackendKind, ioas: Option<u32>, fd: OwnedFd },
+    /// A node that the holder opens by itself, and which devices are in it where it is a group's.
+    Node { node: Node, path: String, devices: Vec<PciAddress> },
+}
+
+/// What goes to a holder.
+#[derive(Debug)]
+pub(crate) struct HandOver {
+    pub(crate) items: Vec<Handed>,
+    /// Lives until they are sent.
+    pub(crate) sending: Sending,
+    /// The claims began with it: they end again if nothing reaches the holder.
+    pub(crate) began: bool,
+}
+
+impl HandOver {
+    /// Whether there is anything that has to be passed on to the holder.
+    pub(crate) fn has_descriptors(&self) -> bool {
+        self.items.iter().any(|item| !matches!(item, Handed::Node { .. }))
+    }
 }
 
 /// Finds a process by pid: its pidfd, and its start time to tell it from a later one.
@@ -109,16 +139,17 @@ impl Engine {
         Err(ApiError::Refused(Refusal::new(
             Reason::NotForYou,
             id,
-            format!("reservation {id} is for {}, and you are uid:{uid}", record.for_identity),
+            format!("reservation {id} is for {}, not for uid:{uid}", record.for_identity),
         )))
     }
 
-    /// Duplicates of a reservation's descriptors, recorded as handed to `process` beforehand; at
-    /// most `most` of them. Blocks.
+    /// What a reservation's holder gets, recorded as handed to `process` beforehand; at most `most`
+    /// descriptors or nodes. Blocks.
     ///
     /// # Errors
-    /// `NOT_ATTACHED`, `RESERVATION_BUSY`, `STALE_EPOCH`; `UNSUPPORTED` when there are too many.
-    /// Nothing is recorded then.
+    /// `NOT_ATTACHED`, `RESERVATION_BUSY`, `STALE_EPOCH`; `UNSUPPORTED` when there are too many;
+    /// `MEMLOCK_LIMIT` where the process may not lock what the reservation says, and it can't be raised.
+    /// Nothing is recorded then. What else opening the groups to the holder came to.
     pub(crate) fn hand_over(
         &self,
         snapshot: &Snapshot,
@@ -126,24 +157,38 @@ impl Engine {
         process: &HolderProcess,
         pidfd: OwnedFd,
         most: usize,
-    ) -> Result<Vec<Handed>, ApiError> {
+    ) -> Result<HandOver, ApiError> {
         let id = order.reservation.clone();
         let Some(record) = snapshot.state.reservation(&id) else {
             return Err(ApiError::not_found(&id, format!("there is no reservation {id}")));
         };
+        // First of all: who asks again and again would else keep a release waiting for what is sent.
+        not_busy(record)?;
+        let memlock = || memlock::raise(self.tools(), record, &order, process);
+        let command = Command::HandOver { order: order.clone(), process: process.clone() };
+        if record.delivery.holder_owns_domain() {
+            // The devices, and the context; of nodes there are as many or fewer.
+            let count = record.devices().count() + 1;
+            if count > most {
+                return Err(too_many(record, count, most));
+            }
+            memlock()?;
+            return self.hand_out(snapshot, record, command, process, pidfd);
+        }
+        let sending = self.tools().runtime.send(&id);
         deliverable(record)?;
-        let handed = match record.delivery {
+        let items = match record.delivery {
             Delivery::Bound => self.duplicates(snapshot, record)?,
             Delivery::Held | Delivery::Unbound | Delivery::Node => Vec::new(),
         };
-        if handed.len() > most {
-            return Err(too_many(record, handed.len(), most));
+        if items.len() > most {
+            return Err(too_many(record, items.len(), most));
         }
+        memlock()?;
         // Watched first: a holder that dies right after the record must be noticed.
-        let command = Command::HandOver { order, process: process.clone() };
         self.tools().records.command(command, "fetch")?;
         self.watch(&id, process.clone(), pidfd);
-        Ok(handed)
+        Ok(HandOver { items, sending, began: false })
     }
 
     /// Maps a client's memory; it ends with the client's process. Blocks.
@@ -201,7 +246,7 @@ impl Engine {
         if self.may_have_context(&context, record) {
             let ioas = ioas_of(&context, Some(&record.domain));
             let fd = context.context.fd().map_err(failed)?;
-            handed.push(Handed::Context { backend: context.backend, ioas, fd });
+            handed.push(Handed::Context { backend: context.backend, ioas: Some(ioas), fd });
         }
         Ok(handed)
     }
@@ -263,19 +308,24 @@ impl Engine {
         }
         if record.pending.is_some() {
             // The work that is queued runs first, as it touches the same devices.
-            self.ended_later(id, process);
+            self.ended_later(id, process, AGAIN);
             return;
         }
         let Ok(job) = Job::of(&snapshot, id) else { return };
-        let next = match self.user(&job) {
+        // First, so that what is looked for can't be opened meanwhile.
+        let revoked = access::revoke(tools, &job);
+        let next = match revoked.and_then(|()| self.user(&job)) {
             Ok(next) => next,
             Err(refusal) => {
                 // Claims end only when it is known that nobody has them.
                 tracing::warn!(reservation = %id, why = refusal.message, "who has it open?");
-                self.ended_later(id, process);
+                self.ended_later(id, process, AGAIN);
                 return;
             }
         };
+        if !self.is_still_with(&job, process) {
+            return;
+        }
         match next {
             Some(next) => {
                 tracing::warn!(reservation = %id, pid = next.pid(), "a device is still open");
@@ -288,17 +338,37 @@ impl Engine {
                     User::Named(process) => self.watch_named(id, process),
                 }
             }
+            None if job.delivery.holder_owns_domain() => {
+                let gone = Command::HolderGone { reservation: id.clone() };
+                if !self.handed_back(&job, process, gone) {
+                    self.ended_later(id, process, LOOK);
+                }
+            }
             None => self.claims_end(&job),
+        }
+    }
+
+    /// Watches a holder of which nothing more can be told now; where it is dead it is looked at
+    /// until it can be.
+    pub(crate) fn look_at(&self, id: &ReservationId, process: &HolderProcess) {
+        let pid = i32::try_from(process.pid).ok();
+        let found = pid.and_then(|pid| process_of(pid).ok()).filter(|(found, _)| found == process);
+        match found {
+            Some((process, pidfd)) => {
+                self.watch(id, process, pidfd);
+                self.watch_bind(id);
+            }
+            None => self.ended_later(id, process, AGAIN),
         }
     }
 
     /// Looks at the end of a process once more, in a moment: at once it could be just as it is now,
     /// again and again.
-    fn ended_later(&self, id: &ReservationId, process: &HolderProcess) {
+    fn ended_later(&self, id: &ReservationId, process: &HolderProcess, pause: Duration) {
         let engine = std::sync::Arc::downgrade(&self.inner);
         let (id, process) = (id.clone(), process.clone());
         self.inner.holders.handle.spawn(async move {
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(pause).await;
             let Some(inner) = engine.upgrade() else { return };
             let engine = Engine { inner };
             let snapshot = engine.tools().records.snapshot();
@@ -373,7 +443,7 @@ impl Engine {
         drop(gone);
     }
 
-    fn told(&self, command: Command) {
+    pub(super) fn told(&self, command: Command) {
         let record = || self.tools().records.command(command.clone(), "holder");
         if let Err(error) = self.insist("what became of a holder", record, || ()) {
             tracing::warn!(%error, "the ledger did not take what became of a holder");
@@ -407,14 +477,15 @@ impl Engine {
     }
 }
 
+/// # Errors
+/// `RESERVATION_BUSY`.
+pub(super) fn not_busy(record: &Reservation) -> Result<(), ApiError> {
+    let Some(pending) = &record.pending else { return Ok(()) };
+    let text = format!("{} of {} is under way", pending.kind, record.id);
+    Err(ApiError::new(Reason::ReservationBusy, &record.id, text))
+}
+
 fn deliverable(record: &Reservation) -> Result<(), ApiError> {
-    if let Some(pending) = &record.pending {
-        return Err(ApiError::new(
-            Reason::ReservationBusy,
-            &record.id,
-            format!("{} of {} is under way", pending.kind, record.id),
-        ));
-    }
     if record.state == ReservationState::Held {
         return Ok(());
     }
@@ -436,8 +507,8 @@ fn too_many(record: &Reservation, wanted: usize, most: usize) -> ApiError {
             Reason::Unsupported,
             id,
             format!(
-                "{id} has {wanted} descriptors, and one hand-over takes at most {most}, as the \
-                 kernel sends no more in one message; nothing was handed over"
+                "{id} has {wanted} descriptors or nodes, and one hand-over takes at most {most}, as \
+                 the kernel sends no more in one message; nothing was handed over"
             ),
         )
         .with_resolve(vec![format!(
@@ -448,7 +519,7 @@ fn too_many(record: &Reservation, wanted: usize, most: usize) -> ApiError {
 }
 
 /// The claims stand, but the descriptors are with the holder alone: the daemon restarted.
-fn not_with_us(record: &Reservation) -> ApiError {
+pub(super) fn not_with_us(record: &Reservation) -> ApiError {
     ApiError::Refused(
         Refusal::new(
             Reason::DaemonRestarted,
@@ -459,7 +530,11 @@ fn not_with_us(record: &Reservation) -> ApiError {
                 record.id
             ),
         )
-        .with_resolve(vec![format!("berth detach {0}, then berth attach {0}", record.id)]),
+        .with_resolve(vec![if record.delivery.holder_owns_domain() {
+            "end the holder's process, then fetch again".to_owned()
+        } else {
+            format!("berth detach {0}, then berth attach {0}", record.id)
+        }]),
     )
 }
 

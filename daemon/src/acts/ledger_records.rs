@@ -48,6 +48,15 @@ impl Records for LedgerRecords {
         self.ledger.submit_blocking(command, Meta::internal(cause)).map(drop)
     }
 
+    fn carry_out(&self, command: Command, cause: &str) -> Result<bool, ApiError> {
+        let applied = self.ledger.submit_blocking(command, Meta::internal(cause))?;
+        let Some(completion) = applied.completion else { return Ok(false) };
+        let stopped =
+            |_| ApiError::unavailable("ledger", "berthd stops; ask again after its start");
+        let ended = completion.blocking_recv().map_err(stopped)?;
+        ended.failure.map_or(Ok(true), |failure| Err(ApiError::Refused(failure)))
+    }
+
     fn changed(&self, devices: &[PciAddress]) -> Result<(), ApiError> {
         if devices.is_empty() {
             return Ok(());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! intent -> scheduler (waits for earlier work on the same reset set or context)
-//!        -> prepare | attach | detach | replace | release | kernel DMA
+//!        -> prepare | attach | detach | replace | hand over | release | kernel DMA
 //!             each irreversible step is noted first; a failure undoes what was done
 //!        -> outcome -> ledger
 //! ```
@@ -11,15 +11,19 @@
 //! that can hang. After a crash the kernel closes all of it, and `reconcile` starts again from the
 //! record.
 
+mod access;
 pub(crate) mod attach;
 mod drivers;
 pub(crate) mod engine;
 mod explain_errno;
+pub(crate) mod hand_over;
+mod handed;
 pub(crate) mod holder;
 mod insist;
 pub(crate) mod job;
 mod kernel_dma;
 mod ledger_records;
+pub(crate) mod memlock;
 pub(crate) mod memory;
 mod prepare;
 mod proof;
@@ -27,7 +31,7 @@ pub(crate) mod ready;
 mod records;
 mod release;
 pub(crate) mod revoke;
-mod runtime;
+pub(crate) mod runtime;
 mod scheduler;
 pub(crate) mod tools;
 mod watchdog;

@@ -4,7 +4,7 @@ use berth_host::PciAddress;
 use berth_ownership::{Command, DeviceReturn, Hold, Refusal, ResetOutcome};
 
 use super::{
-    drivers,
+    access, drivers,
     job::{Job, device_id},
     tools::Tools,
 };
@@ -21,6 +21,8 @@ pub(crate) fn run(tools: &Tools, intent: u64, job: &Job) -> Outcome {
 }
 
 fn attempt(tools: &Tools, intent: u64, job: &Job) -> Result<Hold, Box<Refusal>> {
+    // Whoever lost these groups without our doing is let in no more.
+    access::sweep(tools);
     make_viable(tools, intent, job)?;
     let mut hold = Hold::Kernel;
     for group in &job.groups {
@@ -67,7 +69,7 @@ pub(crate) fn failed(tools: &Tools, intent: u64, job: &Job, refusal: Box<Refusal
             continue;
         }
         let touched = drivers::touched(tools, group);
-        let left = drivers::leave_vfio(tools, intent, &touched);
+        let left = drivers::leave_vfio(tools, intent, &touched, drivers::Leaving::WhereItWasNot);
         tools.drop_hold(group.number);
         let back = drivers::restore(tools, intent, &touched, left);
         returned.extend(returns(&back));

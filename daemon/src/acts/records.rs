@@ -37,6 +37,13 @@ pub trait Records: Send + Sync + Debug {
     /// The refusal.
     fn command(&self, command: Command, cause: &str) -> Result<(), ApiError>;
 
+    /// Gives a command of the daemon's own, and waits until the kernel work that it asks for has
+    /// ended; false when it asks for none.
+    ///
+    /// # Errors
+    /// The refusal, or why the work failed.
+    fn carry_out(&self, command: Command, cause: &str) -> Result<bool, ApiError>;
+
     /// Devices changed their driver without an intent: look at them again.
     ///
     /// # Errors

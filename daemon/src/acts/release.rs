@@ -4,11 +4,11 @@
 //! held, the VFIO driver goes while the hold stands, and the hold goes last before the host
 //! driver's bind, which it would refuse.
 
-use berth_host::{Act, ActOutcome, PciAddress, ResetOutcome};
-use berth_ownership::{Command, DeviceReturn, Policy, Refusal};
+use berth_host::{Act, ActOutcome, BackendKind, PciAddress, ResetOutcome};
+use berth_ownership::{Command, DeviceReturn, Policy, Refusal, Reservation};
 
 use super::{
-    attach, drivers,
+    access, attach, drivers, hand_over,
     job::{GroupJob, Job, device_id},
     memory, proof, revoke,
     tools::Tools,
@@ -54,9 +54,23 @@ impl Back {
 
 fn attempt(tools: &Tools, intent: u64, job: &Job, force: bool) -> Result<Vec<Back>, Box<Refusal>> {
     if force {
+        // First, or the next process of the user would open the nodes again.
+        access::revoke(tools, job)?;
         revoke::run(tools, intent, job)?;
     }
     attach::not_in_use(tools, job)?;
+    if !job.delivery.holder_owns_domain() || !job.ever_claimed {
+        return give_back(tools, intent, job);
+    }
+    let back = shut_out(tools, intent, job).and_then(|()| give_back(tools, intent, job));
+    if back.is_err() {
+        open_again(tools, job);
+    }
+    back
+}
+
+/// Cuts, resets and puts back, once nobody else has the devices.
+fn give_back(tools: &Tools, intent: u64, job: &Job) -> Result<Vec<Back>, Box<Refusal>> {
     tools.note(intent, "cut", &job.reservation)?;
     memory::end_registrations(tools, &job.reservation);
     cut(tools, job);
@@ -75,8 +89,34 @@ fn attempt(tools: &Tools, intent: u64, job: &Job, force: bool) -> Result<Vec<Bac
     Ok(back)
 }
 
-/// The context goes with its last reservation, before that is told to be released.
+/// Who attaches by itself is let in no more, and the hold is there again before the reset.
+fn shut_out(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
+    access::revoke(tools, job)?;
+    // It may have opened something while it still could.
+    attach::not_in_use(tools, job)?;
+    tools.note(intent, "hold", &job.reservation)?;
+    job.groups.iter().try_for_each(|group| proof::unused(tools, job, group))
+}
+
+/// The claims stand after all, so the holder may attach as before.
+fn open_again(tools: &Tools, job: &Job) {
+    let snapshot = tools.records.snapshot();
+    let record = snapshot.state.reservation(&job.reservation);
+    if !record.is_some_and(Reservation::is_handed_out) {
+        return;
+    }
+    if record.is_some_and(access::lets_in)
+        && let Err(refusal) = access::grant(tools, job)
+    {
+        tracing::error!(reservation = %job.reservation, why = refusal.message, "no access");
+    }
+    hand_over::drop_holds(tools, job);
+}
+
+/// The context goes with its last reservation, before that is told to be released; what was kept of
+/// a hand-over goes with the last that was handed over.
 pub(crate) fn close_context(tools: &Tools, job: &Job) {
+    hand_over::close_context(tools, job);
     let snapshot = tools.records.snapshot();
     let last = snapshot.state.context(&job.context).is_none_or(|context| {
         context.automatic && context.reservations.iter().all(|id| *id == job.reservation)
@@ -134,7 +174,11 @@ fn let_go(
     let last = group.others.is_empty();
     let touched = drivers::touched(tools, group);
     let restored = if last {
-        let left = drivers::leave_vfio(tools, intent, &touched);
+        let handed = job.delivery.holder_owns_domain()
+            && job.backend == BackendKind::Iommufd
+            && job.ever_claimed;
+        let leaving = if handed { drivers::Leaving::All } else { drivers::Leaving::WhereItWasNot };
+        let left = drivers::leave_vfio(tools, intent, &touched, leaving);
         tools.drop_hold(group.number);
         drivers::restore(tools, intent, &touched, left)
     } else {

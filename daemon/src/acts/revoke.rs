@@ -8,7 +8,7 @@ use berth_host::{Act, PciAddress, ProcessUse};
 use berth_ownership::{Policy, Reason, Refusal};
 use rustix::process::Signal;
 
-use super::{job::Job, tools::Tools};
+use super::{hand_over, job::Job, tools::Tools};
 
 /// How long a killed process may take to close its descriptors.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -117,22 +117,34 @@ fn refusal_is_late(refusal: &Refusal) -> bool {
     matches!(refusal.reason, Reason::Wedged | Reason::HelperFailed)
 }
 
-/// With shared, the domain is the siblings' too: there the kill alone cuts.
+/// What siblings have too, the domain with shared and the iommufd of one token, is left to them:
+/// there the kill alone cuts.
 fn unmap(tools: &Tools, job: &Job) {
     if job.policy == Policy::Shared {
         return;
     }
     let Some(context) = tools.runtime.context(&job.context) else { return };
+    if job.delivery.holder_owns_domain() {
+        if !hand_over::siblings(tools, job).is_empty() {
+            return;
+        }
+        until_nothing_is_left(|| context.context.unmap_everything());
+        return;
+    }
     for domain in context.domains() {
-        // Until a pass finds nothing: a map that was under way lands after the first.
-        for _ in 0..16 {
-            match domain.space.unmap_all() {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "unmapping for a revoke");
-                    break;
-                }
+        until_nothing_is_left(|| domain.space.unmap_all());
+    }
+}
+
+/// Until a pass finds nothing: a map that was under way lands after the first.
+fn until_nothing_is_left<E: std::fmt::Display>(mut unmap: impl FnMut() -> Result<u64, E>) {
+    for _ in 0..16 {
+        match unmap() {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "unmapping for a revoke");
+                std::thread::sleep(Duration::from_millis(10));
             }
         }
     }

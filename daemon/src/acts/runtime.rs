@@ -2,12 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use berth_dma::AddressSpace;
 use berth_host::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, PciAddress};
 use berth_ownership::{ContextId, DomainId, HolderProcess, ReservationId};
+
+use super::access::Access;
+
+/// How long descriptors may be on their way: somewhat longer than a peer may leave them unread.
+const SENDING: Duration = Duration::from_secs(12);
 
 /// The kernel's hold on one group.
 #[derive(Debug)]
@@ -98,12 +104,48 @@ pub(crate) struct Tables {
 #[derive(Debug, Default)]
 pub(crate) struct Runtime {
     tables: Mutex<Tables>,
+    /// Who was let into which nodes.
+    pub(crate) access: Access,
+    sending: Mutex<Vec<Weak<ReservationId>>>,
 }
+
+/// While it lives, descriptors of a reservation are on their way to a holder: they are in no other
+/// process's table yet, and all the same not ours alone any more.
+#[derive(Debug, Clone)]
+pub(crate) struct Sending(
+    #[expect(dead_code, reason = "what it is about lives with it")] Arc<ReservationId>,
+);
 
 impl Runtime {
     /// The tables.
     pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
         lock(&self.tables)
+    }
+
+    /// Descriptors of a reservation are about to be sent.
+    pub(crate) fn send(&self, reservation: &ReservationId) -> Sending {
+        let reservation = Arc::new(reservation.clone());
+        let mut sending = lock(&self.sending);
+        sending.retain(|known| known.strong_count() > 0);
+        sending.push(Arc::downgrade(&reservation));
+        Sending(reservation)
+    }
+
+    /// Whether any are.
+    pub(crate) fn is_sending(&self, reservation: &ReservationId) -> bool {
+        lock(&self.sending).iter().any(|known| known.upgrade().as_deref() == Some(reservation))
+    }
+
+    /// Waits until none are, or for as long as they may take; false when some still are.
+    pub(crate) fn sent(&self, reservation: &ReservationId) -> bool {
+        let deadline = Instant::now() + SENDING;
+        while self.is_sending(reservation) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
     }
 
     /// An open context.

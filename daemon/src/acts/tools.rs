@@ -8,7 +8,7 @@ use std::{
 use berth_host::{
     Act, ActOutcome, BackendKind, Context, Host, HostError, PciAddress, ProcessUse, VfioError,
 };
-use berth_ownership::{Command, ContextId, DomainId, Hold, Refusal, ReservationId};
+use berth_ownership::{Command, ContextId, DomainId, Hold, Refusal, Reservation, ReservationId};
 use rustix::io::Errno;
 
 use super::{
@@ -128,6 +128,9 @@ impl Tools {
                 return Ok(Hold::Kernel);
             }
         }
+        if self.is_with_another_holder(group) {
+            return Ok(Hold::Kernel);
+        }
         let context = match job.backend {
             BackendKind::Type1 => Some(self.context(&job.context, job.backend)?),
             BackendKind::Iommufd if self.host.kernel_hold() => None,
@@ -139,6 +142,14 @@ impl Tools {
         let live = LiveHold { context: context.map(|_| job.context.clone()), hold };
         self.runtime.tables().holds.insert(group.number, live);
         Ok(Hold::Kernel)
+    }
+
+    /// Whether another reservation's holder attaches devices of the group by itself, now or any
+    /// moment: to open the group's node would refuse it that.
+    pub(crate) fn is_with_another_holder(&self, group: &GroupJob) -> bool {
+        let snapshot = self.records.snapshot();
+        let mut others = group.others.iter().filter_map(|id| snapshot.state.reservation(id));
+        others.any(Reservation::is_handed_out)
     }
 
     /// Asks the kernel whether anything is open beside our hold on a group. Where a device of ours
@@ -210,8 +221,9 @@ impl Tools {
         })
     }
 
-    /// Closes contexts and domains that no record has any more.
+    /// Closes contexts and domains that no record has any more, and nodes to whom none lets in.
     pub(crate) fn sweep(&self) {
+        super::access::sweep(self);
         let snapshot = self.records.snapshot();
         let state = &snapshot.state;
         let mut gone = Vec::new();

@@ -61,10 +61,19 @@ pub(super) fn resolve(
     Ok(all)
 }
 
+/// The role of those about whom nothing is said. At the hand-over socket everybody may knock, so
+/// whoever is more than a holder there is named.
+fn usual(serve: Serve) -> Role {
+    match serve {
+        Serve::Grpc | Serve::Http => Role::Operator,
+        Serve::Handover => Role::Holder,
+    }
+}
+
 fn defaults(serve: Serve, run_dir: &Path) -> Vec<Listener> {
     let unix = |name: &str, mode| {
         let endpoint = Endpoint::Unix { path: run_dir.join(name), mode, gid: None };
-        Listener { serve, endpoint, access: Access::all(Role::Operator), given: false }
+        Listener { serve, endpoint, access: Access::all(usual(serve)), given: false }
     };
     match serve {
         Serve::Grpc => vec![unix("berthd.sock", SOCKET_MODE)],
@@ -95,8 +104,7 @@ fn from_argument(serve: Serve, text: &str) -> Result<Listener, ConfigError> {
             .map_err(|_| error("the path can't be resolved", "write unix:/PATH"))?;
         let mode = if serve == Serve::Handover { HANDOVER_MODE } else { SOCKET_MODE };
         let endpoint = Endpoint::Unix { path, mode, gid: None };
-        let access = Access::all(Role::Operator);
-        return Ok(Listener { serve, endpoint, access, given: true });
+        return Ok(Listener { serve, endpoint, access: Access::all(usual(serve)), given: true });
     }
     match serve {
         Serve::Grpc => return Err(error(GRPC_NEEDS_TLS, GRPC_WAY_OUT)),
@@ -134,7 +142,7 @@ fn from_file(raw: Spanned<RawListener>, source: &Source<'_>) -> Result<Listener,
             return Err(source.error(Some(span), "[[listen]]", message, way_out));
         }
     };
-    let access = access(&raw, most, source)?;
+    let access = access(&raw, most, usual(serve), source)?;
     Ok(Listener { serve, endpoint, access, given: true })
 }
 
@@ -206,15 +214,17 @@ fn tcp(
     Ok(Endpoint::Tcp { address: parsed, hosts })
 }
 
-/// The ceiling, the rules and the others of a listener; `most` is what its kind allows.
+/// The ceiling, the rules and the others of a listener; `most` is what its kind allows, `usual` what
+/// whoever isn't named gets at most.
 fn access(
     raw: &RawListener,
     most: Option<Role>,
+    usual: Role,
     source: &Source<'_>,
 ) -> Result<Access, ConfigError> {
     let ceiling = most.unwrap_or(Role::Operator);
     let role = match &raw.role {
-        None => ceiling,
+        None => ceiling.min(usual),
         Some(word) => role(word, "listen.role", source)?.ok_or_else(|| {
             let message = "a listener that lets nobody in is of no use";
             source.error(Some(word.span()), "listen.role", message, "remove the listener")
@@ -227,7 +237,7 @@ fn access(
         return Err(source.error(span, "listen.role", message, way_out));
     }
     let others = match &raw.others {
-        None => Some(role),
+        None => Some(role.min(usual)),
         Some(word) => narrower(word, role, "listen.others", source)?,
     };
     let mut rules: Vec<UidRule> = Vec::new();

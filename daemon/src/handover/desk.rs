@@ -1,30 +1,43 @@
 //! What a request comes to. Everything here blocks, so it runs on threads for blocking work.
 
-use std::os::fd::{AsFd, OwnedFd};
-
-use berth_host::BackendKind;
-use berth_ownership::{Epoch, Order, Reason, ReservationId};
-
-use super::{
-    peer::{Peer, named},
-    wire::{FdInfo, FdKind, Iova, MAX_ANSWER_FDS, Reply, Request},
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
+
+use berth_handover::{FdInfo, FdKind, Iova, MAX_ANSWER_FDS, NodeInfo, NodeKind, Reply, Request};
+use berth_host::{BackendKind, Node};
+use berth_ownership::{Epoch, HolderProcess, Order, Reason, Refusal, ReservationId};
+
+use super::peer::{Named, Peer, named};
 use crate::{
-    acts::{Engine, holder::Handed, memory},
-    model::ApiError,
+    acts::{
+        Engine,
+        holder::{HandOver, Handed},
+        memory,
+        runtime::Sending,
+    },
+    model::{ApiError, Role, Snapshot},
 };
+
+const SEND_A_PIDFD: &str =
+    "send a pidfd of a process of the user that the reservation is for, or none";
 
 /// An answer with its descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub(super) reply: Reply,
     pub(super) fds: Vec<OwnedFd>,
+    /// Lives until the descriptors are sent.
+    pub(super) sending: Option<Sending>,
+    /// The hand-over that began with this answer, and to whom.
+    pub(super) began: Option<(ReservationId, HolderProcess)>,
 }
 
 /// The answer that says no.
 pub(super) fn refusal(error: &ApiError) -> Answer {
-    let refusal = serde_json::to_value(error.refusal()).ok();
-    Answer { reply: Reply { ok: false, refusal, ..Reply::default() }, fds: Vec::new() }
+    let refusal = Some(super::refusal::refusal(error.refusal()));
+    Answer { reply: Reply { ok: false, refusal, ..Reply::default() }, ..Answer::default() }
 }
 
 /// Answers one request.
@@ -35,6 +48,7 @@ pub(super) fn answer(
     fds: Vec<OwnedFd>,
 ) -> Result<Answer, ApiError> {
     let id = ReservationId::new(request.reservation());
+    check_role(peer, &id)?;
     let answer = match request {
         Request::Fetch { epoch, .. } => fetch(engine, peer, &id, epoch, fds),
         Request::Register { iova, length_bytes, offset, write, read, .. } => {
@@ -72,30 +86,71 @@ fn fetch(
     epoch: u64,
     mut fds: Vec<OwnedFd>,
 ) -> Result<Answer, ApiError> {
-    let snapshot = engine.reservation_for(id, peer.uid)?;
-    let (process, pidfd) = match (fds.pop(), fds.is_empty()) {
-        (None, _) => {
-            let pidfd = peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno))?;
-            (peer.process.clone(), pidfd)
-        }
-        (Some(pidfd), true) => named(&pidfd, peer.uid).map_err(|errno| {
-            ApiError::invalid_argument(
-                id,
-                format!("the descriptor does not name a living process of yours: {errno}"),
-                "send a pidfd of a process of the same user, or none",
-            )
-        })?,
-        (Some(_), false) => return Err(one_fd(id, "a fetch takes at most a pidfd")),
+    let pidfd = fds.pop();
+    if !fds.is_empty() {
+        return Err(one_fd(id, "a fetch takes at most a pidfd"));
+    }
+    let holder = pidfd.map(|pidfd| named(&pidfd)).transpose().map_err(|unfit| {
+        let text = format!("the descriptor does not name a holder: {unfit}");
+        ApiError::invalid_argument(id, text, SEND_A_PIDFD)
+    })?;
+    let snapshot = may_fetch(engine, peer, id, holder.as_ref())?;
+    let own = || peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno));
+    let (process, pidfd, fetcher) = match holder {
+        None => (peer.process.clone(), own()?, None),
+        Some(holder) if holder.process == peer.process => (holder.process, holder.pidfd, None),
+        Some(holder) => (holder.process, holder.pidfd, Some(own()?)),
     };
     let epoch = (epoch != 0).then_some(Epoch(epoch));
     let order = Order { reservation: id.clone(), epoch };
     let handed = engine.hand_over(&snapshot, order, &process, pidfd, MAX_ANSWER_FDS)?;
+    // Nodes don't pass through who fetched: the holder is let in, and opens them when it likes.
+    let passes_on = handed.began && handed.has_descriptors();
+    if let Some(fetcher) = fetcher.filter(|_| passes_on) {
+        engine.watch_fetcher(id, &process, fetcher);
+    }
+    Ok(handed_over(&snapshot, id, process, handed))
+}
+
+/// Whoever the reservation is for may fetch, for itself and for another process of its user; an
+/// operator may for a process of that user.
+fn may_fetch(
+    engine: &Engine,
+    peer: &Peer,
+    id: &ReservationId,
+    holder: Option<&Named>,
+) -> Result<Arc<Snapshot>, ApiError> {
+    let uid = match holder {
+        Some(holder) if peer.role >= Some(Role::Operator) => holder.uid,
+        _ => peer.uid,
+    };
+    let snapshot = engine.reservation_for(id, uid)?;
+    match holder {
+        Some(holder) if holder.uid != uid => Err(ApiError::invalid_argument(
+            id,
+            format!("process {} is of uid:{}, not of uid:{uid}", holder.process.pid, holder.uid),
+            SEND_A_PIDFD,
+        )),
+        _ => Ok(snapshot),
+    }
+}
+
+fn handed_over(
+    snapshot: &Snapshot,
+    id: &ReservationId,
+    process: HolderProcess,
+    handed: HandOver,
+) -> Answer {
     let mut answer = reply(id, Reply::default());
-    let mut infos = Vec::new();
-    for (index, item) in handed.into_iter().enumerate() {
-        let (info, fd) = describe(index, item);
-        infos.push(info);
-        answer.fds.push(fd);
+    let (mut infos, mut nodes) = (Vec::new(), Vec::new());
+    for item in handed.items {
+        match describe(infos.len(), item) {
+            Described::Fd(info, fd) => {
+                infos.push(info);
+                answer.fds.push(fd);
+            }
+            Described::Node(info) => nodes.push(info),
+        }
     }
     if let Some(record) = snapshot.state.reservation(id) {
         answer.reply.epoch = Some(record.epoch.0);
@@ -104,27 +159,48 @@ fn fetch(
         answer.reply.backend = Some(record.backend.to_string());
     }
     answer.reply.fds = Some(infos);
-    Ok(answer)
+    answer.reply.nodes = (!nodes.is_empty()).then_some(nodes);
+    answer.sending = Some(handed.sending);
+    answer.began = handed.began.then(|| (id.clone(), process));
+    answer
 }
 
-fn describe(index: usize, item: Handed) -> (FdInfo, OwnedFd) {
+enum Described {
+    Fd(FdInfo, OwnedFd),
+    Node(NodeInfo),
+}
+
+fn describe(index: usize, item: Handed) -> Described {
     match item {
         Handed::Device { address, device_id, ioas, fd } => {
             let info = FdInfo {
-                index,
-                kind: FdKind::Device,
                 address: Some(address.to_string()),
                 device_id: Some(device_id),
                 ioas_id: Some(ioas),
+                ..FdInfo::new(index, FdKind::Device)
             };
-            (info, fd)
+            Described::Fd(info, fd)
+        }
+        Handed::Cdev { address, fd } => {
+            let address = Some(address.to_string());
+            Described::Fd(FdInfo { address, ..FdInfo::new(index, FdKind::Cdev) }, fd)
         }
         Handed::Context { backend, ioas, fd } => {
             let kind = match backend {
                 BackendKind::Iommufd => FdKind::Iommufd,
                 BackendKind::Type1 => FdKind::Container,
             };
-            (FdInfo { index, kind, address: None, device_id: None, ioas_id: Some(ioas) }, fd)
+            Described::Fd(FdInfo { ioas_id: ioas, ..FdInfo::new(index, kind) }, fd)
+        }
+        Handed::Node { node, path, devices } => {
+            let (kind, address) = match node {
+                Node::Cdev(device) => (NodeKind::Cdev, Some(device.to_string())),
+                Node::Group(_) => (NodeKind::Group, None),
+                Node::Iommu => (NodeKind::Iommufd, None),
+                Node::Container => (NodeKind::Container, None),
+            };
+            let devices = devices.iter().map(ToString::to_string).collect();
+            Described::Node(NodeInfo { kind, path, address, devices })
         }
     }
 }
@@ -173,12 +249,29 @@ fn show_token(
 fn reply(id: &ReservationId, reply: Reply) -> Answer {
     Answer {
         reply: Reply { ok: true, reservation: Some(id.to_string()), ..reply },
-        fds: Vec::new(),
+        ..Answer::default()
     }
 }
 
 fn none(id: &ReservationId, fds: &[OwnedFd]) -> Result<(), ApiError> {
     if fds.is_empty() { Ok(()) } else { Err(one_fd(id, "this request takes no descriptor")) }
+}
+
+/// # Errors
+/// `PERMISSION_DENIED` for those whom the socket's rules let do less than fetch what is theirs.
+fn check_role(peer: &Peer, id: &ReservationId) -> Result<(), ApiError> {
+    if peer.role >= Some(Role::Holder) {
+        return Ok(());
+    }
+    let role = peer.role.map_or("none", Role::name);
+    let text = format!(
+        "the hand-over needs role {}; uid:{} has role {role} at this socket",
+        Role::Holder,
+        peer.uid
+    );
+    let way_out = format!("give uid {} the role holder in a rule of this listener", peer.uid);
+    let refusal = Refusal::new(Reason::PermissionDenied, id, text);
+    Err(ApiError::Refused(refusal.with_resolve(vec![way_out])))
 }
 
 fn one_fd(id: &ReservationId, message: &str) -> ApiError {

@@ -1,15 +1,13 @@
 //! The hand-over socket: descriptors and memory registrations, which no RPC can carry.
 //!
 //! `SOCK_SEQPACKET`, one JSON object per packet, descriptors by `SCM_RIGHTS`. The peer is known by
-//! the kernel's word, and its process is watched: what it holds ends with it. See
-//! `docs/handover.md`.
+//! the kernel's word, and its process is watched: what it holds ends with it. The words are those
+//! of `berth_handover`; see `docs/handover.md`.
 
-pub mod client;
 mod desk;
-mod packet;
 mod peer;
+mod refusal;
 mod server;
-pub mod wire;
 
 use std::{os::fd::OwnedFd, path::Path};
 

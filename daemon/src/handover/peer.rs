@@ -1,20 +1,26 @@
 //! Who is at the other end: uid and process, as the kernel says.
 
-use std::os::{
-    fd::{AsFd, AsRawFd, OwnedFd},
-    unix::fs::MetadataExt,
+use std::{
+    fmt,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use berth_ownership::HolderProcess;
 use rustix::{io::Errno, net::sockopt::socket_peercred};
 
-use crate::acts::{holder::process_of, revoke::start_time};
+use crate::{
+    acts::{holder::process_of, revoke::start_time},
+    config::Access,
+    model::Role,
+};
 
 /// The peer of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
     /// Its uid when it connected.
     pub(super) uid: u32,
+    /// What it may at this socket; `None` shuts it out.
+    pub(super) role: Option<Role>,
     /// Its process.
     pub(super) process: HolderProcess,
     pidfd: OwnedFd,
@@ -25,7 +31,7 @@ impl Peer {
     ///
     /// # Errors
     /// ESRCH when the process is gone already, or its pid is another's by now.
-    pub(super) fn of(socket: impl AsFd) -> Result<Self, Errno> {
+    pub(super) fn of(socket: impl AsFd, access: &Access) -> Result<Self, Errno> {
         let credentials = socket_peercred(&socket)?;
         let uid = credentials.uid.as_raw();
         let pid = credentials.pid.as_raw_nonzero().get();
@@ -42,7 +48,7 @@ impl Peer {
         if start_time(pid) != Some(process.start_ticks) {
             return Err(Errno::SRCH);
         }
-        Ok(Self { uid, process, pidfd })
+        Ok(Self { uid, role: access.role_of(Some(uid)), process, pidfd })
     }
 
     /// A duplicate of its pidfd, for the watch.
@@ -54,23 +60,61 @@ impl Peer {
     }
 }
 
-/// The process that a client names as the holder by its pidfd, if it is the same user's.
+/// A process that a client names as the holder.
+#[derive(Debug)]
+pub(super) struct Named {
+    /// Whose it is.
+    pub(super) uid: u32,
+    pub(super) process: HolderProcess,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// Why a descriptor doesn't name a holder.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It isn't a pidfd, or its process is gone.
+    NoProcess(Errno),
+    /// The process is of several users: its user may not say what becomes of it.
+    SeveralUsers(i32),
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoProcess(errno) => write!(f, "no living process: {errno}"),
+            Self::SeveralUsers(pid) => write!(
+                f,
+                "the real, effective, saved and file system uid of process {pid} aren't all the same"
+            ),
+        }
+    }
+}
+
+/// The process that a pidfd names.
 ///
 /// # Errors
-/// EINVAL for a descriptor that isn't a pidfd; ESRCH when the process is gone; EACCES when it is
-/// another user's.
-pub(super) fn named(pidfd: &OwnedFd, uid: u32) -> Result<(HolderProcess, OwnedFd), Errno> {
-    let pid = pid_of(pidfd).ok_or(Errno::INVAL)?;
-    let (process, kept) = process_of(pid)?;
-    let owner = std::fs::metadata(format!("/proc/{pid}")).map_err(|_| Errno::SRCH)?.uid();
-    if owner != uid {
-        return Err(Errno::ACCESS);
-    }
+/// EINVAL for a descriptor that isn't a pidfd; ESRCH when the process is gone; a process of several
+/// users.
+pub(super) fn named(pidfd: &OwnedFd) -> Result<Named, Unfit> {
+    let pid = pid_of(pidfd).ok_or(Unfit::NoProcess(Errno::INVAL))?;
+    let (process, kept) = process_of(pid).map_err(Unfit::NoProcess)?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let uids = status.ok().and_then(|status| uids(&status));
     // Still the process that the client's descriptor names: that one answers -1 once it is gone.
-    if pid_of(pidfd) != Some(pid) {
-        return Err(Errno::SRCH);
+    let uids = uids.filter(|_| pid_of(pidfd) == Some(pid)).ok_or(Unfit::NoProcess(Errno::SRCH))?;
+    let [uid, others @ ..] = uids;
+    if others.iter().any(|other| *other != uid) {
+        return Err(Unfit::SeveralUsers(pid));
     }
-    Ok((process, kept))
+    Ok(Named { uid, process, pidfd: kept })
+}
+
+/// The real, effective, saved and file system uid. The owner of `/proc/PID` won't do: it is root's
+/// for a process that can't be dumped, as one that gave its rights up.
+fn uids(status: &str) -> Option<[u32; 4]> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let uids: Result<Vec<u32>, _> = line.split_ascii_whitespace().map(str::parse).collect();
+    uids.ok()?.try_into().ok()
 }
 
 /// The pid that a pidfd names; `None` for another descriptor, or when the process is reaped.
@@ -79,4 +123,20 @@ fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
     let info = std::fs::read_to_string(path).ok()?;
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
     pid.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_several_users_is_told_from_one_of_one() {
+        let status =
+            |uids: &str| format!("Name:\tUid: 1 1 1 1\nUmask:\t0022\nUid:\t{uids}\nGid:\t0\n");
+        assert_eq!(uids(&status("7\t7\t7\t7")), Some([7; 4]));
+        assert_eq!(uids(&status("0\t7\t0\t7")), Some([0, 7, 0, 7]));
+        for bad in ["", "7", "7 7 7", "7 7 7 7 7", "7 7 7 -1"] {
+            assert_eq!(uids(&status(bad)), None, "{bad}");
+        }
+    }
 }

@@ -7,6 +7,10 @@ use std::{
     time::Duration,
 };
 
+use berth_handover::{
+    Request,
+    packet::{REQUEST, Received, receive, send},
+};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, SocketFlags, accept_with, sockopt::socket_peercred},
@@ -15,12 +19,11 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     desk::{self, Answer},
-    packet::{Received, receive, send},
     peer::Peer,
-    wire::{MAX_FDS, MAX_PACKET_BYTES, Request},
 };
 use crate::{
     acts::{Engine, ready::ready},
+    config::Access,
     model::ApiError,
 };
 
@@ -33,11 +36,12 @@ const MAX_ALL: usize = 1024;
 /// How long a peer may leave an answer unread before it is dropped.
 const UNREAD: Duration = Duration::from_secs(10);
 
-/// Serves a listening `SOCK_SEQPACKET` socket until the task is dropped.
+/// Serves a listening `SOCK_SEQPACKET` socket until the task is dropped; `access` says what each peer
+/// may there.
 ///
 /// # Errors
 /// What the listener answers when it is broken.
-pub async fn serve(listener: OwnedFd, engine: Engine) -> std::io::Result<()> {
+pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io::Result<()> {
     rustix::io::ioctl_fionbio(&listener, true)?;
     let listener = ready(listener, Interest::READABLE)?;
     let counts = Arc::new(Counts::default());
@@ -52,9 +56,9 @@ pub async fn serve(listener: OwnedFd, engine: Engine) -> std::io::Result<()> {
             Err(_would_block) => {}
             Ok(Ok(socket)) => {
                 let Some(seat) = counts.seat(&socket) else { continue };
-                let engine = engine.clone();
+                let (engine, access) = (engine.clone(), access.clone());
                 connections.spawn(async move {
-                    if let Err(error) = converse(socket, &engine).await {
+                    if let Err(error) = converse(socket, &engine, &access).await {
                         tracing::debug!(%error, "a hand-over connection broke");
                     }
                     drop(seat);
@@ -107,23 +111,29 @@ impl Drop for Seat {
     }
 }
 
-async fn converse(socket: OwnedFd, engine: &Engine) -> std::io::Result<()> {
-    let peer = Arc::new(Peer::of(&socket)?);
+async fn converse(socket: OwnedFd, engine: &Engine, access: &Access) -> std::io::Result<()> {
+    let peer = Arc::new(Peer::of(&socket, access)?);
     let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
     loop {
         let mut guard = socket.readable().await?;
-        let received = match guard
-            .try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, (MAX_PACKET_BYTES, MAX_FDS))?))
-        {
-            Err(_would_block) => continue,
-            Ok(received) => received?,
-        };
+        let received =
+            match guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, REQUEST)?)) {
+                Err(_would_block) => continue,
+                Ok(received) => received?,
+            };
         let answer = match received {
             Received::End => return Ok(()),
             Received::TooMuch(what) => refused("packet", what),
             Received::Packet(bytes, fds) => serve_one(engine, &peer, &bytes, fds).await,
         };
-        deliver(&socket, &answer).await?;
+        let delivered = deliver(&socket, &answer).await;
+        let Answer { sending, began, .. } = answer;
+        // What was not sent is closed by now, so it can be told whether somebody has it.
+        drop(sending);
+        if let (Err(_), Some((id, process))) = (&delivered, began) {
+            engine.not_received(&id, &process);
+        }
+        delivered?;
     }
 }
 

@@ -374,6 +374,7 @@ fn body_of(pending: &Pending) -> IntentBody {
             Some(domain) => IntentBody::Replace { domain: domain.clone() },
             None => IntentBody::Attach { domain: None },
         },
+        OperationKind::HandOver => IntentBody::HandOver,
         OperationKind::Release => {
             IntentBody::Release { force: pending.force, cause: pending.cause.clone() }
         }

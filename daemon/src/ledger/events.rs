@@ -170,6 +170,7 @@ pub(super) fn kind(event: &Event, about: &About) -> String {
             OperationKind::Attach => "attaching",
             OperationKind::Detach => "detaching",
             OperationKind::Replace => "replacing",
+            OperationKind::HandOver => "handing_over",
             OperationKind::Release => "releasing",
         },
         other => other.name(),

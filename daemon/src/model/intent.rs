@@ -21,6 +21,8 @@ pub enum IntentKind {
     Detach,
     /// Attach to another domain.
     Replace,
+    /// Let go of groups, and open them to a holder that attaches by itself.
+    HandOver,
     /// End claims, reset, restore the baseline, drop the hold.
     Release,
     /// Bind a host driver.
@@ -38,6 +40,7 @@ impl IntentKind {
             Self::Attach => "attach",
             Self::Detach => "detach",
             Self::Replace => "replace",
+            Self::HandOver => "hand_over",
             Self::Release => "release",
             Self::KernelDmaSet => "kernel_dma_set",
             Self::KernelDmaRelease => "kernel_dma_release",
@@ -63,6 +66,9 @@ pub enum IntentBody {
         /// The new domain.
         domain: DomainId,
     },
+    /// Let go of the reservation's groups, and open them to its holder. What is under way in the
+    /// reservation's record says to which process.
+    HandOver,
     /// Give the reservation's devices back.
     Release {
         /// Without the holder's consent.
@@ -93,6 +99,7 @@ impl IntentBody {
             Self::Attach { .. } => IntentKind::Attach,
             Self::Detach => IntentKind::Detach,
             Self::Replace { .. } => IntentKind::Replace,
+            Self::HandOver => IntentKind::HandOver,
             Self::Release { .. } => IntentKind::Release,
             Self::KernelDmaSet { .. } => IntentKind::KernelDmaSet,
             Self::KernelDmaRelease { .. } => IntentKind::KernelDmaRelease,
@@ -108,6 +115,7 @@ impl IntentBody {
             | Self::Attach { .. }
             | Self::Detach
             | Self::Replace { .. }
+            | Self::HandOver
             | Self::Release { .. } => None,
         }
     }

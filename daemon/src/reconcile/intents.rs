@@ -6,7 +6,7 @@ use berth_ownership::{Command, Reason, Refusal, ReservationId, ReservationState}
 
 use super::{Report, standing};
 use crate::{
-    acts::{Engine, attach, engine::failure, holder::lives, job::Job, tools::NO_INTENT},
+    acts::{self, Engine, attach, engine::failure, holder::lives, job::Job, tools::NO_INTENT},
     model::{Executor, Intent, IntentBody, OpenIntent, Outcome},
 };
 
@@ -45,6 +45,7 @@ pub(super) fn settle(
                 report.undone.push(intent.id);
                 broken_off(engine, &intent);
             }
+            IntentBody::HandOver => hand_over(engine, &intent, report),
         }
     }
     while repeated.iter().any(|id| engine.at_work(*id)) {
@@ -110,6 +111,51 @@ fn broken_off(engine: &Engine, intent: &Intent) {
     engine.follow_up();
 }
 
+/// Of a hand-over that was broken off no descriptor has left. A node may have been opened by now,
+/// by whoever was let in: then it is done. Else it is undone.
+fn hand_over(engine: &Engine, intent: &Intent, report: &mut Report) {
+    let Some(id) = &intent.reservation else { return };
+    let tools = engine.tools();
+    let job = match Job::of(&engine.snapshot(), id) {
+        Ok(job) => job,
+        Err(refusal) => return close(engine, intent, failure(intent, refusal)),
+    };
+    let nobody = match tools.users_of(&job) {
+        Ok(users) => users.is_empty(),
+        Err(refusal) => {
+            tracing::warn!(reservation = %id, why = refusal.message, "who has it open?");
+            false
+        }
+    };
+    if nobody {
+        report.undone.push(intent.id);
+        acts::hand_over::undo(tools, NO_INTENT, &job);
+        close(engine, intent, failure(intent, restarted(intent, &job)));
+    } else {
+        report.finished.push(intent.id);
+        let reservation = id.clone();
+        close(engine, intent, Outcome::done(Command::HandOverDone { reservation }));
+        watch_holder(engine, id);
+    }
+    engine.follow_up();
+}
+
+/// Records the end of an intent, sooner or later.
+fn close(engine: &Engine, intent: &Intent, outcome: Outcome) {
+    let Err(error) = engine.tools().records.outcome(intent.id, outcome.clone()) else { return };
+    tracing::error!(intent = intent.id, %error, "a broken-off intent could not be closed");
+    let Some(id) = intent.reservation.as_ref().filter(|_| error.reason() == Reason::Unavailable)
+    else {
+        return;
+    };
+    let (name, intent) = (format!("end of intent {}", intent.id), intent.clone());
+    engine.beside(name, &engine.snapshot(), id, move |engine| {
+        if engine.moment() {
+            close(engine, &intent, outcome);
+        }
+    });
+}
+
 /// Start-up doesn't wait for a store that can't be written; what it has to say does.
 fn broken_off_later(engine: &Engine, intent: Intent, id: &ReservationId) {
     let name = format!("end of intent {}", intent.id);
@@ -138,7 +184,7 @@ fn watch_holder(engine: &Engine, id: &ReservationId) {
     let Ok(job) = Job::of(&snapshot, id) else { return };
     let settled = standing::adopt(engine, record, &job).and_then(|adopted| {
         if !adopted {
-            standing::end(engine, record, false)?;
+            standing::end(engine, record, &job, false)?;
             attach::hold_again(engine.tools(), NO_INTENT, &job);
             engine.follow_up();
         }

@@ -2,8 +2,10 @@
 //! finished or undone, before the daemon says that it is ready.
 //!
 //! When the daemon dies the kernel closes all that it had open. So every hold is taken again, every
-//! `held` attachment is recorded as ended, and a `bound` one stays exactly where its holder lives
-//! and still has the device open. Nothing is called free here: that needs a release.
+//! `held` attachment is recorded as ended, and a `bound` or `unbound` one stays exactly where its
+//! holder lives and still has the device open. A living holder of a `node` one may still open it:
+//! the lists of who may stay on the nodes, and go with whoever is gone. Nothing is called free here:
+//! that needs a release.
 
 mod intents;
 mod standing;
@@ -67,6 +69,7 @@ pub fn run(
     let snapshot = engine.snapshot();
     let rebooted = previous_boot.is_some_and(|boot| boot != engine.tools().host.boot_id());
     unwedge(engine, &snapshot);
+    engine.settle_who_was_let_in(&snapshot);
     let mut standing: Vec<(ContextId, ReservationId)> = snapshot
         .state
         .reservations()

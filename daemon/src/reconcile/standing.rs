@@ -66,7 +66,7 @@ fn one(
                 report.adopted.push(id.clone());
                 return Ok(());
             }
-            end(engine, record, rebooted)?;
+            end(engine, record, &job, rebooted)?;
             report.ended.push(id.clone());
         }
         ReservationState::Preparing | ReservationState::Lost | ReservationState::Released => {
@@ -76,17 +76,32 @@ fn one(
     hold(engine, &job, rebooted, report)
 }
 
-/// Claims live on where a process has the device open.
+/// Claims live on where a process has the device open, and where one may open it by its node.
 pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiError> {
     if record.delivery == Delivery::Held {
         return Ok(false);
     }
-    let users = engine.tools().users_of(job)?;
-    if users.is_empty() {
+    let users = match (engine.tools().users_of(job), &record.process) {
+        (Ok(users), _) => users,
+        (Err(refusal), None) => return Err(refusal.into()),
+        (Err(refusal), Some(process)) => {
+            tracing::warn!(reservation = %record.id, why = refusal.message, "who has it open?");
+            engine.look_at(&record.id, process);
+            return Ok(true);
+        }
+    };
+    let let_in = engine.lets_in(record) && record.process.as_ref().is_some_and(lives);
+    if users.is_empty() && !let_in {
         return Ok(false);
     }
+    if let_in {
+        engine.let_in(job)?;
+    } else {
+        engine.shut_out(job);
+    }
     let known = record.process.as_ref().filter(|process| {
-        lives(process) && users.iter().any(|user| u32::try_from(user.pid) == Ok(process.pid))
+        let has_it = users.iter().any(|user| u32::try_from(user.pid) == Ok(process.pid));
+        let_in || has_it && lives(process)
     });
     if let Some(process) = known
         && let Ok(pid) = i32::try_from(process.pid)
@@ -94,6 +109,7 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
         && found == *process
     {
         engine.watch(&record.id, found, pidfd);
+        engine.watch_bind(&record.id);
         return Ok(true);
     }
     let Some(user) = engine.user(job)? else { return Ok(false) };
@@ -108,7 +124,13 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
 }
 
 /// The kernel closed what the daemon or a dead holder had.
-pub(super) fn end(engine: &Engine, record: &Reservation, rebooted: bool) -> Result<(), ApiError> {
+pub(super) fn end(
+    engine: &Engine,
+    record: &Reservation,
+    job: &Job,
+    rebooted: bool,
+) -> Result<(), ApiError> {
+    engine.shut_out(job);
     let reservation = record.id.clone();
     let why = if rebooted { "host rebooted" } else { "daemon restarted" };
     let died = record.process.as_ref().is_some_and(|process| !lives(process));

@@ -104,9 +104,19 @@ fn backend(kind: BackendKind, available: bool, features: &[Feature]) -> v1::Back
             v1::Policy::Shared.into(),
             v1::Policy::Group.into(),
         ],
-        deliveries: vec![v1::Delivery::Held.into(), v1::Delivery::Bound.into()],
+        deliveries: deliveries(kind),
         replace: kind == BackendKind::Iommufd,
     }
+}
+
+/// What a holder of a reservation on a back end may get: a container's devices can't be opened
+/// without being attached.
+fn deliveries(kind: BackendKind) -> Vec<i32> {
+    let all = [v1::Delivery::Held, v1::Delivery::Bound, v1::Delivery::Unbound, v1::Delivery::Node];
+    let has = |delivery: &v1::Delivery| {
+        kind == BackendKind::Iommufd || *delivery != v1::Delivery::Unbound
+    };
+    all.into_iter().filter(has).map(Into::into).collect()
 }
 
 fn feature(feature: &Feature) -> v1::Feature {

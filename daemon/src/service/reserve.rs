@@ -3,7 +3,7 @@
 use berth_host::{BackendKind, DeviceFacts, PciAddress};
 use berth_ownership::{
     Backend, Command, ContextId, Delivery, DeviceId, DomainId, Event, Flags, GroupId, Hold, Policy,
-    Reason, Refusal, ReservationId, Reserve, ResetPolicy, State, TargetRequest,
+    Reason, ReservationId, Reserve, ResetPolicy, State, TargetRequest,
 };
 use berth_proto::v1;
 
@@ -342,23 +342,13 @@ fn delivery(policy: Policy, number: i32) -> Result<Delivery, ApiError> {
             Policy::Group => Delivery::Held,
         });
     }
-    let delivery = view::delivery(number).ok_or_else(|| {
+    view::delivery(number).ok_or_else(|| {
         ApiError::invalid_argument(
             "delivery",
             format!("delivery {number} is unknown"),
-            "give delivery as held or bound",
+            "give delivery as held, bound, unbound or node",
         )
-    })?;
-    match delivery {
-        Delivery::Held | Delivery::Bound => Ok(delivery),
-        Delivery::Unbound | Delivery::Node => Err(Refusal::new(
-            Reason::Unsupported,
-            "delivery",
-            format!("delivery {delivery} is not served by this version; held and bound are"),
-        )
-        .with_resolve(vec!["reserve with --delivery held or --delivery bound".to_owned()])
-        .into()),
-    }
+    })
 }
 
 /// The targets that a request names by groups or devices; none when it names a class.

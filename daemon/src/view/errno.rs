@@ -1,7 +1,7 @@
 //! Names of errnos.
 
 /// The name of an errno; its number where it has none here.
-pub(super) fn name(errno: i32) -> String {
+pub(crate) fn name(errno: i32) -> String {
     let name = match errno {
         0 => "",
         1 => "EPERM",

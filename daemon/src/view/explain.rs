@@ -189,7 +189,8 @@ fn by_reservation(state: &State, group: &Group, facts: &DeviceFacts) -> Option<F
         .reservations_of(group)
         .find(|reservation| reservation.devices().any(|device| *device == id))?;
     let what = match owner.state {
-        ReservationState::Held | ReservationState::Handed => "is attached for",
+        ReservationState::Held => "is attached for",
+        ReservationState::Handed => "is handed over, and not bound yet, to",
         ReservationState::Draining => "is still open after the end of",
         ReservationState::Preparing
         | ReservationState::Reserved
@@ -197,14 +198,19 @@ fn by_reservation(state: &State, group: &Group, facts: &DeviceFacts) -> Option<F
         | ReservationState::Lost
         | ReservationState::Released => "is reserved for",
     };
-    Some(Finding {
-        blocks: true,
-        text: format!(
-            "{} {what} {} ({}, {}, label {})",
-            facts.address, owner.holder, owner.id, owner.policy, owner.label
-        ),
-        resolve: format!("berth release {}", owner.id),
-    })
+    let mut text = format!(
+        "{} {what} {} ({}, {}, label {})",
+        facts.address, owner.holder, owner.id, owner.policy, owner.label
+    );
+    if owner.state == ReservationState::Handed {
+        let process = owner.process.as_ref().map(|process| format!(" {}", process.pid));
+        text = format!(
+            "{text}: until process{} binds it the record and the permissions of its nodes keep \
+             others out, not the kernel",
+            process.unwrap_or_default()
+        );
+    }
+    Some(Finding { blocks: true, text, resolve: format!("berth release {}", owner.id) })
 }
 
 fn by_driver(snapshot: &Snapshot, facts: &DeviceFacts) -> Finding {

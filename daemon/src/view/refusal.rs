@@ -20,12 +20,6 @@ pub fn refusal(refusal: &Refusal) -> v1::Refusal {
     }
 }
 
-/// A refusal as JSON, for the hand-over socket.
-#[must_use]
-pub fn refusal_json(refused: &Refusal) -> serde_json::Value {
-    serde_json::to_value(refusal(refused)).unwrap_or_default()
-}
-
 fn owner(owner: &OwnerInfo) -> v1::Owner {
     use v1::owner::Kind;
     let kind = match owner.kind.as_str() {

@@ -88,12 +88,17 @@ pub fn claims(record: &Reservation) -> Vec<v1::Claim> {
                 id: format!("{}/{device}", record.id),
                 device: Some(words::address(device.as_str())),
                 group: target.group.to_string(),
-                domain: record.domain.to_string(),
+                domain: domain_of(record),
                 processes: processes.clone(),
             });
         }
     }
     claims
+}
+
+/// The domain that claims are attached to; empty where the holder makes its own.
+fn domain_of(record: &Reservation) -> String {
+    if record.delivery.holder_owns_domain() { String::new() } else { record.domain.to_string() }
 }
 
 fn state(state: ReservationState) -> v1::reservation::State {

@@ -32,6 +32,8 @@ pub struct Book {
     host: SimHost,
     crash: Arc<Crash>,
     executor: Mutex<OnceLock<Arc<dyn Executor>>>,
+    /// What a hand-over waits for the record, as for a disk.
+    slow: Mutex<Duration>,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,7 @@ impl Book {
             host: host.clone(),
             crash: Arc::clone(crash),
             executor: Mutex::default(),
+            slow: Mutex::default(),
         });
         book.look();
         book
@@ -87,6 +90,11 @@ impl Book {
         let fresh = OnceLock::new();
         fresh.set(executor).unwrap();
         *self.executor.lock().unwrap() = fresh;
+    }
+
+    /// From now on a hand-over waits so long for the record.
+    pub fn answer_slowly(&self, pause: Duration) {
+        *self.slow.lock().unwrap() = pause;
     }
 
     /// Records what the machine is like.
@@ -116,12 +124,13 @@ impl Book {
         Ok(events)
     }
 
-    /// Gives an order and waits for its kernel work.
-    pub fn run(&self, command: &Command, id: &ReservationId) -> Result<(), Box<Refusal>> {
+    /// Gives an order and waits for its kernel work; false when there was none.
+    pub fn run(&self, command: &Command, id: &ReservationId) -> Result<bool, Box<Refusal>> {
         self.kept().last_failure.remove(id);
-        self.order(command)?;
+        let works = self.order(command)?.iter().any(|event| intent_of(event).is_some());
         self.settled();
-        self.kept().last_failure.get(id).map_or(Ok(()), |refusal| Err(Box::new(refusal.clone())))
+        let failure = self.kept().last_failure.get(id).cloned();
+        failure.map_or(Ok(works), |refusal| Err(Box::new(refusal)))
     }
 
     /// Waits until no intent is open, or the crash came.
@@ -229,6 +238,26 @@ impl Records for Book {
         self.order(&command)?;
         self.crash.point("after a command");
         Ok(())
+    }
+
+    fn carry_out(&self, command: Command, cause: &str) -> Result<bool, ApiError> {
+        let of = match &command {
+            Command::HandOver { order, .. } => order.reservation.clone(),
+            other => panic!("{cause}: {other:?}"),
+        };
+        self.crash.point("before a command");
+        let pause = *self.slow.lock().unwrap();
+        std::thread::sleep(pause);
+        self.kept().last_failure.remove(&of);
+        let works = self.order(&command)?.iter().any(|event| intent_of(event).is_some());
+        if works {
+            self.settled();
+            if let Some(failure) = self.failure(&of) {
+                return Err(ApiError::Refused(Box::new(failure)));
+            }
+        }
+        self.crash.point("after a command");
+        Ok(works)
     }
 
     fn changed(&self, _devices: &[PciAddress]) -> Result<(), ApiError> {
@@ -346,6 +375,7 @@ fn started(pending: &Pending) -> IntentBody {
         OperationKind::Replace => {
             IntentBody::Replace { domain: pending.domain.clone().expect("replace has a domain") }
         }
+        OperationKind::HandOver => IntentBody::HandOver,
         OperationKind::Release => {
             IntentBody::Release { force: pending.force, cause: pending.cause.clone() }
         }

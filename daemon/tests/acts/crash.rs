@@ -14,8 +14,8 @@ use std::{
 use berth_dma::AddressSpace;
 use berth_host::{
     Act, ActOutcome, AttachedDevice, BackendKind, Context, DeviceFacts, DomainHandle, Feature,
-    GroupHold, Host, HostError, HostUse, Inventory, IovaRange, PciAddress, ProcessUse, VfioError,
-    sim::SimHost,
+    GroupHold, Host, HostError, HostUse, Inventory, IovaRange, Node, PciAddress, ProcessUse,
+    VfioError, sim::SimHost,
 };
 
 /// What a crash unwinds with.
@@ -146,6 +146,15 @@ impl Host for CrashHost {
             self.sim.hold(group, context)
         })
     }
+    fn open_cdev(&self, device: PciAddress) -> Result<OwnedFd, VfioError> {
+        self.around("opening a cdev", || self.sim.open_cdev(device))
+    }
+    fn node(&self, node: Node) -> Result<String, HostError> {
+        self.sim.node(node)
+    }
+    fn in_use(&self, device: PciAddress) -> Result<bool, HostError> {
+        self.sim.in_use(device)
+    }
     fn probe_free(&self, group: u32) -> Result<bool, VfioError> {
         self.sim.probe_free(group)
     }
@@ -189,6 +198,12 @@ impl Context for CrashContext {
     }
     fn unmap_all(&self, domain: DomainHandle) -> Result<u64, VfioError> {
         self.inner.unmap_all(domain)
+    }
+    fn bound_devices(&self, most: usize) -> Result<usize, VfioError> {
+        self.inner.bound_devices(most)
+    }
+    fn unmap_everything(&self) -> Result<u64, VfioError> {
+        self.inner.unmap_everything()
     }
     fn as_any(&self) -> &dyn Any {
         self

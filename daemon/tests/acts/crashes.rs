@@ -6,7 +6,7 @@ use berth_ownership::{Backend, Command, Delivery, DeviceId, Order, Policy, Reser
 
 use berthd::acts::Records;
 
-use crate::world::{Ask, World, id};
+use crate::world::{Ask, World, id, myself};
 
 /// One thing to do while the crash may come; the world was made ready for it before.
 struct Act {
@@ -45,7 +45,56 @@ fn release(world: &World, name: &str) {
     order(world, &Command::Release { order: Order::new(name), force: false });
 }
 
+/// Hands a reservation over to this process, which drops what it gets: the crash may come meanwhile.
+fn hand_out(world: &World) {
+    let process = myself();
+    order(world, &Command::HandOver { order: Order::new("r-1"), process });
+    let fetch = || world.engine.handed_fds(&id("r-1"));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(fetch));
+}
+
+fn by_the_holder(backend: Backend) -> Ask {
+    nic(backend).delivery(match backend {
+        Backend::Iommufd => Delivery::Unbound,
+        Backend::Type1 => Delivery::Node,
+    })
+}
+
 const ACTS: &[Act] = &[
+    Act {
+        name: "hand over, unbound or by node",
+        ready: |world, backend| reserve(world, &by_the_holder(backend)),
+        act: |world, _| hand_out(world),
+    },
+    Act {
+        name: "hand over by node",
+        ready: |world, backend| reserve(world, &nic(backend).delivery(Delivery::Node)),
+        act: |world, _| hand_out(world),
+    },
+    Act {
+        name: "hand over of a pair",
+        ready: |world, _| {
+            let pair = pair(Backend::Iommufd).delivery(Delivery::Unbound);
+            reserve(world, &pair);
+        },
+        act: |world, _| hand_out(world),
+    },
+    Act {
+        name: "release of what was handed over",
+        ready: |world, backend| {
+            reserve(world, &by_the_holder(backend));
+            hand_out(world);
+        },
+        act: |world, _| release(world, "r-1"),
+    },
+    Act {
+        name: "release of nodes",
+        ready: |world, backend| {
+            reserve(world, &nic(backend).delivery(Delivery::Node));
+            hand_out(world);
+        },
+        act: |world, _| release(world, "r-1"),
+    },
     Act { name: "reserve", ready: |_, _| {}, act: |world, backend| reserve(world, &nic(backend)) },
     Act {
         name: "reserve with a sibling to take",

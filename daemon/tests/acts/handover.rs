@@ -7,19 +7,13 @@ use std::{
     process::{Child, Stdio},
 };
 
+use berth_handover::{Client, ClientError, FdKind, MAX_ANSWER_FDS, Request};
 use berth_host::{
     Host as _,
     sim::{Fault, SimHost, Site, Topology},
 };
 use berth_ownership::{Backend, Delivery, Policy, ReservationState};
-use berthd::{
-    acts::Records,
-    handover::{
-        self,
-        client::{Client, ClientError},
-        wire::{FdKind, MAX_ANSWER_FDS, Request},
-    },
-};
+use berthd::{acts::Records, config::Access, handover, model::Role};
 use rustix::{
     fs::{MemfdFlags, SealFlags},
     io::Errno,
@@ -30,11 +24,23 @@ use crate::world::{Ask, World, at, id};
 
 const DEVICE: &str = "0000:00:06.0";
 
-struct Desk {
-    world: World,
-    path: PathBuf,
+pub struct Desk {
+    pub world: World,
+    pub path: PathBuf,
     task: tokio::task::JoinHandle<std::io::Result<()>>,
     _dir: tempfile::TempDir,
+}
+
+impl Desk {
+    /// The daemon ends as it stands, and a new one serves the same socket.
+    pub fn restart(&mut self) {
+        self.task.abort();
+        self.world.restart();
+        std::fs::remove_file(&self.path).unwrap();
+        let socket = handover::bind_socket(&self.path).unwrap();
+        let access = Access::all(Role::Holder);
+        self.task = tokio::spawn(handover::serve(socket, self.world.engine.clone(), access));
+    }
 }
 
 impl Drop for Desk {
@@ -43,15 +49,19 @@ impl Drop for Desk {
     }
 }
 
-fn desk() -> Desk {
+pub fn desk() -> Desk {
     desk_on(World::new())
 }
 
-fn desk_on(world: World) -> Desk {
+pub fn desk_on(world: World) -> Desk {
+    desk_with(world, Access::all(Role::Holder))
+}
+
+pub fn desk_with(world: World, access: Access) -> Desk {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("handover.sock");
     let socket = handover::bind_socket(&path).unwrap();
-    let task = tokio::spawn(handover::serve(socket, world.engine.clone()));
+    let task = tokio::spawn(handover::serve(socket, world.engine.clone(), access));
     Desk { world, path, task, _dir: dir }
 }
 
@@ -77,16 +87,16 @@ fn sealed(bytes: u64) -> OwnedFd {
     memory
 }
 
-fn reason(result: Result<impl Sized, ClientError>) -> String {
+pub fn reason(result: Result<impl Sized, ClientError>) -> String {
     match result {
         Ok(_) => "ok".to_owned(),
-        Err(ClientError::Refused { reason, .. }) => reason,
+        Err(ClientError::Refused(refusal)) => refusal.reason,
         Err(other) => panic!("{other}"),
     }
 }
 
 /// Runs a blocking client on a thread of its own.
-async fn client<T: Send + 'static>(
+pub async fn client<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(Client) -> T + Send + 'static,
 ) -> T {
@@ -282,8 +292,13 @@ fn child_holder() {
 }
 
 fn spawn_holder(path: &Path) -> Child {
+    spawn_child(path, "handover::child_holder")
+}
+
+/// Another process of this program, that runs one of its tests until that says that it is holding.
+pub fn spawn_child(path: &Path, test: &str) -> Child {
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "handover::child_holder", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env("BERTH_TEST_HANDOVER", path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -455,9 +470,9 @@ async fn more_descriptors_than_one_message_takes_are_refused_before_any_is_given
         if let Ok(fetched) = &fetched {
             assert_eq!(fetched.fds.len(), MAX_ANSWER_FDS, "the devices and their context");
         }
-        if let Err(ClientError::Refused { message, refusal, .. }) = &fetched {
-            assert!(message.contains("253"), "{message}");
-            assert!(refusal["resolve"][0].as_str().unwrap().contains("at most 252"), "{refusal}");
+        if let Err(ClientError::Refused(refusal)) = &fetched {
+            assert!(refusal.message.contains("253"), "{refusal}");
+            assert!(refusal.resolve[0].contains("at most 252"), "{refusal:?}");
         }
         assert_eq!(reason(fetched), answer);
         let snapshot = desk.world.book.snapshot();

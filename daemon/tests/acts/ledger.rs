@@ -100,6 +100,10 @@ impl Records for UpToCrash {
         self.crash.point("before a command");
         self.records.command(command, cause)
     }
+    fn carry_out(&self, command: Command, cause: &str) -> Result<bool, ApiError> {
+        self.crash.point("before a command");
+        self.records.carry_out(command, cause)
+    }
     fn changed(&self, devices: &[PciAddress]) -> Result<(), ApiError> {
         self.records.changed(devices)
     }

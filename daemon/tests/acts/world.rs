@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use berth_host::{Host, PciAddress, sim::SimHost};
+use berth_host::{Host, Node, PciAddress, sim::SimHost};
 use berth_ownership::{
-    Backend, Command, Condition, Delivery, DomainId, Flags, Hold, Order, Ownership, Policy,
-    ReservationId, ReservationState, Reserve, ResetPolicy, TargetRequest,
+    Backend, Command, Condition, Delivery, DomainId, Flags, Hold, HolderProcess, Order, Ownership,
+    Policy, ReservationId, ReservationState, Reserve, ResetPolicy, TargetRequest,
 };
 use berthd::{
     acts::{Engine, EngineConfig, Records},
@@ -35,6 +35,19 @@ pub fn at(text: &str) -> PciAddress {
 
 pub fn id(text: &str) -> ReservationId {
     ReservationId::new(text)
+}
+
+/// A scripted process as the record has it.
+pub fn holder(process: &berth_host::sim::Foreign) -> HolderProcess {
+    HolderProcess { pid: process.pid().try_into().unwrap(), start_ticks: process.start_time() }
+}
+
+/// This very process, which lives as long as any test.
+pub fn myself() -> HolderProcess {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1;
+    let start_ticks = fields.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
+    HolderProcess { pid: std::process::id(), start_ticks }
 }
 
 fn drivers(sim: &SimHost) -> Drivers {
@@ -97,7 +110,7 @@ impl World {
 
     pub fn reserve(&self, ask: &Ask) -> Result<(), Box<berth_ownership::Refusal>> {
         let command = Command::Reserve(Box::new(self.request(ask)));
-        self.book.run(&command, &id(ask.name))
+        self.book.run(&command, &id(ask.name)).map(drop)
     }
 
     pub fn request(&self, ask: &Ask) -> Reserve {
@@ -133,16 +146,17 @@ impl World {
     }
 
     pub fn attach(&self, name: &str) -> Result<(), Box<berth_ownership::Refusal>> {
-        self.book.run(&Command::Attach { order: Order::new(name), domain: None }, &id(name))
+        let command = Command::Attach { order: Order::new(name), domain: None };
+        self.book.run(&command, &id(name)).map(drop)
     }
 
     pub fn detach(&self, name: &str) -> Result<(), Box<berth_ownership::Refusal>> {
-        self.book.run(&Command::Detach { order: Order::new(name) }, &id(name))
+        self.book.run(&Command::Detach { order: Order::new(name) }, &id(name)).map(drop)
     }
 
     pub fn release(&self, name: &str) -> Result<(), Box<berth_ownership::Refusal>> {
         let command = Command::Release { order: Order::new(name), force: false };
-        self.book.run(&command, &id(name))
+        self.book.run(&command, &id(name)).map(drop)
     }
 
     /// Nothing runs any more and nothing is open.
@@ -174,7 +188,7 @@ impl World {
             .collect();
         for name in names {
             let order = Order::new(name.as_str());
-            let done = self.book.run(&Command::Release { order, force: false }, &name);
+            let done = self.book.run(&Command::Release { order, force: false }, &name).map(drop);
             assert_eq!(done.map_err(|refusal| refusal.message), Ok(()), "release of {name}");
         }
         for baseline in self.book.baselines() {
@@ -192,11 +206,63 @@ impl World {
             let fd = self.engine.device_fd(device.as_str().parse().unwrap()).unwrap();
             process.receive(fd).unwrap();
         }
-        let process = berth_ownership::HolderProcess {
-            pid: process.pid().try_into().unwrap(),
-            start_ticks: process.start_time(),
-        };
+        let process = holder(process);
         self.book.order(&Command::HandOver { order: Order::new(name), process }).unwrap();
+    }
+
+    /// A process whose holder attaches by itself gets what it needs, as from the hand-over socket.
+    pub fn hand_out(&self, process: &berth_host::sim::Foreign, name: &str) {
+        self.hand_out_to(holder(process), name).unwrap();
+        for fd in self.engine.handed_fds(&id(name)).unwrap() {
+            process.receive(fd).unwrap();
+        }
+    }
+
+    /// The hand-over alone.
+    pub fn hand_out_to(
+        &self,
+        process: HolderProcess,
+        name: &str,
+    ) -> Result<(), Box<berth_ownership::Refusal>> {
+        let command = Command::HandOver { order: Order::new(name), process };
+        self.book.run(&command, &id(name)).map(drop)
+    }
+
+    /// The users that the access lists let in are those of reservations that are handed out, and
+    /// whose holder hasn't ended.
+    fn check_access(&self) {
+        let state = &self.book.snapshot().state;
+        let mut expected: BTreeMap<Node, Vec<u32>> = BTreeMap::new();
+        for device in self.sim.scan().unwrap().devices {
+            let number = device.group.into_iter().map(Node::Group);
+            for node in number.chain([Node::Cdev(device.address), Node::Iommu]) {
+                expected.entry(node).or_default();
+            }
+        }
+        let node = |record: &&berth_ownership::Reservation| {
+            record.delivery == Delivery::Node
+                && record.is_handed_out()
+                && record.state != ReservationState::Draining
+        };
+        for record in state.reservations().filter(node) {
+            let uid: u32 = record.for_identity.strip_prefix("uid:").unwrap().parse().unwrap();
+            let devices = record.devices().map(|device| at(device.as_str()));
+            let nodes: Vec<Node> = match record.backend {
+                Backend::Iommufd => devices.map(Node::Cdev).chain([Node::Iommu]).collect(),
+                Backend::Type1 => devices
+                    .map(|device| Node::Group(self.sim.device(device).unwrap().group.unwrap()))
+                    .collect(),
+            };
+            for node in nodes {
+                let users = expected.entry(node).or_default();
+                users.retain(|known| *known != uid);
+                users.push(uid);
+            }
+        }
+        for (node, mut users) in expected {
+            users.sort_unstable();
+            assert_eq!(self.sim.access(node), users, "{node}");
+        }
     }
 
     /// What must hold whenever no kernel work is under way.
@@ -216,12 +282,20 @@ impl World {
             if group.ownership == Ownership::Free && !held && vfio {
                 assert!(free, "{} is free on record and not in the kernel", group.id);
             }
-            if held {
+            if state.reservations_of(group).any(berth_ownership::Reservation::is_handed_out) {
+                // The holder's to take: the kernel keeps others out once it did.
+                let used = group
+                    .devices
+                    .iter()
+                    .any(|device| self.sim.in_use(at(device.as_str())).unwrap());
+                assert!(!used || !free, "{} is used and free", group.id);
+            } else if held {
                 assert!(!free, "{} is held on record and free in the kernel", group.id);
                 let rival = self.sim.foreign_open_group(number);
                 assert!(rival.is_err(), "a rival opened {}", group.id);
             }
         }
+        self.check_access();
     }
 
     /// Everything given back: the machine is as it was, or says where it isn't.

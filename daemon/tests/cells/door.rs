@@ -4,14 +4,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use berth_ownership::{
-    Backend, Command, Delivery, DeviceFacts, Flags, GroupFacts, Hold, HolderProcess, Order, Policy,
-    Reserve, ResetPolicy, TargetRequest,
-};
+use berth_ownership::{Command, DeviceFacts, GroupFacts, HolderProcess, Order, Policy};
+use berth_proto::v1;
 use berthd::model::Meta;
 
 use crate::{
-    ask::{Answer, LABEL, Refused},
+    ask::{Answer, Refused, arranging, wish},
     world::{Kind, World, address},
 };
 
@@ -98,52 +96,37 @@ impl World {
         self.observe(member, |facts| facts.devices.push(more)).await
     }
 
-    /// A reservation whose holder makes its own domains: its delivery is not served by calls yet.
-    pub(crate) async fn reserve_unbound(
+    /// A reservation whose holder attaches by itself: with what it is handed, or what it opens.
+    pub(crate) async fn reserve_handed(
         &self,
         policy: Policy,
         device: &str,
         join: Option<&str>,
     ) -> Result<String, String> {
-        let count = count();
-        let id = format!("r-unbound-{count}");
-        let snapshot = self.ledger.snapshot();
-        let group = snapshot.group_of(address(device)).expect("a group of the machine").id.clone();
-        let request = Reserve {
-            id: id.as_str().into(),
-            new_context: format!("c-unbound-{count}").into(),
-            new_domain: format!("d-unbound-{count}").into(),
-            holder: "vm".into(),
-            label: LABEL.into(),
-            requester: "uid:0".to_owned(),
-            for_identity: "uid:0".to_owned(),
-            policy,
-            delivery: Delivery::Unbound,
-            backend: Backend::Iommufd,
-            targets: vec![TargetRequest { group, devices: vec![device.into()] }],
-            domain: None,
-            join: join.map(Into::into),
-            memory_bytes: 0,
-            ttl_ms: None,
-            flags: Flags::default(),
-            reset_policy: ResetPolicy::AllowSameLabel,
-            hold: Hold::Kernel,
-            prepare: true,
+        let delivery = match self.backend {
+            v1::Backend::Type1 => v1::Delivery::Node,
+            v1::Backend::Auto | v1::Backend::Iommufd => v1::Delivery::Unbound,
         };
-        let command = Command::Reserve(Box::new(request));
-        let applied = self.ledger.submit(command, Meta::internal("walk")).await;
-        let applied = applied.map_err(|error| format!("reserving {device} unbound: {error}"))?;
-        let ended = match applied.completion {
-            Some(completion) => completion.await.map_err(|error| error.to_string())?,
-            None => return Err(format!("{id} needs no kernel work")),
+        let request = v1::ReserveRequest {
+            delivery: delivery.into(),
+            join: join.unwrap_or_default().to_owned(),
+            ..wish(policy, device)
         };
-        match ended.failure {
-            Some(failure) => Err(format!("preparing {id}: {failure}")),
-            None => Ok(id),
-        }
+        let own = arranging("a reservation", self.reserve(request).await)?;
+        Ok(own.id)
     }
 
-    /// The holder of a reservation gets its descriptors.
+    /// The holder of a reservation gets what it needs; the kernel work that this takes is waited for.
+    pub(crate) async fn handed_over(&self, id: &str) -> Result<(), String> {
+        let command = Self::hand_over(id, &process());
+        let told = self.ledger.submit(command, Meta::internal("walk")).await;
+        let told = told.map_err(|error| format!("handing {id} over: {error}"))?;
+        let Some(work) = told.completion else { return Ok(()) };
+        let ended = work.await.map_err(|error| error.to_string())?;
+        ended.failure.map_or(Ok(()), |why| Err(format!("handing {id} over: {why}")))
+    }
+
+    /// A process gets what a reservation's holder needs.
     pub(crate) fn hand_over(id: &str, process: &HolderProcess) -> Command {
         Command::HandOver { order: Order::new(id), process: process.clone() }
     }

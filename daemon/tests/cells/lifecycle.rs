@@ -49,8 +49,8 @@ async fn bring(world: &World, row: Row, policy: Policy) -> Result<Standing, Stri
     let place = world.place(if policy == Policy::Exclusive { Kind::Single } else { Kind::Pair });
     let own = match row {
         Row::Handed => {
-            let id = world.reserve_unbound(policy, &place.a, None).await?;
-            world.fact(World::hand_over(&id, &process())).await?;
+            let id = world.reserve_handed(policy, &place.a, None).await?;
+            world.handed_over(&id).await?;
             arranging("a hand-over", world.reservation(&id).await)?
         }
         Row::Preparing => {
@@ -205,7 +205,7 @@ async fn told(world: &World, row: Row, order: Order, cell: Cell<LifeChange>) -> 
     let standing = match (row, order) {
         (Row::Reserved, Order::HandOver) => {
             let place = world.place(Kind::Single);
-            let id = world.reserve_unbound(Policy::Exclusive, &place.a, None).await?;
+            let id = world.reserve_handed(Policy::Exclusive, &place.a, None).await?;
             Standing { place, id, domain: String::new() }
         }
         (Row::Busy, _) => bring(world, row, Policy::Group).await?,
@@ -256,7 +256,7 @@ async fn went_on(
         let gone = answer.is_err_and(|refused| refused.reason == "NOT_FOUND");
         return gone.then_some(()).ok_or_else(|| format!("{id} is still there"));
     }
-    let own = if order == Order::Expire {
+    let own = if matches!(order, Order::Expire | Order::HandOver) {
         settled(world, id).await?
     } else {
         arranging("a state", world.reservation(id).await)?
@@ -288,9 +288,9 @@ async fn went_on(
 /// A reservation whose group others of its token own meanwhile: nothing but the axis refuses.
 async fn hand_over_what_is_gone(world: &World, row: Row, cell: Cell<LifeChange>) -> Verdict {
     let place = world.place(Kind::Pair);
-    let id = world.reserve_unbound(Policy::Group, &place.a, None).await?;
-    let other = world.reserve_unbound(Policy::Group, &place.b, Some(&id)).await?;
-    world.fact(World::hand_over(&other, &process())).await?;
+    let id = world.reserve_handed(Policy::Group, &place.a, None).await?;
+    let other = world.reserve_handed(Policy::Group, &place.b, Some(&id)).await?;
+    world.handed_over(&other).await?;
     if row == Row::Lost {
         let why = "a rival was faster".to_owned();
         world.fact(Command::HoldLost { reservation: id.as_str().into(), why }).await?;

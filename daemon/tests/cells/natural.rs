@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
+use berth_handover::{Client, Request};
 use berth_host::sim::{Fault, Site};
 use berth_ownership::{
     Condition, Policy, Table,
     table::{CellRef, ConditionOp, LifeRow, Order},
 };
 use berth_proto::v1::{self, reservation::State};
-use berthd::handover::{client::Client, wire::Request};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
@@ -37,6 +37,10 @@ pub(crate) enum Story {
     DaemonRestarts,
     ResetFails,
     HelperHangs,
+    HolderFetchesUnbound,
+    HolderBinds,
+    HolderDiesUnbound,
+    NobodyReceives,
 }
 
 impl Story {
@@ -50,6 +54,10 @@ impl Story {
         Self::DaemonRestarts,
         Self::ResetFails,
         Self::HelperHangs,
+        Self::HolderFetchesUnbound,
+        Self::HolderBinds,
+        Self::HolderDiesUnbound,
+        Self::NobodyReceives,
     ];
 
     /// The cell that decides how it ends.
@@ -65,6 +73,10 @@ impl Story {
             Self::DaemonRestarts => life(LifeRow::Held, Order::Restarted),
             Self::ResetFails => CellRef::Condition(Condition::Quarantined, ConditionOp::Reserve),
             Self::HelperHangs => CellRef::Condition(Condition::Wedged, ConditionOp::Reserve),
+            Self::HolderFetchesUnbound => life(LifeRow::Reserved, Order::HandOver),
+            Self::HolderBinds => life(LifeRow::Handed, Order::BindSeen),
+            Self::HolderDiesUnbound => life(LifeRow::Handed, Order::HolderGone),
+            Self::NobodyReceives => life(LifeRow::Handed, Order::Restarted),
         }
     }
 }
@@ -74,8 +86,10 @@ const IMPATIENT_MS: u64 = 300;
 
 /// Lets it happen under a table, and waits for its end.
 pub(crate) async fn tell(story: Story, table: Table, patience: Duration) -> Verdict {
-    if story == Story::DaemonRestarts {
-        return restarted(table, patience).await;
+    match story {
+        Story::DaemonRestarts => return restarted(table, patience).await,
+        Story::NobodyReceives => return nobody_receives(table, patience).await,
+        _ => {}
     }
     let world = match story {
         Story::HelperHangs => World::start_with(table, 1, IMPATIENT_MS).await,
@@ -89,7 +103,12 @@ pub(crate) async fn tell(story: Story, table: Table, patience: Duration) -> Verd
         Story::LeaseEndsWithoutClaims => lease(&world, false, patience).await,
         Story::RivalIsFaster => rival(&world, patience).await,
         Story::ResetFails => reset_fails(&world).await,
-        Story::HelperHangs | Story::DaemonRestarts => helper_hangs(&world, patience).await,
+        Story::HolderFetchesUnbound | Story::HolderBinds | Story::HolderDiesUnbound => {
+            unbound(&world, story, patience).await
+        }
+        Story::HelperHangs | Story::DaemonRestarts | Story::NobodyReceives => {
+            helper_hangs(&world, patience).await
+        }
     };
     world.stop().await;
     verdict
@@ -169,6 +188,42 @@ async fn holder(world: &World, story: Story, patience: Duration) -> Verdict {
         until(world, &own.id, State::Reserved, patience).await?;
     }
     Ok(())
+}
+
+async fn unbound(world: &World, story: Story, patience: Duration) -> Verdict {
+    let place = world.place(Kind::Single);
+    let id = world.reserve_handed(Policy::Exclusive, &place.a, None).await?;
+    let holder = Holder::start();
+    let fds = fetch(world, &id, &holder).await?;
+    until(world, &id, State::Handed, patience).await?;
+    match story {
+        Story::HolderBinds => {
+            let bound = world.sim.bind_exported(address(&place.a));
+            bound.map_err(|errno| format!("binding: {errno}"))?;
+            until(world, &id, State::Held, patience).await?;
+        }
+        Story::HolderDiesUnbound => {
+            drop((fds, holder));
+            until(world, &id, State::Reserved, patience).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The daemon dies with what it handed over; its holder lives and never got it.
+async fn nobody_receives(table: Table, patience: Duration) -> Verdict {
+    let world = World::start(table.clone(), 1).await;
+    let place = world.place(Kind::Single);
+    let id = world.reserve_handed(Policy::Exclusive, &place.a, None).await?;
+    let holder = Holder::start();
+    drop(fetch(&world, &id, &holder).await?);
+    let world = world.restart(table).await;
+    let verdict = until(&world, &id, State::Reserved, patience).await;
+    world.stop().await;
+    let detail = verdict?.detail;
+    let told = detail.contains("daemon restarted");
+    told.then_some(()).ok_or_else(|| format!("its detail is {detail:?}"))
 }
 
 async fn lease(world: &World, claims: bool, patience: Duration) -> Verdict {

@@ -98,6 +98,7 @@ pub(crate) fn outcome_of(intent: &Intent, snapshot: &Snapshot, failed: bool) -> 
             IntentBody::Attach { .. } => Command::AttachFailed { reservation, why },
             IntentBody::Detach => Command::DetachFailed { reservation, why },
             IntentBody::Replace { .. } => Command::ReplaceFailed { reservation, why },
+            IntentBody::HandOver => Command::HandOverFailed { reservation, why },
             IntentBody::Release { .. } => Command::ReleaseFailed { reservation, why },
             IntentBody::KernelDmaSet { device, .. } | IntentBody::KernelDmaRelease { device } => {
                 Command::KernelDmaFailed { device: device.clone(), why }
@@ -113,6 +114,7 @@ pub(crate) fn outcome_of(intent: &Intent, snapshot: &Snapshot, failed: bool) -> 
         IntentBody::Attach { .. } => Outcome::done(Command::AttachDone { reservation }),
         IntentBody::Detach => Outcome::done(Command::DetachDone { reservation }),
         IntentBody::Replace { .. } => Outcome::done(Command::ReplaceDone { reservation }),
+        IntentBody::HandOver => Outcome::done(Command::HandOverDone { reservation }),
         IntentBody::Release { .. } => {
             let given_back = returned
                 .iter()

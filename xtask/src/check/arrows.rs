@@ -9,6 +9,7 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("berth-uapi", &[]),
     ("berth-dma", &["berth-uapi"]),
+    ("berth-handover", &[]),
     ("berth-ownership", &[]),
     ("berth-proto", &[]),
     ("berth-host", &["berth-uapi", "berth-dma"]),
@@ -18,13 +19,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "berth-uapi",
             "berth-dma",
+            "berth-handover",
             "berth-ownership",
             "berth-proto",
             "berth-host",
             "berth-helper",
         ],
     ),
-    ("berth", &["berth-proto"]),
+    ("berth", &["berth-proto", "berth-handover"]),
     (
         "berth-testvm",
         &["berth-uapi", "berth-dma", "berth-host", "berth-helper", "berth-proto", "berthd"],
@@ -34,7 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that a VMM or a test links, so that none of these may be below them.
-const LEAN: &[&str] = &["berth-uapi", "berth-dma", "berth-ownership"];
+const LEAN: &[&str] = &["berth-uapi", "berth-dma", "berth-handover", "berth-ownership"];
 const HEAVY: &[&str] = &["tokio", "tonic", "sqlx", "axum", "async-trait"];
 
 pub(super) fn check(root: &Path) -> Result<()> {

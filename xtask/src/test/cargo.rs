@@ -23,6 +23,8 @@ pub(super) fn unit() -> Result<Tally> {
             "-p",
             "berth-dma",
             "-p",
+            "berth-handover",
+            "-p",
             "berth-host",
         ],
         &[],

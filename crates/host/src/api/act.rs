@@ -4,7 +4,10 @@
 //! can wait without limit in the kernel and because none of the daemon's own threads may need a
 //! capability.
 
-use std::{fmt::Debug, os::fd::OwnedFd};
+use std::{
+    fmt::{self, Debug},
+    os::fd::OwnedFd,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +88,41 @@ pub enum Act {
     },
     /// Open `/dev/iommu` and set `IOMMU_OPTION_RLIMIT_MODE` to count per process.
     OpenIommu,
+    /// Let a user open a node, or no more, by an entry in the node's access list. Entries of others
+    /// stay, and so does what they may. A node that isn't there lets nobody in.
+    Access {
+        /// The node.
+        node: Node,
+        /// The user.
+        uid: u32,
+        /// Whether it may read and write the node.
+        allow: bool,
+    },
+}
+
+/// A node that a holder opens by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Node {
+    /// `/dev/vfio/devices/vfioN` of a device.
+    Cdev(PciAddress),
+    /// `/dev/vfio/N` of the group with this number.
+    Group(u32),
+    /// `/dev/iommu`.
+    Iommu,
+    /// `/dev/vfio/vfio`.
+    Container,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cdev(device) => write!(f, "cdev of {device}"),
+            Self::Group(number) => write!(f, "/dev/vfio/{number}"),
+            Self::Iommu => f.write_str("/dev/iommu"),
+            Self::Container => f.write_str("/dev/vfio/vfio"),
+        }
+    }
 }
 
 /// What an act answered.

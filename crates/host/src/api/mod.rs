@@ -6,7 +6,7 @@ mod error;
 mod facts;
 mod vfio;
 
-pub use act::{Act, ActOutcome, Privileged, ResetOutcome};
+pub use act::{Act, ActOutcome, Node, Privileged, ResetOutcome};
 pub use address::{ParseAddressError, PciAddress};
 pub use error::{HostError, VfioError};
 pub use facts::{
@@ -77,6 +77,24 @@ pub trait Host: Send + Sync + Debug {
         group: u32,
         context: Option<&dyn Context>,
     ) -> Result<Box<dyn GroupHold>, VfioError>;
+
+    /// Opens the cdev of a device afresh, and does no more with it: for somebody else to bind.
+    ///
+    /// # Errors
+    /// ENOENT when it has none; EOPNOTSUPP where the kernel has no cdevs.
+    fn open_cdev(&self, device: PciAddress) -> Result<std::os::fd::OwnedFd, VfioError>;
+
+    /// The path of a node.
+    ///
+    /// # Errors
+    /// ENOENT when it isn't there.
+    fn node(&self, node: Node) -> Result<String, HostError>;
+
+    /// Whether VFIO has a device open for somebody, by its group or bound by its cdev. Has no effect.
+    ///
+    /// # Errors
+    /// [`HostError::NoDevice`] when it is gone.
+    fn in_use(&self, device: PciAddress) -> Result<bool, HostError>;
 
     /// Asks the kernel whether anybody owns the group, without taking it: opens the group node,
     /// or answers by `GROUP_GET_STATUS`. `Ok(true)` means free.

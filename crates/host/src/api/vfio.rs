@@ -69,6 +69,23 @@ pub trait Context: Send + Sync + Debug {
     /// Removes every mapping of a domain.
     fn unmap_all(&self, domain: DomainHandle) -> Result<u64, VfioError>;
 
+    /// How many devices are bound to the context, whoever bound them; at most `most` are counted.
+    /// Has no effect.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP on type1.
+    ///
+    /// # Kernel
+    /// `IOMMU_GET_HW_INFO` is ENOENT for an id that is no bound device's.
+    fn bound_devices(&self, most: usize) -> Result<usize, VfioError>;
+
+    /// Removes every mapping of every address space in the context, those too that were made by
+    /// whoever the context was handed to. Answers how many bytes that were.
+    ///
+    /// # Errors
+    /// EBUSY while a mapping is being made or removed; what came before is gone.
+    fn unmap_everything(&self) -> Result<u64, VfioError>;
+
     /// The context itself, for the host that made it.
     fn as_any(&self) -> &dyn Any;
 }

@@ -6,7 +6,7 @@ use super::{
     Options, Seats,
     op::{Bank, Op, Seat},
     rng::Rng,
-    stage::{CONTEXTS, DOMAINS, HANDLES, HOLDS, Stage},
+    stage::{CDEVS, CONTEXTS, DOMAINS, HANDLES, HOLDS, Stage},
 };
 use crate::BackendKind;
 
@@ -83,10 +83,16 @@ impl Generator {
                 let domains = stage.domains(stage.context_of(handle)?);
                 Some(Op::Attach { handle, domain: self.rng.pick(&domains)? })
             }
-            79..82 => Some(Op::Detach { handle: self.handle(stage)? }),
-            82..83 => Some(Op::Bound { handle: self.handle(stage)? }),
-            83..89 => self.memory(stage),
-            89..91 => self.story(stage),
+            79..81 => Some(Op::Detach { handle: self.handle(stage)? }),
+            81..82 => Some(Op::Bound { handle: self.handle(stage)? }),
+            82..83 => Some(Op::BoundDevices { context: self.context(stage)? }),
+            83..88 => self.memory(stage),
+            88..90 => self.story(stage),
+            90..92 => {
+                let seat = self.rng.pick(&self.seats)?;
+                Some(Op::OpenCdev { cdev: self.rng.below(CDEVS), seat })
+            }
+            92..93 => Some(Op::CloseCdev { cdev: self.rng.pick(&stage.open_cdevs())? }),
             _ => self.driver(stage),
         }
     }

@@ -92,6 +92,23 @@ pub enum Op {
         /// The device's handle.
         handle: usize,
     },
+    /// Opens a cdev, and does not bind it.
+    OpenCdev {
+        /// Where it is kept.
+        cdev: usize,
+        /// The device.
+        seat: Seat,
+    },
+    /// Closes one that isn't bound.
+    CloseCdev {
+        /// It.
+        cdev: usize,
+    },
+    /// Asks how many devices are bound to a context.
+    BoundDevices {
+        /// The context.
+        context: usize,
+    },
     /// Attaches to a domain of the context that the device was opened in.
     Attach {
         /// The device's handle.
@@ -159,6 +176,8 @@ pub enum Op {
 pub struct After {
     /// Whether a group is free: `yes`, `no` or an errno. One group in turn, all at the end.
     pub free: Vec<String>,
+    /// Whether VFIO has each seat open: `yes`, `no` or an errno.
+    pub in_use: Vec<String>,
     /// The driver of each seat, empty without one; only after what can change drivers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drivers: Vec<String>,

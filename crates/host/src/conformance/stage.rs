@@ -1,5 +1,7 @@
 //! Runs operations on a host and keeps what they opened.
 
+use std::os::fd::OwnedFd;
+
 use berth_dma::{AddressSpace, DmaBuffer, DmaError, DmaPerms, IovaChoice};
 use rustix::io::Errno;
 
@@ -17,6 +19,7 @@ pub(super) const CONTEXTS: usize = 3;
 pub(super) const DOMAINS: usize = 2;
 pub(super) const HANDLES: usize = 4;
 pub(super) const HOLDS: usize = 2;
+pub(super) const CDEVS: usize = 2;
 const PAGE: usize = 4096;
 const VFIO: &str = "vfio-pci";
 
@@ -51,6 +54,7 @@ pub(super) struct Stage<'h> {
     handles: [Option<Handle>; HANDLES],
     holds: [Option<Held>; HOLDS],
     contexts: [Option<Open>; CONTEXTS],
+    cdevs: [Option<(Seat, OwnedFd)>; CDEVS],
     steps: usize,
 }
 
@@ -78,6 +82,7 @@ impl<'h> Stage<'h> {
             handles: Default::default(),
             holds: Default::default(),
             contexts: Default::default(),
+            cdevs: Default::default(),
             steps: 0,
         };
         stage.restore()?;
@@ -114,6 +119,12 @@ impl<'h> Stage<'h> {
     /// Whether a device is open: taking its driver away would wait for ever.
     pub(super) fn is_open(&self, seat: Seat) -> bool {
         self.handles.iter().flatten().any(|handle| handle.seat == seat)
+            || self.cdevs.iter().flatten().any(|(open, _)| *open == seat)
+    }
+
+    /// Cdevs that are open.
+    pub(super) fn open_cdevs(&self) -> Vec<usize> {
+        filled(&self.cdevs)
     }
 
     /// Contexts that are open, with their back end.
@@ -170,20 +181,24 @@ impl<'h> Stage<'h> {
             Ok(false) => "no".to_owned(),
             Err(error) => vfio(error),
         });
+        let seats = [Seat::Single, Seat::PairA, Seat::PairB, Seat::Mixed, Seat::Sibling];
+        let seats: Vec<PciAddress> = seats.iter().filter_map(|seat| self.address(*seat)).collect();
+        let in_use = seats.iter().map(|address| match self.host.in_use(*address) {
+            Ok(true) => "yes".to_owned(),
+            Ok(false) => "no".to_owned(),
+            Err(error) => host(&error),
+        });
+        let (free, in_use) = (free.collect(), in_use.collect());
         let moved =
             matches!(op, Op::BindVfio { .. } | Op::BindHost | Op::Unbind { .. } | Op::Finish);
         if !moved {
-            return After { free: free.collect(), drivers: Vec::new() };
+            return After { free, in_use, drivers: Vec::new() };
         }
-        let seats = [Seat::Single, Seat::PairA, Seat::PairB, Seat::Mixed, Seat::Sibling];
-        let drivers = seats.iter().filter_map(|seat| self.address(*seat)).map(|address| match self
-            .host
-            .device(address)
-        {
+        let drivers = seats.iter().map(|address| match self.host.device(*address) {
             Ok(facts) => facts.driver.unwrap_or_default(),
             Err(error) => host(&error),
         });
-        After { free: free.collect(), drivers: drivers.collect() }
+        After { free, in_use, drivers: drivers.collect() }
     }
 
     fn perform(&mut self, op: Op) -> Answer {
@@ -201,6 +216,16 @@ impl<'h> Stage<'h> {
             Op::DeleteDomain { context, domain } => self.delete_domain(context, domain),
             Op::OpenDevice { handle, context, seat } => self.open_device(handle, context, seat),
             Op::CloseDevice { handle } => close(&mut self.handles, handle),
+            Op::OpenCdev { cdev, seat } => {
+                let address = self.address(seat).ok_or_else(no_slot)?;
+                let opened = self.host.open_cdev(address).map_err(vfio)?;
+                put(&mut self.cdevs, cdev, (seat, opened))
+            }
+            Op::CloseCdev { cdev } => close(&mut self.cdevs, cdev),
+            Op::BoundDevices { context } => {
+                let bound = self.open(context)?.context.bound_devices(HANDLES).map_err(vfio)?;
+                Ok(format!("ok {bound}"))
+            }
             Op::Attach { handle, domain } => self.attach(handle, domain),
             Op::Detach { handle } => done(self.handle(handle)?.device.detach()),
             Op::Bound { handle } => {
@@ -308,6 +333,7 @@ impl<'h> Stage<'h> {
             open.spaces = Default::default();
         }
         self.handles = Default::default();
+        self.cdevs = Default::default();
         self.holds = Default::default();
         self.contexts = Default::default();
         self.restore().map_err(|error| host(&error))?;

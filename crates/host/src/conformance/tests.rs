@@ -76,6 +76,12 @@ fn sequences_reach_every_operation_and_many_answers() {
         "bind-host EBUSY",
         "detach ok",
         "bound ok true",
+        "open-cdev ok",
+        "open-cdev ENOENT",
+        "close-cdev ok",
+        "bound-devices ok 0",
+        "bound-devices ok 1",
+        "bound-devices EOPNOTSUPP",
         "finish ok",
     ] {
         assert!(seen.contains_key(wanted), "{wanted} never happened; seen: {seen:#?}");

@@ -3,6 +3,8 @@
 //! Callers that must not hang use a helper process. Paths are built from parsed addresses and
 //! checked driver names only, never from text that somebody sent.
 
+mod access;
+mod access_list;
 mod drivers;
 mod processes;
 mod reset;
@@ -53,6 +55,9 @@ pub fn perform(root: &Path, act: &Act) -> Result<ActOutcome, HostError> {
             processes::kill(&root, *pid, *start_time, *signal).map(|()| ActOutcome::Done)
         }
         Act::OpenIommu => open_iommu().map(ActOutcome::Fd),
+        Act::Access { node, uid, allow } => {
+            access::set(&root, *node, *uid, *allow).map(|()| ActOutcome::Done)
+        }
     }
 }
 

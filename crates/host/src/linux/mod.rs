@@ -11,6 +11,7 @@ mod features;
 mod grouping;
 mod groups;
 mod names;
+mod nodes;
 mod pci;
 mod private_domain;
 mod procs;
@@ -34,7 +35,7 @@ use rustix::io::Errno;
 
 use crate::{
     Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Host, HostError,
-    HostUse, Inventory, PciAddress, PrivateDomain, Privileged, ProcessUse, VfioError,
+    HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse, VfioError,
 };
 use features::Abilities;
 use procs::is_node;
@@ -229,6 +230,19 @@ impl Host for LinuxHost {
             Some(container) => container.hold(group),
             None => Err(VfioError::new("hold", format!("group {group}"), Errno::INVAL)),
         }
+    }
+
+    fn open_cdev(&self, device: PciAddress) -> Result<std::os::fd::OwnedFd, VfioError> {
+        self.live("open cdev")?;
+        vfio::open_cdev(&self.root, device)
+    }
+
+    fn node(&self, node: Node) -> Result<String, HostError> {
+        nodes::find(&self.root, node).map(|place| place.path)
+    }
+
+    fn in_use(&self, device: PciAddress) -> Result<bool, HostError> {
+        nodes::in_use(&self.root, device)
     }
 
     fn probe_free(&self, group: u32) -> Result<bool, VfioError> {

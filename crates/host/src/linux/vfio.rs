@@ -5,7 +5,7 @@ mod probe;
 mod retry;
 mod type1;
 
-pub(super) use iommufd::IommufdContext;
+pub(super) use iommufd::{IommufdContext, open_cdev};
 pub(super) use probe::probe_free;
 pub(super) use type1::{OwnHold, Type1Context};
 

@@ -62,6 +62,7 @@ fn site(act: &Act) -> (Site, Option<PciAddress>) {
         Act::Prlimit { .. } => (Site::Prlimit, None),
         Act::Kill { .. } => (Site::Kill, None),
         Act::OpenIommu => (Site::OpenIommu, None),
+        Act::Access { .. } => (Site::Access, None),
     }
 }
 
@@ -78,6 +79,7 @@ fn verb(act: &Act) -> &'static str {
         Act::Prlimit { .. } => "prlimit",
         Act::Kill { .. } => "kill",
         Act::OpenIommu => "open-iommu",
+        Act::Access { .. } => "access",
     }
 }
 
@@ -116,6 +118,15 @@ fn run(shared: &Arc<Shared>, act: &Act) -> Result<ActOutcome, HostError> {
         }
         Act::Kill { pid, start_time, signal } => kill(shared, *pid, *start_time, *signal),
         Act::OpenIommu => open_iommu(shared),
+        Act::Access { node, uid, allow } => {
+            let set = shared.kernel().set_access(*node, *uid, *allow);
+            set.map_err(|errno| HostError::File {
+                op: "setxattr",
+                path: node.to_string(),
+                errno: errno.raw_os_error(),
+            })?;
+            Ok(ActOutcome::Done)
+        }
     }
 }
 

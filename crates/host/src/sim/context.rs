@@ -306,6 +306,22 @@ impl Context for SimContext {
         Ok(space.clear())
     }
 
+    fn bound_devices(&self, most: usize) -> Result<usize, VfioError> {
+        let kernel = self.shared().kernel();
+        let ctx = kernel.iommufds.get(&self.id()).ok_or(Errno::OPNOTSUPP);
+        let ctx = ctx.map_err(failed("IOMMU_GET_HW_INFO", "context"))?;
+        Ok(ctx.devices().min(most))
+    }
+
+    fn unmap_everything(&self) -> Result<u64, VfioError> {
+        if self.backend == BackendKind::Type1 {
+            return self.unmap_all(DomainHandle(0));
+        }
+        let spaces = self.shared().kernel().iommufds.get(&self.id()).map(|ctx| ctx.spaces());
+        let spaces = spaces.ok_or(Errno::BADF).map_err(failed("IOMMU_IOAS_UNMAP", "iommufd"))?;
+        Ok(spaces.iter().map(Space::clear).sum())
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

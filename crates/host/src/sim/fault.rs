@@ -64,6 +64,8 @@ pub enum Site {
     Kill,
     /// [`Act::OpenIommu`](crate::Act::OpenIommu).
     OpenIommu,
+    /// [`Act::Access`](crate::Act::Access).
+    Access,
 }
 
 /// One scripted fault. Without an errno the call is only slow.

@@ -9,19 +9,20 @@ use super::{
     process::start_time,
     shared::{Kind, OpenFile, Shared, lock},
 };
-use crate::PciAddress;
+use crate::{Node, PciAddress};
 
 /// A scripted process. Dropping it ends it: its files close.
 #[derive(Debug)]
 pub struct Foreign {
     shared: Arc<Shared>,
     pid: i32,
+    uid: u32,
 }
 
 impl Foreign {
-    pub(crate) fn start(shared: &Arc<Shared>, name: &str) -> Self {
+    pub(crate) fn start(shared: &Arc<Shared>, name: &str, uid: u32) -> Self {
         let pid = lock(&shared.processes).start(name);
-        Self { shared: Arc::clone(shared), pid }
+        Self { shared: Arc::clone(shared), pid, uid }
     }
 
     /// Its pid: larger than any of a real process.
@@ -60,32 +61,68 @@ impl Foreign {
     /// Opens `/dev/vfio/N`.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's; EACCES for a user whom its access list doesn't name.
     pub fn open_group(&self, group: u32) -> Result<(), Errno> {
-        let id = self.shared.kernel().open_group(group)?;
-        self.keep(id, Kind::Group(group))
+        let file = self.group(group)?;
+        self.keep_files([file])
     }
 
     /// Opens `/dev/vfio/N` and puts it into a container.
     ///
     /// # Errors
-    /// The kernel's; nothing stays open then.
+    /// As [`Self::open_group`]; nothing stays open then.
     pub fn hold_group(&self, group: u32) -> Result<(), Errno> {
+        let files = self.contained(group)?;
+        self.keep_files(files)
+    }
+
+    /// Opens a device through its group, as a driver in user space does.
+    ///
+    /// # Errors
+    /// As [`Self::open_group`]; nothing stays open then.
+    pub fn open_by_group(&self, device: PciAddress) -> Result<(), Errno> {
+        let number = self.shared.kernel().group_of(device)?;
+        let [file, container] = self.contained(number)?;
+        self.shared.kernel().set_iommu(container.id)?;
+        let id = self.shared.kernel().get_device_fd(file.id, device)?;
+        let opened = self.shared.own(id, Kind::Device(device));
+        self.keep_files([opened, file, container])
+    }
+
+    fn group(&self, number: u32) -> Result<Arc<OpenFile>, Errno> {
+        let id = {
+            let mut kernel = self.shared.kernel();
+            kernel.may_open(Node::Group(number), self.uid)?;
+            kernel.open_group(number)?
+        };
+        Ok(self.shared.own(id, Kind::Group(number)))
+    }
+
+    /// A group and the container that it is in.
+    fn contained(&self, number: u32) -> Result<[Arc<OpenFile>; 2], Errno> {
         let container = self.shared.kernel().open_container()?;
         let container = self.shared.own(container, Kind::Container);
-        let id = self.shared.kernel().open_group(group)?;
-        let file = self.shared.own(id, Kind::Group(group));
+        let file = self.group(number)?;
         self.shared.kernel().set_container(file.id, container.id)?;
-        self.keep_files([file, container])
+        Ok([file, container])
     }
 
     /// Opens the cdev of a device, without binding it.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's; EACCES for a user whom its access list doesn't name.
     pub fn open_cdev(&self, device: PciAddress) -> Result<(), Errno> {
-        let id = self.shared.kernel().open_cdev(device)?;
-        self.keep(id, Kind::Device(device))
+        let file = self.cdev(device)?;
+        self.keep_files([file])
+    }
+
+    fn cdev(&self, device: PciAddress) -> Result<Arc<OpenFile>, Errno> {
+        let id = {
+            let mut kernel = self.shared.kernel();
+            kernel.may_open(Node::Cdev(device), self.uid)?;
+            kernel.open_cdev(device)?
+        };
+        Ok(self.shared.own(id, Kind::Device(device)))
     }
 
     /// Opens the vhost node of a device: its host driver attaches a domain of its own meanwhile.
@@ -102,12 +139,55 @@ impl Foreign {
     /// # Errors
     /// The kernel's; nothing stays open then.
     pub fn bind(&self, device: PciAddress) -> Result<(), Errno> {
-        let context = self.shared.kernel().open_iommufd()?;
-        let context = self.shared.own(context, Kind::Iommufd);
-        let id = self.shared.kernel().open_cdev(device)?;
-        let file = self.shared.own(id, Kind::Device(device));
+        let id = {
+            let mut kernel = self.shared.kernel();
+            kernel.may_open(Node::Iommu, self.uid)?;
+            kernel.open_iommufd()?
+        };
+        let context = self.shared.own(id, Kind::Iommufd);
+        let file = self.cdev(device)?;
         self.shared.kernel().bind_iommufd(file.id, context.id)?;
         self.keep_files([file, context])
+    }
+
+    /// Binds a cdev that it was handed to the iommufd that it was handed.
+    ///
+    /// # Errors
+    /// EBADF: it has no such descriptors. Else the kernel's.
+    pub fn bind_received(&self, device: PciAddress) -> Result<(), Errno> {
+        let cdev = self.received(Kind::Device(device)).ok_or(Errno::BADF)?;
+        let context = self.received(Kind::Iommufd).ok_or(Errno::BADF)?;
+        self.shared.kernel().bind_iommufd(cdev, context).map(drop)
+    }
+
+    /// Maps a page at an address in an I/O address space that it makes in the iommufd that it was
+    /// handed, and attaches a device to that.
+    ///
+    /// # Errors
+    /// As [`Self::bind_received`].
+    pub fn map_received(&self, device: PciAddress, iova: u64) -> Result<(), Errno> {
+        let cdev = self.received(Kind::Device(device)).ok_or(Errno::BADF)?;
+        let context = self.received(Kind::Iommufd).ok_or(Errno::BADF)?;
+        let mut kernel = self.shared.kernel();
+        let ioas = kernel.ioas_alloc(context)?;
+        kernel.attach_pt(cdev, ioas)?;
+        kernel.iommufds.get(&context).ok_or(Errno::BADF)?.space(ioas)?.map_page(iova)
+    }
+
+    /// Whether a device in one of the I/O address spaces of the iommufd that it was handed reaches
+    /// memory at an address.
+    #[must_use]
+    pub fn reaches(&self, iova: u64) -> bool {
+        let Some(context) = self.received(Kind::Iommufd) else { return false };
+        let spaces = self.shared.kernel().iommufds.get(&context).map(|ctx| ctx.spaces());
+        spaces.unwrap_or_default().iter().any(|space| space.lookup(iova).is_some())
+    }
+
+    fn received(&self, wanted: Kind) -> Option<FileId> {
+        let processes = &mut lock(&self.shared.processes);
+        let received = &processes.get(self.pid)?.received;
+        let (_, fd) = received.iter().rev().find(|(kind, _)| *kind == wanted)?;
+        self.shared.recognise(fd).map(|(id, _)| id)
     }
 
     /// Takes a descriptor, as from the hand-over socket.

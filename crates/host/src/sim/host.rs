@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Act, ActOutcome, Answer, BackendKind, Context, DeviceFacts, Feature, GroupFacts, GroupHold,
-    Host, HostError, HostUse, Inventory, PciAddress, ProcessUse, VfioError,
+    Host, HostError, HostUse, Inventory, Node, PciAddress, ProcessUse, VfioError,
 };
 
 /// A simulated machine. Clones are the same one.
@@ -211,6 +211,32 @@ impl Host for SimHost {
             }
         };
         Ok(Box::new(SimHold::take(container, group)?))
+    }
+
+    fn open_cdev(&self, device: PciAddress) -> Result<OwnedFd, VfioError> {
+        let name = device.to_string();
+        let opened = self.shared.pass(Site::OpenDevice, Some(device), None).and_then(|()| {
+            let id = self.shared.kernel().open_cdev(device)?;
+            let file = self.shared.own(id, Kind::Device(device));
+            self.shared.descriptor(&file, &format!("simulated cdev of {device}\n"))
+        });
+        opened.map_err(failed("open", name))
+    }
+
+    fn node(&self, node: Node) -> Result<String, HostError> {
+        let found = self.shared.kernel().node(node);
+        found.map_err(|errno| match (node, errno) {
+            (Node::Cdev(device), Errno::NODEV) => HostError::NoDevice(device),
+            _ => {
+                HostError::File { op: "find", path: node.to_string(), errno: errno.raw_os_error() }
+            }
+        })
+    }
+
+    fn in_use(&self, device: PciAddress) -> Result<bool, HostError> {
+        let kernel = self.shared.kernel();
+        let device = kernel.dev(device).map_err(|_| HostError::NoDevice(device))?;
+        Ok(device.vfio.as_ref().is_some_and(|vfio| vfio.open_count > 0))
     }
 
     fn probe_free(&self, group: u32) -> Result<bool, VfioError> {

@@ -4,9 +4,9 @@ use rustix::io::Errno;
 
 use super::{
     fault::Fault, foreign::Foreign, host::SimHost, kernel::owner::Ownership, rule::Rule,
-    topology::ResetKind,
+    shared::Kind, topology::ResetKind,
 };
-use crate::{BackendKind, Context, DomainHandle, HostUse, PciAddress, ResetOutcome};
+use crate::{BackendKind, Context, DomainHandle, HostUse, Node, PciAddress, ResetOutcome};
 
 impl SimHost {
     /// Scripts a fault.
@@ -30,10 +30,33 @@ impl SimHost {
         self.shared.kernel().broken.insert(rule);
     }
 
-    /// Starts another process.
+    /// Starts another process, of root.
     #[must_use]
     pub fn foreign(&self, name: &str) -> Foreign {
-        Foreign::start(&self.shared, name)
+        self.process(name, 0)
+    }
+
+    /// Starts a process of a user.
+    #[must_use]
+    pub fn process(&self, name: &str, uid: u32) -> Foreign {
+        Foreign::start(&self.shared, name, uid)
+    }
+
+    /// Whoever was handed the cdev of a device and an iommufd binds the one to the other: real
+    /// processes have no calls for it. The last ones that left are meant.
+    ///
+    /// # Errors
+    /// EBADF: none left. Else the kernel's.
+    pub fn bind_exported(&self, device: PciAddress) -> Result<(), Errno> {
+        let cdev = self.shared.last_exported(Kind::Device(device)).ok_or(Errno::BADF)?;
+        let context = self.shared.last_exported(Kind::Iommufd).ok_or(Errno::BADF)?;
+        self.shared.kernel().bind_iommufd(cdev, context).map(drop)
+    }
+
+    /// Whom the access list of a node names.
+    #[must_use]
+    pub fn access(&self, node: Node) -> Vec<u32> {
+        self.shared.kernel().access(node).into_iter().collect()
     }
 
     /// Another process that has a group's node open.

@@ -140,6 +140,13 @@ impl Shared {
         wanted.filter_map(|export| Some((export.kind, export.identity().ok()?))).collect()
     }
 
+    /// The file of a kind that left last, of those that are open outside.
+    pub(crate) fn last_exported(&self, wanted: Kind) -> Option<FileId> {
+        drop(self.kernel());
+        let exports = lock(&self.exports);
+        exports.iter().rev().find(|(_, export)| export.kind == wanted).map(|(id, _)| *id)
+    }
+
     /// The live context of a file, or a new handle on one that only lives outside.
     pub(crate) fn context(self: &Arc<Self>, id: FileId, kind: Kind) -> Arc<Groups> {
         let mut contexts = lock(&self.contexts);

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use berth_dma::{AddressSpace, Errno, SimFlavour, SimIoas, SimLimits};
+use berth_dma::{AddressSpace, DmaPerms, Errno, IovaChoice, SimFlavour, SimIoas, SimLimits};
 
 use crate::IovaRange;
 
@@ -58,6 +58,13 @@ impl Space {
     pub(crate) fn release(&self, group: u32) {
         self.lock().remove(&group);
         self.update();
+    }
+
+    /// Maps a page of a file.
+    pub(crate) fn map_page(&self, iova: u64) -> Result<(), Errno> {
+        let perms = DmaPerms { read: true, write: true };
+        let source = berth_dma::Source::File { offset: 0 };
+        self.ioas.map(IovaChoice::Fixed(iova), 4096, perms, source).map(drop)
     }
 
     /// Everything is unmapped; scripted faults don't count.

@@ -355,6 +355,7 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
             reservation.domain = domain.clone();
         }
         Event::Handed { process, .. } => {
+            reservation.pending = None;
             reservation.process = Some(process.clone());
             if reservation.delivery.holder_owns_domain() && reservation.claims == 0 {
                 claim(reservation, ReservationState::Handed);

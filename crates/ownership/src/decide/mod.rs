@@ -39,7 +39,7 @@ impl State {
             Command::Attach { order, domain } => self.decide_attach(order, domain.as_ref(), now),
             Command::Detach { order } => self.decide_detach(order, now),
             Command::Replace { order, domain } => self.decide_replace(order, domain, now),
-            Command::HandOver { order, process } => self.decide_hand_over(order, process),
+            Command::HandOver { order, process } => self.decide_hand_over(order, process, now),
             Command::Renew { order, ttl_ms } => self.decide_renew(order, *ttl_ms, now),
             Command::Release { order, force } => self.decide_release(order, *force, now),
             Command::Expire { reservation } => self.decide_expire(reservation, now),
@@ -52,6 +52,8 @@ impl State {
             | Command::DetachFailed { .. }
             | Command::ReplaceDone { .. }
             | Command::ReplaceFailed { .. }
+            | Command::HandOverDone { .. }
+            | Command::HandOverFailed { .. }
             | Command::ReleaseDone { .. }
             | Command::ReleaseFailed { .. }
             | Command::HandOverUndone { .. } => self.decide_outcome(cmd),
@@ -198,6 +200,7 @@ fn start(reservation: &Reservation, kind: OperationKind, now: &Time) -> (Reserva
     let pending = Pending {
         kind,
         domain: None,
+        process: None,
         force: false,
         cause: "request".to_owned(),
         since_ms: now.unix_ms,

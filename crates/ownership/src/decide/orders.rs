@@ -121,19 +121,51 @@ impl State {
         Ok(vec![Event::Started { reservation: id, pending }])
     }
 
-    pub(super) fn decide_hand_over(&self, order: &OrderFor, process: &HolderProcess) -> Decision {
+    pub(super) fn decide_hand_over(
+        &self,
+        order: &OrderFor,
+        process: &HolderProcess,
+        now: &Time,
+    ) -> Decision {
         let reservation = self.find_ordered(order)?;
         let change = self.life(reservation, Order::HandOver)?;
         let begins = change == LifeChange::Handed;
         if begins && reservation.delivery.holder_owns_domain() {
             self.check_attach(reservation)?;
-        } else if reservation.claims == 0 {
+            self.check_one_identity(reservation)?;
+            let (id, mut pending) = start(reservation, OperationKind::HandOver, now);
+            pending.process = Some(process.clone());
+            return Ok(vec![Event::Started { reservation: id, pending }]);
+        }
+        if reservation.claims == 0 {
             let text = format!("hand {} over: nothing is attached yet", reservation.id);
             return Err(Refusal::new(Reason::NotAttached, &reservation.id, text)
                 .with_resolve(vec![format!("berth attach {}", reservation.id)]));
         }
         let reservation = reservation.id.clone();
         Ok(vec![Event::Handed { reservation, process: process.clone() }])
+    }
+
+    /// Who has a context by itself may attach every device in it, so no other identity gets one.
+    fn check_one_identity(&self, reservation: &Reservation) -> Result<(), Box<Refusal>> {
+        let there = self.context(&reservation.context).into_iter().flat_map(|it| &it.reservations);
+        let other = there
+            .filter_map(|id| self.reservation(id))
+            .filter(|other| other.is_handed_out())
+            .find(|other| other.for_identity != reservation.for_identity);
+        let Some(other) = other else { return Ok(()) };
+        let text = format!(
+            "hand {} over to {}: {} has {} with {}, and could attach every device in it",
+            reservation.id,
+            reservation.for_identity,
+            other.for_identity,
+            reservation.context,
+            other.id
+        );
+        Err(Refusal::new(Reason::HolderOwnsDomain, &reservation.id, text).with_resolve(vec![
+            format!("berth release {}", other.id),
+            format!("reserve --for {}", other.for_identity),
+        ]))
     }
 
     pub(super) fn decide_renew(
@@ -186,6 +218,7 @@ impl State {
             let pending = Pending {
                 kind: OperationKind::Release,
                 domain: None,
+                process: None,
                 force,
                 cause: cause.to_owned(),
                 since_ms: now.unix_ms,

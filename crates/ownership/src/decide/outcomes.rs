@@ -40,6 +40,18 @@ impl State {
                 let domain = pending.domain.clone().unwrap_or_else(|| record.domain.clone());
                 Ok(vec![Event::Replaced { reservation: reservation.clone(), domain }])
             }
+            Command::HandOverDone { reservation } => {
+                let (_, pending) = self.pending(reservation, OperationKind::HandOver)?;
+                let nobody = || {
+                    let text = format!("outcome of hand over for {reservation}: to no process");
+                    Refusal::new(Reason::NoOperation, reservation, text)
+                };
+                let process = pending.process.clone().ok_or_else(nobody)?;
+                Ok(vec![Event::Handed { reservation: reservation.clone(), process }])
+            }
+            Command::HandOverFailed { reservation, why } => {
+                self.failed(reservation, OperationKind::HandOver, why)
+            }
             Command::ReleaseDone { reservation, returned } => {
                 let (record, pending) = self.pending(reservation, OperationKind::Release)?;
                 let devices = self.left(record, returned);

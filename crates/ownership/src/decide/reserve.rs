@@ -266,7 +266,11 @@ fn check_shape(request: &Reserve) -> Result<(), Box<Refusal>> {
             Reason::BackendCannot,
             id,
             "delivery unbound needs a cdev and an iommufd; type1 has neither",
-        ));
+        )
+        .with_resolve(vec![
+            "reserve with --delivery node: the holder opens the group's node by itself".to_owned(),
+            "reserve with --backend iommufd, where `berth capabilities` lists it".to_owned(),
+        ]));
     }
     Ok(())
 }
@@ -329,6 +333,7 @@ fn record(
     let pending = prepare.then(|| Pending {
         kind: OperationKind::Prepare,
         domain: None,
+        process: None,
         force: false,
         cause: "request".to_owned(),
         since_ms: now.unix_ms,

@@ -35,7 +35,11 @@ Beside the table stand a few rules that no single group decides:
   is attached attaches to the domain that is attached there (`DOMAIN_MISMATCH`).
 - A type1 container has one domain for good: a replace is refused (`BACKEND_CANNOT`).
 - With the deliveries `unbound` and `node` the holder attaches by itself: attach, detach and replace
-  are refused (`HOLDER_OWNS_DOMAIN`), and the claims begin with the hand-over.
+  are refused (`HOLDER_OWNS_DOMAIN`), and the claims begin with the hand-over. It lets the kernel's
+  hold go first. From there until the holder has bound, while the reservation is `handed`, the
+  record and the permissions of the nodes keep others out, not the kernel.
+- Who attaches by itself could attach every device of its context: all that is handed over of one
+  context goes to one identity (`HOLDER_OWNS_DOMAIN`).
 - A driver's own domain that processes keep is not given up: to unbind the driver would wait for
   them. What takes from the host meets it as private; to release kernel DMA is refused
   (`KERNEL_DMA`, EBUSY).

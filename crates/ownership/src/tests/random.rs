@@ -64,6 +64,8 @@ fn command(state: &State, (verb, n, group, other, bits): Step) -> Command {
             (OperationKind::Detach, false) => Command::DetachFailed { reservation, why },
             (OperationKind::Replace, true) => Command::ReplaceDone { reservation },
             (OperationKind::Replace, false) => Command::ReplaceFailed { reservation, why },
+            (OperationKind::HandOver, true) => Command::HandOverDone { reservation },
+            (OperationKind::HandOver, false) => Command::HandOverFailed { reservation, why },
             (OperationKind::Release, _) => {
                 let reset =
                     [ResetOutcome::Verified, ResetOutcome::NotPossible, ResetOutcome::Failed];

@@ -129,7 +129,9 @@ fn type1_has_one_domain() {
     let replace = Command::Replace { order: order(0), domain: "d-0".into() };
     assert_eq!(refused(&state, &replace).reason, Reason::BackendCannot);
     let unbound = Reserve { id: id(1), delivery: Delivery::Unbound, ..request };
-    assert_eq!(refused(&state, &ask(unbound)).reason, Reason::BackendCannot);
+    let refusal = refused(&state, &ask(unbound));
+    assert_eq!(refusal.reason, Reason::BackendCannot);
+    assert!(refusal.resolve[0].contains("--delivery node"), "{refusal}");
 }
 
 #[test]
@@ -355,7 +357,11 @@ fn an_unbound_holder_claims_with_the_hand_over() {
     assert_eq!(refused(&state, &attach).reason, Reason::HolderOwnsDomain);
     let hand_over = Command::HandOver { order: order(0), process: process(7) };
     run_all(&mut state, std::slice::from_ref(&hand_over));
+    assert_eq!(state_of(&state, 0), ReservationState::Reserved, "the groups are let go of first");
+    assert_eq!(refused(&state, &hand_over).reason, Reason::ReservationBusy, "two at once");
+    run_all(&mut state, &[Command::HandOverDone { reservation: id(0) }]);
     assert_eq!(state_of(&state, 0), ReservationState::Handed);
+    assert_eq!(state.reservation(&id(0)).unwrap().process, Some(process(7)));
     assert_eq!(state.owner_cnt(&"g-1".into()), 1);
     run_all(&mut state, &[hand_over, Command::BindSeen { reservation: id(0) }]);
     assert_eq!(state_of(&state, 0), ReservationState::Held);
@@ -366,6 +372,49 @@ fn an_unbound_holder_claims_with_the_hand_over() {
     run_all(&mut state, &[Command::HolderGone { reservation: id(0) }]);
     assert_eq!(state_of(&state, 0), ReservationState::Reserved);
     assert_eq!(state.owner_cnt(&"g-1".into()), 0);
+}
+
+#[test]
+fn a_hand_over_that_failed_leaves_the_hold() {
+    let mut state = single();
+    let request = Reserve { delivery: Delivery::Node, ..reserve(0, Policy::Group, "a", "g-1") };
+    run_all(&mut state, &[ask(request)]);
+    let hand_over = Command::HandOver { order: order(0), process: process(7) };
+    let why = "no access lists".to_owned();
+    let failed = Command::HandOverFailed { reservation: id(0), why: why.clone() };
+    run_all(&mut state, &[hand_over.clone(), failed]);
+    let record = state.reservation(&id(0)).unwrap();
+    assert_eq!((record.state, record.claims), (ReservationState::Reserved, 0));
+    assert_eq!(record.detail, why);
+    assert!(record.pending.is_none() && record.process.is_none());
+    run_all(&mut state, &[hand_over, Command::HandOverDone { reservation: id(0) }]);
+    run_all(&mut state, &[Command::HandOverUndone { reservation: id(0) }]);
+    assert_eq!(state_of(&state, 0), ReservationState::Reserved);
+}
+
+#[test]
+fn a_context_is_handed_over_to_one_identity() {
+    let mut state = pair();
+    let unbound =
+        |n, device| Reserve { delivery: Delivery::Unbound, ..on(n, Policy::Group, device) };
+    run_all(&mut state, &[ask(unbound(0, A))]);
+    let stranger =
+        Reserve { join: Some(id(0)), for_identity: "uid:2000".to_owned(), ..unbound(1, B) };
+    run_all(
+        &mut state,
+        &[ask(stranger), Command::HandOver { order: order(0), process: process(7) }],
+    );
+    let second = Command::HandOver { order: order(1), process: process(8) };
+    for step in ["under way", "handed", "bound"] {
+        let refusal = refused(&state, &second);
+        assert_eq!(refusal.reason, Reason::HolderOwnsDomain, "{step}");
+        assert_eq!(refusal.resolve[0], "berth release r-0", "{step}");
+        match step {
+            "under way" => run_all(&mut state, &[Command::HandOverDone { reservation: id(0) }]),
+            _ => run_all(&mut state, &[Command::BindSeen { reservation: id(0) }]),
+        }
+    }
+    run_all(&mut state, &[Command::HolderGone { reservation: id(0) }, second]);
 }
 
 #[test]

@@ -125,6 +125,7 @@ fn assert_can_release(state: &State, owners: usize) {
             OperationKind::Attach => Command::AttachFailed { reservation: id(n), why },
             OperationKind::Detach => Command::DetachFailed { reservation: id(n), why },
             OperationKind::Replace => Command::ReplaceFailed { reservation: id(n), why },
+            OperationKind::HandOver => Command::HandOverFailed { reservation: id(n), why },
             OperationKind::Release => Command::ReleaseFailed { reservation: id(n), why },
         });
         let force = Command::Release { order: Order::new(id(n)), force: true };
@@ -208,7 +209,9 @@ fn assert_reset(before: &State, cmd: &Command, after: &State) {
 /// change of its cell.
 fn assert_change(before: &State, after: &State, cmd: &Command) {
     let (id, op): (&ReservationId, Option<Operation>) = match cmd {
-        Command::AttachDone { reservation } => (reservation, None),
+        Command::AttachDone { reservation } | Command::HandOverDone { reservation } => {
+            (reservation, None)
+        }
         Command::DetachDone { reservation } => (reservation, Some(Operation::Detach)),
         Command::ReplaceDone { reservation } => (reservation, Some(Operation::Replace)),
         Command::ReleaseDone { reservation, .. } => (reservation, Some(Operation::Release)),

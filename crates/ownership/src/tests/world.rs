@@ -214,6 +214,10 @@ impl World {
                 Command::ReplaceDone { reservation: reservation.clone() },
                 Command::ReplaceFailed { reservation, why },
             ),
+            OperationKind::HandOver => (
+                Command::HandOverDone { reservation: reservation.clone() },
+                Command::HandOverFailed { reservation, why },
+            ),
             OperationKind::Release => {
                 let resets: &[ResetOutcome] = if self.conditions {
                     &[ResetOutcome::Verified, ResetOutcome::NotPossible, ResetOutcome::Failed]

@@ -25,6 +25,8 @@ pub struct Options {
     pub arguments: Vec<OsString>,
     /// Environment on top of the scenario's.
     pub env: Vec<(String, String)>,
+    /// The hand-over socket is said in a file among the arguments, not as an argument.
+    pub handover_in_file: bool,
 }
 
 /// A `berthd --host linux` with its state in the scenario's directory. Dropping it kills it.
@@ -254,7 +256,9 @@ fn spawn(program: &Path, dir: &Path, options: &Options) -> Result<Child> {
     command.args(words).args(["--host", "linux", "--state-dir"]).arg(dir.join("state"));
     command.args(["--listen-grpc", &socket("berthd.sock")]);
     command.args(["--listen-http", &socket("http.sock")]);
-    command.args(["--listen-handover", &socket("handover.sock")]);
+    if !options.handover_in_file {
+        command.args(["--listen-handover", &socket("handover.sock")]);
+    }
     command.args(&options.arguments);
     command.env("NOTIFY_SOCKET", dir.join("notify.sock")).env("RUST_LOG", "debug");
     command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");

@@ -17,6 +17,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
     sendmsg, socket_with, sockopt,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 /// The largest packet.
@@ -24,7 +25,7 @@ const PACKET_BYTES: usize = 16 * 1024;
 /// More descriptors than any scenario is given.
 const FDS: usize = 16;
 /// How long an answer may take: an emulated guest is slow.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What came back.
 #[derive(Debug)]
@@ -56,6 +57,16 @@ pub fn connect_to(socket: &Path) -> Result<OwnedFd> {
         .with_context(|| format!("connect to {}", socket.display()))?;
     sockopt::set_socket_timeout(&connection, sockopt::Timeout::Recv, Some(PATIENCE))?;
     Ok(connection)
+}
+
+/// One request in the name of another process, whose pidfd goes with it.
+///
+/// # Errors
+/// As [`ask`]; there is no such process.
+pub fn ask_for(socket: &Path, request: &Value, process: u32) -> Result<Packet> {
+    let pid = Pid::from_raw(i32::try_from(process)?).context("odd pid")?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("open a pidfd")?;
+    ask(socket, request, &[pidfd.as_fd()])
 }
 
 /// One packet with descriptors.

@@ -13,7 +13,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use berth_uapi::{Device, Errno, IoasId, Iommufd, IovaChoice, VfioContainer};
+use berth_uapi::{
+    Cdev, Device, Errno, IoasId, Iommufd, IovaChoice, PtId, VfioContainer, VfioGroup,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -30,7 +32,9 @@ const PAGE: u64 = 4096;
 enum Order {
     Ping,
     Nodes { paths: Vec<PathBuf> },
-    Ask { socket: PathBuf, request: Value, memory: Option<usize> },
+    Ask { socket: PathBuf, request: Value, beside: Beside },
+    Bind { device: String },
+    Open { device: String, nodes: Vec<PathBuf> },
     Memory { pages: u64 },
     Write { memory: usize, offset: u64, bytes: Vec<u8> },
     Read { memory: usize, offset: u64, length: usize },
@@ -39,6 +43,17 @@ enum Order {
     CopyIn { device: String, iova: u64 },
     CopyOut { device: String, iova: u64 },
     Close,
+}
+
+/// What goes with a request.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Beside {
+    Nothing,
+    /// A memfd, by its number.
+    Memory(usize),
+    /// A pidfd of this process.
+    Process(u32),
 }
 
 /// A running holder. Dropping it kills it.
@@ -103,10 +118,42 @@ impl Holder {
     /// # Errors
     /// `berthd` doesn't answer.
     pub fn ask(&mut self, request: Value, memory: Option<usize>) -> Result<Value> {
+        self.ask_with(request, memory.map_or(Beside::Nothing, Beside::Memory))
+    }
+
+    fn ask_with(&mut self, request: Value, beside: Beside) -> Result<Value> {
         let socket = self.socket.clone();
-        let answer = self.order(&Order::Ask { socket, request: request.clone(), memory })?;
-        println!("hand-over, process {}: {request} -> {answer}", self.pid());
+        let answer = self.order(&Order::Ask { socket, request: request.clone(), beside })?;
+        println!("hand-over, process {}: {request} with {beside:?} -> {answer}", self.pid());
         Ok(answer)
+    }
+
+    /// Fetches a reservation's descriptors in the name of another process. A refusal is an answer.
+    ///
+    /// # Errors
+    /// `berthd` doesn't answer.
+    pub fn fetch_for(&mut self, reservation: &str, process: u32) -> Result<Value> {
+        let request = json!({"op": "fetch", "reservation": reservation});
+        self.ask_with(request, Beside::Process(process))
+    }
+
+    /// Binds a cdev that it was handed to the iommufd that it was handed, attaches it to an I/O
+    /// address space that it makes, and gives the errno of the bind, 0 for none.
+    ///
+    /// # Errors
+    /// It was handed none, or anything after the bind fails.
+    pub fn bind(&mut self, device: &str) -> Result<i32> {
+        self.order(&Order::Bind { device: device.to_owned() })
+    }
+
+    /// Opens a device by these nodes, as a program does that is given paths: its cdev and
+    /// `/dev/iommu`, or its group and `/dev/vfio/vfio`. Gives the errno of the first that doesn't
+    /// open, 0 for none.
+    ///
+    /// # Errors
+    /// Anything after the opening fails.
+    pub fn open(&mut self, device: &str, nodes: Vec<PathBuf>) -> Result<i32> {
+        self.order(&Order::Open { device: device.to_owned(), nodes })
     }
 
     /// Fetches a reservation's descriptors.
@@ -243,7 +290,11 @@ struct Hands {
     devices: BTreeMap<String, Edu>,
     // The registers are mapped; the descriptors are what keeps the claim alive.
     open: Vec<Device>,
+    group: Option<VfioGroup>,
     mapper: Option<Mapper>,
+    /// What is still to be bound, and to what.
+    cdevs: BTreeMap<String, Cdev>,
+    unbound: Option<Iommufd>,
 }
 
 /// What the holder process does until its input ends.
@@ -275,7 +326,9 @@ impl Hands {
                     paths.into_iter().map(|path| (path.clone(), errno_of_open(&path))).collect();
                 return Ok(serde_json::to_value(tried)?);
             }
-            Order::Ask { socket, request, memory } => return self.ask(&socket, &request, memory),
+            Order::Ask { socket, request, beside } => return self.ask(&socket, &request, beside),
+            Order::Bind { device } => return Ok(json!(self.bind(&device)?)),
+            Order::Open { device, nodes } => return Ok(json!(self.open(&device, &nodes)?)),
             Order::Memory { pages } => {
                 self.memories.push(Memory::sealed(pages * PAGE)?);
                 return Ok(json!(self.memories.len() - 1));
@@ -291,7 +344,10 @@ impl Hands {
             Order::Close => {
                 self.devices.clear();
                 self.open.clear();
+                self.group = None;
                 self.mapper = None;
+                self.cdevs.clear();
+                self.unbound = None;
             }
         }
         Ok(Value::Null)
@@ -305,10 +361,13 @@ impl Hands {
         self.devices.get(device).with_context(|| format!("{device} was not handed over"))
     }
 
-    fn ask(&mut self, socket: &Path, request: &Value, memory: Option<usize>) -> Result<Value> {
-        let packet = match memory {
-            Some(memory) => handover::ask(socket, request, &[self.at(memory)?.file().as_fd()])?,
-            None => handover::ask(socket, request, &[])?,
+    fn ask(&mut self, socket: &Path, request: &Value, beside: Beside) -> Result<Value> {
+        let packet = match beside {
+            Beside::Nothing => handover::ask(socket, request, &[])?,
+            Beside::Memory(memory) => {
+                handover::ask(socket, request, &[self.at(memory)?.file().as_fd()])?
+            }
+            Beside::Process(pid) => handover::ask_for(socket, request, pid)?,
         };
         let infos = packet.json["fds"].as_array().cloned().unwrap_or_default();
         ensure!(infos.len() == packet.fds.len(), "{} fds: {}", packet.fds.len(), packet.json);
@@ -321,6 +380,13 @@ impl Hands {
                     self.devices.insert(address.to_owned(), Edu::on_vfio(&device)?);
                     self.open.push(device);
                 }
+                Some("cdev") => {
+                    let address = info["address"].as_str().context("a cdev without address")?;
+                    self.cdevs.insert(address.to_owned(), Cdev::from_fd(fd, address));
+                }
+                Some("iommufd") if info["ioasId"].is_null() => {
+                    self.unbound = Some(Iommufd::from(fd));
+                }
                 Some("iommufd") => {
                     let ioas = IoasId(u32::try_from(ioas)?);
                     self.mapper = Some(Mapper::Iommufd(Iommufd::from(fd), ioas));
@@ -332,6 +398,60 @@ impl Hands {
             }
         }
         Ok(packet.json)
+    }
+
+    fn bind(&mut self, address: &str) -> Result<i32> {
+        let cdev = self.cdevs.remove(address).context("no cdev was handed over")?;
+        let context = self.unbound.take().context("no iommufd was handed over")?;
+        let errno = self.bind_to(address, cdev, &context)?;
+        self.unbound = Some(context);
+        Ok(errno)
+    }
+
+    fn bind_to(&mut self, address: &str, cdev: Cdev, context: &Iommufd) -> Result<i32> {
+        let bound = match cdev.bind_iommufd(context, None) {
+            Ok(bound) => bound,
+            Err(failed) => return Ok(failed.error.errno().raw_os_error()),
+        };
+        let ioas = match &self.mapper {
+            Some(Mapper::Iommufd(_, ioas)) => *ioas,
+            _ => context.ioas_alloc()?,
+        };
+        bound.attach_pt(PtId::Ioas(ioas))?;
+        self.devices.insert(address.to_owned(), Edu::on_vfio(bound.device())?);
+        self.open.push(Device::from_fd(bound.into_fd(), address));
+        self.mapper = Some(Mapper::Iommufd(context.try_clone()?, ioas));
+        Ok(0)
+    }
+
+    fn open(&mut self, address: &str, nodes: &[PathBuf]) -> Result<i32> {
+        let [device, context] = nodes else { bail!("the nodes of one device are two: {nodes:?}") };
+        if context.ends_with("iommu") {
+            let context = match Iommufd::open_path(context) {
+                Ok(context) => context,
+                Err(error) => return Ok(error.errno().raw_os_error()),
+            };
+            return match Cdev::open(device, address) {
+                Ok(cdev) => self.bind_to(address, cdev, &context),
+                Err(error) => Ok(error.errno().raw_os_error()),
+            };
+        }
+        let container = match VfioContainer::open_path(context) {
+            Ok(container) => container,
+            Err(error) => return Ok(error.errno().raw_os_error()),
+        };
+        let group = match VfioGroup::open_path(device) {
+            Ok(group) => group,
+            Err(error) => return Ok(error.errno().raw_os_error()),
+        };
+        group.set_container(&container)?;
+        container.set_iommu_type1v2()?;
+        let opened = group.get_device_fd(address, None)?;
+        self.devices.insert(address.to_owned(), Edu::on_vfio(&opened)?);
+        self.open.push(opened);
+        self.group = Some(group);
+        self.mapper = Some(Mapper::Container(container));
+        Ok(0)
     }
 
     fn map(&self, memory: usize, iova: u64) -> Result<()> {

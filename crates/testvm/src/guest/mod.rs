@@ -1,8 +1,10 @@
 //! What runs inside the guest, and what scenarios are made of.
 
+pub mod access;
 pub mod bar;
 pub mod capabilities;
 pub mod daemon;
+pub mod disk;
 pub mod edu;
 pub mod handover;
 pub mod holder;
@@ -10,7 +12,9 @@ pub mod killer;
 pub mod kmsg;
 pub mod machine;
 pub mod memory;
+pub mod nvme;
 pub mod probe;
+pub mod qtest;
 pub mod runner;
 pub mod shell;
 pub mod sysfs;

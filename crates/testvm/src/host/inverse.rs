@@ -30,6 +30,13 @@ pub const DMA: &[&str] = &[
     "berthd_group_type1",
     "berthd_held_iommufd",
     "berthd_held_type1",
+    "host_unbound",
+    "berthd_unbound",
+    "berthd_unbound_pair",
+    "berthd_unbound_named",
+    "berthd_unbound_restart",
+    "berthd_node_iommufd",
+    "berthd_node_type1",
 ];
 
 /// The same, of those that run under systemd.

@@ -1,6 +1,10 @@
 //! Tools that the machine must have, and how to get them.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -149,4 +153,17 @@ pub fn ensure_qemu() -> Result<PathBuf> {
         bail!("{} has no {}: QEMU 8.0 or newer is needed", program.display(), lacks.join(", "));
     }
     Ok(program)
+}
+
+/// Whether a QEMU takes a device's cdev and an iommufd that were opened for it (9.0 or newer).
+/// Debian 13's does, and the one for Debian 12 that [`ensure_qemu`] installs.
+///
+/// # Errors
+/// It can't be started.
+pub fn takes_descriptors(qemu: &Path) -> Result<bool> {
+    let help = |option: &str, what: &str| cache::run(Command::new(qemu).args([option, what]));
+    let has = |help: &str, key: &str| help.lines().any(|line| line.trim_start().starts_with(key));
+    // One without VFIO ends with an error.
+    let device = help("-device", "vfio-pci,help").unwrap_or_default();
+    Ok(has(&help("-object", "help")?, "iommufd") && has(&device, "fd=") && has(&device, "iommufd="))
 }

@@ -42,10 +42,11 @@ pub struct Counts {
 #[must_use]
 pub fn expected(kernel: Kind, profile: Profile) -> BTreeSet<Capability> {
     use Capability as C;
-    let mut set = BTreeSet::from([match profile {
+    let interrupts = match profile {
         Profile::Default | Profile::Systemd => C::Intremap,
         Profile::NoIntremap => C::NoIntremap,
-    }]);
+    };
+    let mut set = BTreeSet::from([interrupts, C::Qemu]);
     if profile == Profile::Systemd {
         set.insert(C::Systemd);
     }

@@ -57,6 +57,7 @@ pub struct Options {
 #[derive(Debug)]
 struct Prepared {
     qemu: PathBuf,
+    takes_descriptors: bool,
     init: PathBuf,
     stage: tempfile::TempDir,
     accel: Accel,
@@ -116,6 +117,7 @@ pub fn shell<T>(
 fn prepare(options: &Options) -> Result<Prepared> {
     let accel = Accel::choose()?;
     let qemu = packages::ensure_qemu()?;
+    let takes_descriptors = packages::takes_descriptors(&qemu)?;
     // The guest has the host's programs. Without one of these a scenario is a named skip.
     for (package, proof) in [("strace", "strace"), ("iproute2", "vdpa")] {
         if let Err(error) = packages::ensure(&[Tool { package, proof }]) {
@@ -145,7 +147,7 @@ fn prepare(options: &Options) -> Result<Prepared> {
     let own_root = options.profiles.contains(&Profile::Systemd);
     // Without it the other machines go on.
     let root = own_root.then(|| root::provide().map_err(|error| format!("{error:#}")));
-    Ok(Prepared { qemu, init, stage, accel, root })
+    Ok(Prepared { qemu, takes_descriptors, init, stage, accel, root })
 }
 
 /// A directory with our process id in its name, removed when dropped; those of processes that were
@@ -247,6 +249,7 @@ fn files_for(
         profile,
         mode,
         bin_dir: prepared.stage.path().to_owned(),
+        qemu: prepared.takes_descriptors.then(|| prepared.qemu.clone()),
         slow: prepared.accel == Accel::Tcg,
         long: options.long,
         modules: names.collect(),

@@ -4,14 +4,21 @@
 //! N-th call of a thread, for several N of each kind of call. What was left is asked of the kernel
 //! before and after the next start, and compared with what that one shows.
 
-use std::{collections::BTreeMap, fs, thread::sleep, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use super::berthd_tools::{Before, is_free, moves, reserve, text};
 use crate::{
     guest::{
-        Ctx, Outcome, Scenario,
+        Ctx, Outcome, Scenario, access,
         daemon::{Daemon, Options},
         holder::Holder,
         killer::{Calls, Killer, Seen},
@@ -26,6 +33,8 @@ use crate::{
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("berthd_crash_iommufd", IOMMUFD, crash_iommufd).within(1200),
     Scenario::new("berthd_crash_type1", TYPE1, crash_type1).within(1200),
+    Scenario::new("berthd_crash_unbound", IOMMUFD, crash_unbound).within(1200),
+    Scenario::new("berthd_crash_node", TYPE1, crash_node).within(1200),
 ];
 
 const IOMMUFD: &[Capability] = &[Capability::Daemon, Iommufd, Cdev, Type1, Intremap, Strace];
@@ -53,22 +62,55 @@ enum Phase {
     Release,
 }
 
-const PHASES: [Phase; 4] = [Phase::Reserve, Phase::Attach, Phase::HandOver, Phase::Release];
+/// How a holder gets the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    Bound,
+    Unbound,
+    Node,
+}
+
+impl Delivery {
+    /// The phases that differ from those of the ones before.
+    fn phases(self) -> &'static [Phase] {
+        match self {
+            Self::Bound => &[Phase::Reserve, Phase::Attach, Phase::HandOver, Phase::Release],
+            Self::Unbound | Self::Node => &[Phase::HandOver, Phase::Release],
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Bound => "bound",
+            Self::Unbound => "unbound",
+            Self::Node => "node",
+        }
+    }
+}
 
 fn crash_iommufd(ctx: &mut Ctx) -> Result<Outcome> {
-    crash(ctx, "iommufd")
+    crash(ctx, "iommufd", Delivery::Bound)
 }
 
 fn crash_type1(ctx: &mut Ctx) -> Result<Outcome> {
-    crash(ctx, "type1")
+    crash(ctx, "type1", Delivery::Bound)
 }
 
-fn crash(ctx: &Ctx, backend: &'static str) -> Result<Outcome> {
+fn crash_unbound(ctx: &mut Ctx) -> Result<Outcome> {
+    crash(ctx, "iommufd", Delivery::Unbound)
+}
+
+fn crash_node(ctx: &mut Ctx) -> Result<Outcome> {
+    crash(ctx, "type1", Delivery::Node)
+}
+
+fn crash(ctx: &Ctx, backend: &'static str, delivery: Delivery) -> Result<Outcome> {
     let daemon = patient_daemon(ctx)?;
     let before = Before::of(EDU_ROOT);
-    let mut bench = Bench { ctx, daemon, backend, before, epoch: 0, ends: BTreeMap::new() };
+    let ends = BTreeMap::new();
+    let mut bench = Bench { ctx, daemon, backend, delivery, before, epoch: 0, ends };
     let mut table = Vec::new();
-    for (index, phase) in PHASES.into_iter().enumerate() {
+    for (index, phase) in delivery.phases().iter().copied().enumerate() {
         let counted = bench.run(phase, &SETS, None)?;
         ensure!(counted.hit().is_none(), "somebody else killed something");
         let mut reached = Vec::new();
@@ -89,7 +131,7 @@ fn crash(ctx: &Ctx, backend: &'static str) -> Result<Outcome> {
         is_free(EDU_ROOT).with_context(|| format!("after {phase:?}"))?;
     }
     bench.history_is_gapless()?;
-    ctx.say(format!("--- killed on {backend} ---"));
+    ctx.say(format!("--- killed on {backend}, {} ---", delivery.word()));
     table.iter().for_each(|line| ctx.say(line));
     bench.ends.iter().for_each(|(end, count)| ctx.say(format!("{count:4} x {end}")));
     Ok(Outcome::Pass)
@@ -109,6 +151,7 @@ struct Bench<'a> {
     ctx: &'a Ctx,
     daemon: Daemon,
     backend: &'static str,
+    delivery: Delivery,
     before: Before,
     epoch: u64,
     ends: BTreeMap<String, u32>,
@@ -123,6 +166,8 @@ struct Known {
     done: bool,
     /// Who has the descriptors, if somebody was started to fetch them.
     holder: Option<Holder>,
+    /// What that one was answered.
+    fetched: Value,
 }
 
 /// What `berthd` shows of the group.
@@ -185,6 +230,7 @@ impl Bench<'_> {
         let died = !self.daemon.is_alive()?;
         ensure!(died == seen.killed(pid), "berthd ended by itself in {what}");
         ensure!(!died || when.is_some(), "berthd was killed without order");
+        ensure!(known.done || when.is_some(), "what nobody disturbed wasn't answered: {what}");
         if let Some(hit) = seen.hit() {
             println!("killed at {hit}");
         }
@@ -206,16 +252,39 @@ impl Bench<'_> {
         if phase == Phase::Reserve {
             return Ok(known);
         }
-        let words = ["--device", EDU_ROOT, "--policy", "exclusive", "--backend", self.backend];
+        let mut words = vec!["--device", EDU_ROOT, "--policy", "exclusive"];
+        words.extend(["--backend", self.backend, "--delivery", self.delivery.word()]);
         let id = reserve(&self.daemon, &words)?;
-        if phase != Phase::Attach {
+        let by_itself = self.delivery != Delivery::Bound;
+        if phase != Phase::Attach && !by_itself {
             self.daemon.cli(&["attach", &id])?.ok()?;
         }
-        if phase == Phase::HandOver {
-            known.holder = Some(Holder::start(self.ctx, HOLDER_UID, self.daemon.handover())?);
+        if phase == Phase::HandOver || by_itself {
+            let mut holder = Holder::start(self.ctx, HOLDER_UID, self.daemon.handover())?;
+            if phase == Phase::Release {
+                let fetched = holder.fetch(&id)?;
+                self.take(&mut holder, &fetched)?;
+                holder.close()?;
+            }
+            known.holder = Some(holder);
         }
         known.id = Some(id);
         Ok(known)
+    }
+
+    /// The holder has what it fetched, as far as that is its own doing.
+    fn take(&self, holder: &mut Holder, fetched: &Value) -> Result<()> {
+        let errno = match self.delivery {
+            Delivery::Bound => 0,
+            Delivery::Unbound => holder.bind(EDU_ROOT)?,
+            Delivery::Node => {
+                let nodes = fetched["nodes"].as_array().context("no nodes")?;
+                let path = |node| Ok(PathBuf::from(text(node, "path")?));
+                holder.open(EDU_ROOT, nodes.iter().map(path).collect::<Result<_>>()?)?
+            }
+        };
+        ensure!(errno == 0, "what was fetched can't be taken: {errno}");
+        Ok(())
     }
 
     /// The phase's call. Not to be answered isn't an error.
@@ -239,7 +308,10 @@ impl Bench<'_> {
             Phase::HandOver => {
                 let holder = known.holder.as_mut().context("nobody to fetch")?;
                 match holder.fetch(&id) {
-                    Ok(_) => known.done = true,
+                    Ok(fetched) => {
+                        known.done = true;
+                        known.fetched = fetched;
+                    }
                     Err(error) => println!("the fetch came to nothing: {error:#}"),
                 }
             }
@@ -251,7 +323,7 @@ impl Bench<'_> {
     fn check(&mut self, phase: Phase, known: &mut Known, died: bool) -> Result<String> {
         let left = kernel();
         if died {
-            if phase == Phase::HandOver && known.done {
+            if phase == Phase::HandOver && known.done && self.delivery == Delivery::Bound {
                 ensure!(left.busy, "the holder lost its device with the daemon: {left:?}");
             }
             self.daemon.kill()?;
@@ -269,8 +341,11 @@ impl Bench<'_> {
             ensure!(baseline || quarantined, "neither its baseline nor quarantined: {all}");
         } else {
             let state = shown.live[0].1.as_str();
-            ensure!(["RESERVED", "HELD"].contains(&state), "state {state}: {all}");
-            ensure!(now.busy, "the record says {state}, and the kernel lets anybody in: {all}");
+            let handed = self.delivery != Delivery::Bound && state == "HANDED";
+            ensure!(handed || ["RESERVED", "HELD"].contains(&state), "state {state}: {all}");
+            // Until its holder has taken it, root may take it too.
+            let kept = now.busy || handed || state == "HELD" && self.delivery != Delivery::Bound;
+            ensure!(kept, "the record says {state}, and the kernel lets anybody in: {all}");
         }
         let live = |state: &str| {
             shown
@@ -285,12 +360,14 @@ impl Bench<'_> {
                 ensure!(!attached || live("HELD"), "an answered attach is gone: {all}");
             }
             Phase::HandOver if known.done => {
-                ensure!(live("HELD"), "a living holder's claims ended: {all}");
+                let state = if self.delivery == Delivery::Bound { "HELD" } else { "HANDED" };
+                ensure!(live(state), "a living holder's claims ended: {all}");
             }
             Phase::HandOver => ensure!(live(""), "an answered reservation is gone: {all}"),
             Phase::Release => ensure!(!known.done || nobody, "a release was forgotten: {all}"),
         }
         if let (Phase::HandOver, true, Some(holder)) = (phase, known.done, &mut known.holder) {
+            self.take(holder, &known.fetched)?;
             let memory = holder.memory(1)?;
             holder.map(memory, IOVA)?;
             moves(holder, EDU_ROOT, memory, IOVA, 77)?;
@@ -341,6 +418,11 @@ impl Bench<'_> {
             let words = ["quarantine", "clear", EDU_ROOT, "--reason", "the helper was killed"];
             self.daemon.cli(&words)?.ok()?;
             sysfs::to_host(EDU_ROOT, None)?;
+        }
+        for node in ["/dev/iommu", "/dev/vfio/vfio"].map(Path::new).iter().filter(|it| it.exists())
+        {
+            let access = access::of(node)?;
+            ensure!(!access.listed, "{} is still open: {access:?}", node.display());
         }
         self.before.is_back()
     }

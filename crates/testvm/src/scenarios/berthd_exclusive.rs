@@ -1,12 +1,12 @@
 //! Policy `exclusive` and the hold: one unprivileged process gets one device, and nobody else.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
-
 use anyhow::{Context, Result, ensure};
-use berth_uapi::{Errno, VfioContainer};
+use berth_uapi::Errno;
 use serde_json::json;
 
-use super::berthd_tools::{Before, is_blocked_for, is_free, is_refused, moves, reserve, text};
+use super::berthd_tools::{
+    Before, is_blocked_for, is_free, is_refused, moves, opens_no_node, reserve, text,
+};
 use crate::{
     guest::{
         Ctx, Outcome, Scenario,
@@ -79,31 +79,6 @@ fn exclusive(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     is_free(EDU_ROOT)?;
     before.is_back()?;
     Ok(Outcome::Pass)
-}
-
-/// No VFIO node and no `/dev/iommu` opens for the holder. The container's node is open to all by
-/// the kernel's own design, and is worth nothing without a group.
-fn opens_no_node(holder: &mut Holder) -> Result<()> {
-    let mut nodes = Vec::new();
-    for dir in ["/dev/vfio", "/dev/vfio/devices"] {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        nodes.extend(entries.map(|entry| entry.path()).filter(|path| !path.is_dir()));
-    }
-    nodes.extend(Some(PathBuf::from("/dev/iommu")).filter(|path| path.exists()));
-    let answers: BTreeMap<PathBuf, i32> = holder.opens(nodes)?;
-    println!("what the holder may open: {answers:?}");
-    let container = PathBuf::from("/dev/vfio/vfio");
-    let denied = Errno::ACCESS.raw_os_error();
-    let groups = answers.iter().filter(|(path, _)| **path != container);
-    let open: Vec<_> = groups.clone().filter(|(_, errno)| **errno != denied).collect();
-    ensure!(open.is_empty(), "the holder opens {open:?}");
-    ensure!(groups.count() > 0, "there was no node to try");
-    if answers.get(&container) == Some(&0) {
-        let empty = VfioContainer::open()?;
-        let refused = empty.set_iommu_type1v2().map_err(|error| error.errno());
-        ensure!(refused == Err(Errno::INVAL), "an empty container takes an IOMMU: {refused:?}");
-    }
-    Ok(())
 }
 
 fn hold_iommufd(ctx: &mut Ctx) -> Result<Outcome> {

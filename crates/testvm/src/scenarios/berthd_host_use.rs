@@ -1,14 +1,14 @@
 //! Devices that the host uses: taken only when that is said, given back in working order. And a
 //! host whose interrupts aren't remapped.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use berth_uapi::Errno;
 
 use super::berthd_tools::{Before, is_free, is_refused, text};
 use crate::{
-    guest::{Ctx, Outcome, Scenario, daemon::Daemon, probe, sysfs, wait_for},
+    guest::{Ctx, Outcome, Scenario, daemon::Daemon, disk, probe, sysfs},
     topology::{E1000E, EDU_ROOT, IGB, NVME1},
     wire::Capability::{self, Intremap, NoIntremap, Type1},
 };
@@ -48,7 +48,7 @@ fn nvme(ctx: &mut Ctx) -> Result<Outcome> {
     let before = Before::of(NVME1);
     let dir = ctx.dir().join("mounted");
     fs::create_dir(&dir)?;
-    let disk = block_device(ctx, NVME1)?;
+    let disk = disk::block_device(ctx, NVME1)?;
     run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk))?;
     run(Command::new("mount").arg(&disk).arg(&dir))?;
     fs::write(dir.join("kept"), "written by the host")?;
@@ -68,7 +68,7 @@ fn nvme(ctx: &mut Ctx) -> Result<Outcome> {
     let id = text(&daemon.cli(&taken(NVME1))?.ok()?, "id")?;
     round_trip(&daemon, NVME1, &id)?;
     before.is_back()?;
-    let disk = block_device(ctx, NVME1)?;
+    let disk = disk::block_device(ctx, NVME1)?;
     run(Command::new("mount").arg(&disk).arg(&dir))?;
     let kept = fs::read_to_string(dir.join("kept"));
     run(Command::new("umount").arg(&dir))?;
@@ -103,22 +103,6 @@ fn igb(ctx: &mut Ctx) -> Result<Outcome> {
     round_trip(&daemon, IGB, &id)?;
     before.is_back()?;
     Ok(Outcome::Pass)
-}
-
-/// The disk, which appears a moment after its driver. With multipath the entry below the device is
-/// a path (`nvme1c1n1`), whose disk (`nvme1n1`) lies below the subsystem.
-pub(super) fn block_device(ctx: &Ctx, address: &str) -> Result<PathBuf> {
-    let find = || {
-        let controller =
-            fs::read_dir(sysfs::device_dir(address).join("nvme")).ok()?.flatten().next()?;
-        let names = fs::read_dir(controller.path()).ok()?.flatten();
-        let mut names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        let found = names.find(|name| name.starts_with("nvme") && name.contains('n'))?;
-        let (front, namespace) = found.rsplit_once('n')?;
-        let front = front.split('c').next()?;
-        Some(PathBuf::from(format!("/dev/{front}n{namespace}"))).filter(|disk| disk.exists())
-    };
-    wait_for("the disk", ctx.patience(), find)
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -1,6 +1,9 @@
 //! What the scenarios about `berthd` have in common.
 
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
 use anyhow::{Context, Result, ensure};
+use berth_uapi::{ATTACH_DOES_NOTHING, Errno, VfioContainer};
 use serde_json::Value;
 
 use crate::guest::{
@@ -28,6 +31,11 @@ impl Before {
     pub(super) fn of(address: &'static str) -> Self {
         let (driver, over) = (sysfs::driver(address), sysfs::driver_override(address));
         Self { address, driver, over }
+    }
+
+    /// The driver.
+    pub(super) fn driver(&self) -> Option<&str> {
+        self.driver.as_deref()
     }
 
     /// The driver and the override are as they were.
@@ -129,5 +137,31 @@ pub(super) fn is_blocked_for(
     is_blocked(ctx, iova, source, || holder.copy_out(device, iova))?;
     let there = holder.read(memory, 0, PAGE)?;
     ensure!(there == bytes, "{device} wrote to memory that it must not reach");
+    Ok(())
+}
+
+/// No VFIO node and no `/dev/iommu` opens for the holder. The container's node is open to all by
+/// the kernel's own design, and is worth nothing without a group.
+pub(super) fn opens_no_node(holder: &mut Holder) -> Result<()> {
+    let mut nodes = Vec::new();
+    for dir in ["/dev/vfio", "/dev/vfio/devices"] {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        nodes.extend(entries.map(|entry| entry.path()).filter(|path| !path.is_dir()));
+    }
+    nodes.extend(Some(PathBuf::from("/dev/iommu")).filter(|path| path.exists()));
+    let answers: BTreeMap<PathBuf, i32> = holder.opens(nodes)?;
+    println!("what the holder may open: {answers:?}");
+    let container = PathBuf::from("/dev/vfio/vfio");
+    let denied = Errno::ACCESS.raw_os_error();
+    let groups = answers.iter().filter(|(path, _)| **path != container);
+    let open: Vec<_> = groups.clone().filter(|(_, errno)| **errno != denied).collect();
+    ensure!(open.is_empty(), "the holder opens {open:?}");
+    ensure!(groups.count() > 0, "there was no node to try");
+    // Where attaches do nothing this one isn't refused, and what comes after it is to turn red.
+    if answers.get(&container) == Some(&0) && !ATTACH_DOES_NOTHING {
+        let empty = VfioContainer::open()?;
+        let refused = empty.set_iommu_type1v2().map_err(|error| error.errno());
+        ensure!(refused == Err(Errno::INVAL), "an empty container takes an IOMMU: {refused:?}");
+    }
     Ok(())
 }

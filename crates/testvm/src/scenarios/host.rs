@@ -1,6 +1,6 @@
 //! The real host of `berth-host` on the real kernel: discovery, holds, both contexts, baselines.
 
-use std::{path::PathBuf, process::Command, sync::Arc};
+use std::{process::Command, sync::Arc};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use berth_dma::{AddressSpace, DmaBuffer, DmaPerms, IovaChoice};
@@ -13,10 +13,10 @@ use berth_uapi::{Device, Errno};
 
 use crate::{
     guest::{
-        Ctx, Outcome, Scenario,
+        Ctx, Outcome, Scenario, disk,
         edu::{Edu, pattern},
         kmsg::Kmsg,
-        probe, sysfs, wait_for,
+        probe, sysfs,
     },
     topology::{
         EDU_ROOT, EDU_SPARE, IGB, MIXED_BRIDGE, MIXED_EDU, MIXED_NIC, NVME1, PAIR_A, PAIR_B,
@@ -380,7 +380,7 @@ fn restore(ctx: &mut Ctx) -> Result<Outcome> {
 
 fn uses_mount(ctx: &mut Ctx) -> Result<Outcome> {
     let host = host();
-    let disk = block_device(NVME1, ctx)?;
+    let disk = disk::block_device(ctx, NVME1)?;
     let dir = ctx.dir().join("mounted");
     std::fs::create_dir(&dir)?;
     run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk))?;
@@ -396,22 +396,6 @@ fn uses_mount(ctx: &mut Ctx) -> Result<Outcome> {
     );
     ensure!(host.uses(at(NVME1)?)?.is_empty(), "the mount is still found");
     Ok(Outcome::Pass)
-}
-
-/// The disk of an nvme, which appears a moment after its driver. With multipath the entry below
-/// the device is a path (`nvme1c1n1`), whose disk (`nvme1n1`) lies below the subsystem.
-fn block_device(address: &str, ctx: &Ctx) -> Result<PathBuf> {
-    let find = || {
-        let dir = sysfs::device_dir(address).join("nvme");
-        let controller = std::fs::read_dir(dir).ok()?.flatten().next()?.path();
-        let names = std::fs::read_dir(controller).ok()?.flatten();
-        let mut names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        let found = names.find(|name| name.starts_with("nvme") && name.contains('n'))?;
-        let (front, namespace) = found.rsplit_once('n')?;
-        let front = front.split('c').next()?;
-        Some(PathBuf::from(format!("/dev/{front}n{namespace}"))).filter(|disk| disk.exists())
-    };
-    wait_for(&format!("the disk of {address}"), ctx.patience(), find)
 }
 
 fn run(command: &mut Command) -> Result<()> {

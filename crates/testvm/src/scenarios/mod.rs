@@ -17,10 +17,12 @@
 mod berthd_crash;
 mod berthd_exclusive;
 mod berthd_group;
+mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
 mod berthd_private;
+mod berthd_run;
 mod berthd_shared;
 mod berthd_tools;
 mod conformance;
@@ -28,6 +30,7 @@ mod daemon;
 mod dma;
 mod dma_model;
 mod host;
+mod host_handed;
 mod raw;
 mod systemd;
 mod systemd_failures;
@@ -46,6 +49,7 @@ const TOPICS: &[&[Scenario]] = &[
     dma::SCENARIOS,
     dma_model::SCENARIOS,
     host::SCENARIOS,
+    host_handed::SCENARIOS,
     conformance::SCENARIOS,
     berthd_exclusive::SCENARIOS,
     berthd_shared::SCENARIOS,
@@ -53,7 +57,9 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_host_use::SCENARIOS,
     berthd_private::SCENARIOS,
     berthd_held::SCENARIOS,
+    berthd_handed::SCENARIOS,
     berthd_in_flight::SCENARIOS,
+    berthd_run::SCENARIOS,
     berthd_crash::SCENARIOS,
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,

@@ -13,13 +13,13 @@ use anyhow::{Context, Result, ensure};
 use berth_uapi::Errno;
 
 use super::{
-    berthd_host_use::{block_device, taken, words},
+    berthd_host_use::{taken, words},
     berthd_tools::{Before, is_blocked_for, is_free, is_refused, moves, reserve},
     systemd_helper,
 };
 use crate::{
     guest::{
-        Ctx, Outcome, Scenario,
+        Ctx, Outcome, Scenario, disk,
         holder::Holder,
         probe, sysfs,
         systemd::{BERTHD, Installed, RUN_DIR, cgroup_of, run, show, status, systemctl},
@@ -269,7 +269,7 @@ fn host_use(ctx: &mut Ctx) -> Result<Outcome> {
     const EARLY: [&str; 4] = ["/mnt", "/home", "/tmp", "/media"];
     const LATE: [&str; 4] = ["/srv", "/root", "/var/tmp", "/opt"];
     let before = Before::of(NVME1);
-    let disk = block_device(ctx, NVME1)?;
+    let disk = disk::block_device(ctx, NVME1)?;
     run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk))?;
     let berth = Installed::fresh(ctx, "")?;
     let mut mounted = Mounted::default();

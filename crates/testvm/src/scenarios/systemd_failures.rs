@@ -9,13 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{
-    berthd_host_use::block_device,
-    berthd_tools::{Before, reserve},
-};
+use super::berthd_tools::{Before, reserve};
 use crate::{
     guest::{
-        Ctx, Outcome, Scenario, eventually, probe, sysfs,
+        Ctx, Outcome, Scenario, disk, eventually, probe, sysfs,
         systemd::{
             BERTHD, HelperProcess, Installed, cgroup_of, drop_in, helpers, run, show, status,
             systemctl,
@@ -142,7 +139,7 @@ impl Drop for State {
 /// A daemon whose ledger waits for the disk, while its timers and its engine go on, is none that
 /// lives.
 fn watchdog_ledger(ctx: &mut Ctx) -> Result<Outcome> {
-    let state = State::on(&block_device(ctx, NVME0)?)?;
+    let state = State::on(&disk::block_device(ctx, NVME0)?)?;
     let berth = Installed::fresh(ctx, "")?;
     drop_in(BERTHD, "[Service]\nWatchdogSec=10\n")?;
     systemctl(&["start", BERTHD])?;

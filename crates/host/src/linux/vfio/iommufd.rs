@@ -7,7 +7,7 @@ use std::{
 };
 
 use berth_dma::AddressSpace;
-use berth_uapi::{BoundDevice, Cdev, Errno, IoasId, Iommufd, PtId};
+use berth_uapi::{BoundDevice, Cdev, DevId, Errno, IoasId, Iommufd, PtId};
 
 use super::{
     duplicate,
@@ -77,6 +77,42 @@ impl Context for IommufdContext {
     fn unmap_all(&self, domain: DomainHandle) -> Result<u64, VfioError> {
         Ok(self.iommufd.unmap_all(IoasId(domain.0))?)
     }
+
+    fn bound_devices(&self, most: usize) -> Result<usize, VfioError> {
+        let mut bound = 0;
+        for id in IDS {
+            if bound == most {
+                break;
+            }
+            match self.iommufd.get_hw_info(DevId(id)) {
+                Err(error) if error.errno == Errno::NOENT => {}
+                Err(error) if error.errno == Errno::OPNOTSUPP => bound += 1,
+                Err(error) => return Err(error.into()),
+                Ok(_) => bound += 1,
+            }
+        }
+        Ok(bound)
+    }
+
+    fn unmap_everything(&self) -> Result<u64, VfioError> {
+        let mut bytes = 0;
+        for id in IDS {
+            match self.iommufd.unmap_all(IoasId(id)) {
+                Err(error) if error.errno == Errno::NOENT => {}
+                found => bytes += found?,
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Ids of objects that others made in a context: the kernel gives out the lowest that is free. Who
+/// makes more objects than this to hide one is told of too few, or is cut off by its end alone.
+const IDS: std::ops::RangeInclusive<u32> = 1..=4096;
+
+/// Opens the cdev of a device, unbound.
+pub(in crate::linux) fn open_cdev(root: &Root, device: PciAddress) -> Result<OwnedFd, VfioError> {
+    Ok(Cdev::open(&cdev_path(root, device)?, &device.to_string())?.into_fd())
 }
 
 /// The cdev of a device, from sysfs: its number is another after each bind.

@@ -223,6 +223,14 @@ impl Context for Type1Context {
         }
         Ok(self.shared.container.unmap_all()?)
     }
+
+    fn bound_devices(&self, _most: usize) -> Result<usize, VfioError> {
+        Err(VfioError::new("IOMMU_GET_HW_INFO", "vfio container", Errno::OPNOTSUPP))
+    }
+
+    fn unmap_everything(&self) -> Result<u64, VfioError> {
+        self.unmap_all(ONLY)
+    }
 }
 
 /// A hold in a context's container.

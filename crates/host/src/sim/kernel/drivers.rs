@@ -122,7 +122,7 @@ impl Kernel {
         let cdev = (self.features.cdev && self.features.iommufd).then(|| self.free_cdev());
         let incarnation = self.fresh();
         self.group_mut(number)?.vfio.get_or_insert_with(|| VfioGroup::new(incarnation));
-        self.dev_mut(address)?.vfio = Some(VfioDevice { cdev, open_count: 0, files: 0 });
+        self.dev_mut(address)?.vfio = Some(VfioDevice { cdev, ..VfioDevice::default() });
         Ok(())
     }
 

@@ -88,6 +88,20 @@ impl Iommufd {
         }
     }
 
+    /// How many devices are bound to it.
+    pub(crate) fn devices(&self) -> usize {
+        self.objects.values().filter(|object| matches!(object, Object::Device)).count()
+    }
+
+    /// All its address spaces.
+    pub(crate) fn spaces(&self) -> Vec<Space> {
+        let space = |object: &Object| match object {
+            Object::Ioas(space) => Some(space.clone()),
+            Object::Hwpt { .. } | Object::Device => None,
+        };
+        self.objects.values().filter_map(space).collect()
+    }
+
     fn attachments_of(&self, hwpt: u32) -> usize {
         self.groups.values().filter(|group| group.hwpt == hwpt).count()
     }

@@ -3,6 +3,7 @@
 //! Each file is one part of the real kernel and follows its order of checks, so that the errno of
 //! a call is the real one also when several things are wrong. Nothing here waits or does I/O.
 
+pub(crate) mod access;
 pub(crate) mod cdev;
 pub(crate) mod drivers;
 pub(crate) mod files;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::io::Errno;
 
 use self::{
+    access::AccessList,
     files::{DeviceFile, FileId, GroupFile},
     iommufd::Iommufd,
     owner::Ownership,
@@ -48,6 +50,8 @@ pub(crate) struct VfioDevice {
     pub(crate) open_count: u32,
     /// All files, those that aren't bound yet too: unbind waits for them.
     pub(crate) files: u32,
+    /// Of the cdev.
+    pub(crate) access: AccessList,
 }
 
 /// An IOMMU group.
@@ -72,6 +76,8 @@ pub(crate) struct Kernel {
     pub(crate) group_files: BTreeMap<FileId, GroupFile>,
     pub(crate) device_files: BTreeMap<FileId, DeviceFile>,
     pub(crate) vhost_files: BTreeMap<FileId, PciAddress>,
+    /// Of `/dev/iommu`.
+    pub(crate) iommu_access: AccessList,
     pub(crate) broken: BTreeSet<Rule>,
     last_id: u64,
 }
@@ -89,6 +95,7 @@ impl Kernel {
             group_files: BTreeMap::new(),
             device_files: BTreeMap::new(),
             vhost_files: BTreeMap::new(),
+            iommu_access: AccessList::new(),
             broken: BTreeSet::new(),
             last_id: 0,
         };

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::{
     Kernel,
+    access::AccessList,
     files::{DeviceFile, FileId, GroupFile, Via},
     owner::Token,
 };
@@ -20,11 +21,19 @@ pub(crate) struct VfioGroup {
     pub(crate) opened_file: Option<FileId>,
     pub(crate) container: Option<FileId>,
     pub(crate) cdev_open_cnt: u32,
+    /// Of the node.
+    pub(crate) access: AccessList,
 }
 
 impl VfioGroup {
     pub(crate) fn new(incarnation: u64) -> Self {
-        Self { incarnation, opened_file: None, container: None, cdev_open_cnt: 0 }
+        Self {
+            incarnation,
+            opened_file: None,
+            container: None,
+            cdev_open_cnt: 0,
+            access: AccessList::new(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A client of the hand-over socket: blocking, no runtime. For programs that hold devices.
+//! A client of the hand-over socket: blocking, no runtime.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -14,10 +14,14 @@ use rustix::{
     },
 };
 
-use super::{
-    packet::{Received, receive, send},
-    wire::{FdInfo, FdKind, Iova, MAX_ANSWER_BYTES, MAX_ANSWER_FDS, Reply, Request},
+use crate::{
+    packet::{ANSWER, Received, receive, send},
+    refusal::Refusal,
+    wire::{FdInfo, FdKind, Iova, NodeInfo, Reply, Request},
 };
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +29,7 @@ pub enum ClientError {
     /// The socket.
     #[error("{op} the hand-over socket: {errno}")]
     Socket {
-        /// `connect`, `send to`, `receive from`.
+        /// `connect to`, `send to`, `receive from`.
         op: &'static str,
         /// The errno.
         errno: Errno,
@@ -37,15 +41,8 @@ pub enum ClientError {
     #[error("berthd's answer can't be read: {0}")]
     Garbled(String),
     /// The daemon refused.
-    #[error("{reason}: {message}")]
-    Refused {
-        /// The reason's name.
-        reason: String,
-        /// The sentence.
-        message: String,
-        /// The whole refusal.
-        refusal: serde_json::Value,
-    },
+    #[error(transparent)]
+    Refused(Box<Refusal>),
 }
 
 /// What a fetch gave.
@@ -58,18 +55,24 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Takes the descriptor of a device out.
+    /// Takes the descriptor of a device out: a bound one's, or a cdev that is still to be bound, as
+    /// [`FdInfo::kind`] says.
     pub fn take_device(&mut self, address: &str) -> Option<(FdInfo, OwnedFd)> {
-        let at = self.fds.iter().position(|(info, _)| {
-            info.kind == FdKind::Device && info.address.as_deref() == Some(address)
-        })?;
+        let at = self.fds.iter().position(|(info, _)| info.address.as_deref() == Some(address))?;
         Some(self.fds.swap_remove(at))
     }
 
     /// Takes the context's descriptor out: an iommufd or a container.
     pub fn take_context(&mut self) -> Option<(FdInfo, OwnedFd)> {
-        let at = self.fds.iter().position(|(info, _)| info.kind != FdKind::Device)?;
+        let context = |kind| matches!(kind, FdKind::Iommufd | FdKind::Container);
+        let at = self.fds.iter().position(|(info, _)| context(info.kind))?;
         Some(self.fds.swap_remove(at))
+    }
+
+    /// The nodes that the holder opens by itself: none but with delivery `node`.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeInfo] {
+        self.reply.nodes.as_deref().unwrap_or_default()
     }
 }
 
@@ -88,16 +91,27 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Socket`] when nobody listens there or the path isn't open to this user.
-    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+    pub fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let op = failed("connect to");
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(&op)?;
-        connect(&socket, &SocketAddrUnix::new(path).map_err(&op)?).map_err(&op)?;
-        let limit = Some(Duration::from_secs(60));
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, limit).map_err(&op)?;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, limit).map_err(&op)?;
-        Ok(Self { socket })
+        connect(&socket, &SocketAddrUnix::new(path.as_ref()).map_err(&op)?).map_err(&op)?;
+        let client = Self { socket };
+        client.wait_at_most(PATIENCE)?;
+        Ok(client)
+    }
+
+    /// Waits this long for every answer from now on, not the 60 seconds of a new connection. What
+    /// passes it is EAGAIN; the daemon takes back what it could not send.
+    ///
+    /// # Errors
+    /// [`ClientError::Socket`] for no time at all.
+    pub fn wait_at_most(&self, limit: Duration) -> Result<(), ClientError> {
+        let op = failed("set a time limit for");
+        let limit = Some(limit);
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, limit).map_err(&op)?;
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, limit).map_err(&op)
     }
 
     /// One request and its answer.
@@ -112,9 +126,7 @@ impl Client {
         let bytes =
             serde_json::to_vec(request).map_err(|error| ClientError::Garbled(error.to_string()))?;
         send(&self.socket, &bytes, fds, SendFlags::empty()).map_err(failed("send to"))?;
-        match receive(&self.socket, RecvFlags::empty(), (MAX_ANSWER_BYTES, MAX_ANSWER_FDS))
-            .map_err(failed("receive from"))?
-        {
+        match receive(&self.socket, RecvFlags::empty(), ANSWER).map_err(failed("receive from"))? {
             Received::End => Err(ClientError::Closed),
             Received::TooMuch(what) => Err(ClientError::Garbled(what.to_owned())),
             Received::Packet(bytes, fds) => {
@@ -125,13 +137,36 @@ impl Client {
         }
     }
 
-    /// Fetches a reservation's descriptors; this process becomes its holder.
+    /// Fetches a reservation's descriptors, or has its nodes opened; this process becomes its holder.
     ///
     /// # Errors
     /// As [`Client::ask`].
     pub fn fetch(&self, reservation: &str, epoch: u64) -> Result<Fetched, ClientError> {
+        self.fetch_with(reservation, epoch, &[])
+    }
+
+    /// Fetches for another process, which becomes the holder: one of the user that the reservation
+    /// is for, named by its pidfd. Whoever passes the descriptors on closes its own.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn fetch_for(
+        &self,
+        reservation: &str,
+        epoch: u64,
+        holder: impl AsFd,
+    ) -> Result<Fetched, ClientError> {
+        self.fetch_with(reservation, epoch, &[holder.as_fd()])
+    }
+
+    fn fetch_with(
+        &self,
+        reservation: &str,
+        epoch: u64,
+        holder: &[BorrowedFd<'_>],
+    ) -> Result<Fetched, ClientError> {
         let request = Request::Fetch { reservation: reservation.to_owned(), epoch };
-        let (reply, fds) = self.ask(&request, &[])?;
+        let (reply, fds) = self.ask(&request, holder)?;
         let infos = reply.fds.clone().unwrap_or_default();
         if infos.len() != fds.len() {
             return Err(ClientError::Garbled(format!(
@@ -189,9 +224,8 @@ impl Client {
 }
 
 fn refused(reply: Reply) -> ClientError {
-    let refusal = reply.refusal.unwrap_or_default();
-    let text = |key: &str| {
-        refusal.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
-    };
-    ClientError::Refused { reason: text("reason"), message: text("message"), refusal }
+    match reply.refusal {
+        Some(refusal) => ClientError::Refused(refusal),
+        None => ClientError::Garbled("a refusal without a reason".to_owned()),
+    }
 }

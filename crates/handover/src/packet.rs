@@ -1,4 +1,4 @@
-//! One packet with descriptors, over a `SOCK_SEQPACKET` socket.
+//! One packet with descriptors, over a `SOCK_SEQPACKET` socket: both ends of the conversation.
 
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -14,11 +14,17 @@ use rustix::{
     },
 };
 
-use super::wire::MAX_ANSWER_FDS;
+use crate::wire::{MAX_ANSWER_BYTES, MAX_ANSWER_FDS, MAX_FDS, MAX_PACKET_BYTES};
+
+/// The most bytes and descriptors of a request.
+pub const REQUEST: (usize, usize) = (MAX_PACKET_BYTES, MAX_FDS);
+
+/// The most bytes and descriptors of an answer.
+pub const ANSWER: (usize, usize) = (MAX_ANSWER_BYTES, MAX_ANSWER_FDS);
 
 /// What one receive brought.
 #[derive(Debug)]
-pub(super) enum Received {
+pub enum Received {
     /// A packet.
     Packet(Vec<u8>, Vec<OwnedFd>),
     /// A packet that is over a limit. Its descriptors are closed already.
@@ -32,7 +38,7 @@ pub(super) enum Received {
 /// # Errors
 /// EAGAIN when the peer doesn't read and `flags` say not to wait; EPIPE when it is gone; EMSGSIZE
 /// when there are more descriptors than one message takes.
-pub(super) fn send(
+pub fn send(
     socket: impl AsFd,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
@@ -57,7 +63,7 @@ pub(super) fn send(
 ///
 /// # Errors
 /// EAGAIN when there is none and `flags` say not to wait, or a receive time-out passed.
-pub(super) fn receive(
+pub fn receive(
     socket: impl AsFd,
     flags: RecvFlags,
     (max_bytes, max_fds): (usize, usize),
@@ -79,7 +85,7 @@ pub(super) fn receive(
         return Ok(Received::TooMuch("the packet carries too many descriptors"));
     }
     if message.flags.contains(ReturnFlags::TRUNC) {
-        return Ok(Received::TooMuch("a request may have at most 16 KiB"));
+        return Ok(Received::TooMuch("the packet has too many bytes"));
     }
     if message.bytes == 0 {
         return Ok(Received::End);
@@ -92,12 +98,7 @@ pub(super) fn receive(
 mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    use super::{
-        super::wire::{MAX_FDS, MAX_PACKET_BYTES},
-        *,
-    };
-
-    const REQUEST: (usize, usize) = (MAX_PACKET_BYTES, MAX_FDS);
+    use super::*;
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::refusal::Refusal;
+
 /// Bytes of the largest request.
 pub const MAX_PACKET_BYTES: usize = 16 * 1024;
 
@@ -56,8 +58,8 @@ fn yes() -> bool {
     deny_unknown_fields
 )]
 pub enum Request {
-    /// Hand the reservation's descriptors over. The caller becomes the holder's process, or the
-    /// process does whose pidfd comes with the packet.
+    /// Hand the reservation's descriptors over, or open its nodes. The caller becomes the holder's
+    /// process, or the process does whose pidfd comes with the packet.
     Fetch {
         /// The reservation.
         reservation: String,
@@ -119,6 +121,8 @@ impl Request {
 pub enum FdKind {
     /// A VFIO device, bound and attached.
     Device,
+    /// A VFIO device's cdev, opened and not bound: `VFIO_DEVICE_BIND_IOMMUFD` with the iommufd.
+    Cdev,
     /// The iommufd of the context.
     Iommufd,
     /// The type1 container of the context.
@@ -144,6 +148,44 @@ pub struct FdInfo {
     pub ioas_id: Option<u32>,
 }
 
+impl FdInfo {
+    /// A descriptor of which nothing more is said.
+    #[must_use]
+    pub fn new(index: usize, kind: FdKind) -> Self {
+        Self { index, kind, address: None, device_id: None, ioas_id: None }
+    }
+}
+
+/// What one node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// A VFIO device's cdev.
+    Cdev,
+    /// A VFIO group.
+    Group,
+    /// `/dev/iommu`.
+    Iommufd,
+    /// `/dev/vfio/vfio`.
+    Container,
+}
+
+/// One node that the holder's user may open from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInfo {
+    /// What it is.
+    pub kind: NodeKind,
+    /// Where it is.
+    pub path: String,
+    /// The address of a cdev's device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The addresses of a group's devices that are the reservation's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
+}
+
 /// What the daemon answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -159,7 +201,7 @@ pub struct Reply {
     /// `exclusive`, `shared` or `group`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// `held` or `bound`.
+    /// `held`, `bound`, `unbound` or `node`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<String>,
     /// `iommufd` or `type1`.
@@ -168,6 +210,9 @@ pub struct Reply {
     /// The descriptors that came with the packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fds: Option<Vec<FdInfo>>,
+    /// The nodes that the holder opens by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<NodeInfo>>,
     /// Where the memory was mapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iova: Option<Iova>,
@@ -179,7 +224,7 @@ pub struct Reply {
     pub token: Option<String>,
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refusal: Option<serde_json::Value>,
+    pub refusal: Option<Box<Refusal>>,
 }
 
 #[cfg(test)]
@@ -248,5 +293,25 @@ mod tests {
         };
         let bytes = serde_json::to_vec(&reply).unwrap().len();
         assert!(bytes > MAX_PACKET_BYTES && bytes <= MAX_ANSWER_BYTES, "{bytes}");
+        let longest = NodeInfo {
+            kind: NodeKind::Cdev,
+            path: "/dev/vfio/devices/vfio1048575".to_owned(),
+            address: Some("ffff:ff:1f.7".to_owned()),
+            devices: Vec::new(),
+        };
+        let nodes = Some(vec![longest; MAX_ANSWER_FDS]);
+        let reply = Reply { fds: None, nodes, ..reply };
+        let bytes = serde_json::to_vec(&reply).unwrap().len();
+        assert!(bytes > MAX_PACKET_BYTES && bytes <= MAX_ANSWER_BYTES, "{bytes}");
+        // A group each, which is longer than more devices in fewer groups.
+        let longest = NodeInfo {
+            kind: NodeKind::Group,
+            path: "/dev/vfio/4294967295".to_owned(),
+            address: None,
+            devices: vec!["ffff:ff:1f.7".to_owned()],
+        };
+        let nodes = Some(vec![longest; MAX_ANSWER_FDS]);
+        let bytes = serde_json::to_vec(&Reply { nodes, ..reply }).unwrap().len();
+        assert!(bytes <= MAX_ANSWER_BYTES, "{bytes}");
     }
 }

@@ -1,0 +1,374 @@
+//! Holders that attach by themselves: what they get, when they have bound, what is theirs no more.
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use berth_host::{Node, PciAddress, VfioError};
+use berth_ownership::{
+    Command, Delivery, HolderProcess, Reason, Refusal, Reservation, ReservationId, ReservationState,
+};
+use rustix::io::Errno;
+use tokio::io::Interest;
+
+use super::{
+    access, attach,
+    engine::Engine,
+    hand_over,
+    holder::{HandOver, Handed, LOOK, not_busy, not_with_us},
+    job::Job,
+    ready::ready,
+    runtime::lock,
+};
+use crate::model::{ApiError, Snapshot};
+
+/// Before a holder is first looked at whether it has bound; doubled up to [`LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+
+/// How long descriptors may be on their way from who fetched them to the holder that it named, once
+/// the former is gone.
+const ON_THE_WAY: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Opens the groups of a reservation to its holder, where they aren't yet, and gives what the
+    /// holder needs.
+    pub(super) fn hand_out(
+        &self,
+        snapshot: &Snapshot,
+        record: &Reservation,
+        command: Command,
+        process: &HolderProcess,
+        pidfd: OwnedFd,
+    ) -> Result<HandOver, ApiError> {
+        let id = &record.id;
+        // Before the record is asked: what a release finds in its way from now on is this.
+        let sending = self.tools().runtime.send(id);
+        // What can't be given of claims that stand doesn't make another process their holder.
+        let ready = match record.claims > 0 {
+            true => Some(self.outgoing(snapshot, id, false)?),
+            false => None,
+        };
+        let began = self.tools().records.carry_out(command, "fetch")?;
+        // Watched first: a holder that dies right after the record must be noticed.
+        self.watch(id, process.clone(), pidfd);
+        self.watch_bind(id);
+        let items = match ready {
+            Some(items) if !began && record.delivery == Delivery::Unbound => Ok(items),
+            // Nodes once more: who was the holder until now may have been shut out meanwhile.
+            Some(_) | None => self.outgoing(&self.snapshot(), id, began),
+        };
+        match items {
+            Ok(items) => Ok(HandOver { items, sending, began }),
+            Err(error) => {
+                drop(sending);
+                if began {
+                    self.not_received(id, process);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether a reservation's nodes are its user's to open, as long as its holder lives.
+    pub(crate) fn lets_in(&self, record: &Reservation) -> bool {
+        access::lets_in(record)
+    }
+
+    /// Lets the holder of a reservation into its nodes, where it was before.
+    pub(crate) fn let_in(&self, job: &Job) -> Result<(), Box<Refusal>> {
+        access::grant(self.tools(), job)
+    }
+
+    /// The holder of a reservation is let into its nodes no more.
+    pub(crate) fn shut_out(&self, job: &Job) {
+        if let Err(refusal) = access::revoke(self.tools(), job) {
+            tracing::error!(reservation = %job.reservation, why = refusal.message, "access stays");
+        }
+    }
+
+    /// Of the last daemon's hand-overs, who was let into which nodes. What stands is kept; what
+    /// doesn't is taken back, as the last daemon may have died before it did.
+    pub(crate) fn settle_who_was_let_in(&self, snapshot: &Snapshot) {
+        let nodes = |record: &&Reservation| {
+            record.delivery == Delivery::Node && record.state != ReservationState::Released
+        };
+        for record in snapshot.state.reservations().filter(nodes) {
+            if let Ok(job) = Job::of(snapshot, &record.id) {
+                access::remember(self.tools(), &job);
+            }
+        }
+        access::sweep(self.tools());
+    }
+
+    /// The descriptors that an unbound hand-over gives now.
+    ///
+    /// # Errors
+    /// The reservation isn't handed over; the kernel's.
+    pub fn handed_fds(&self, id: &ReservationId) -> Result<Vec<OwnedFd>, ApiError> {
+        let items = self.outgoing(&self.snapshot(), id, true)?;
+        let fd = |item| match item {
+            Handed::Device { fd, .. } | Handed::Cdev { fd, .. } | Handed::Context { fd, .. } => {
+                Some(fd)
+            }
+            Handed::Node { .. } => None,
+        };
+        Ok(items.into_iter().filter_map(fd).collect())
+    }
+
+    fn outgoing(
+        &self,
+        snapshot: &Snapshot,
+        id: &ReservationId,
+        began: bool,
+    ) -> Result<Vec<Handed>, ApiError> {
+        let Some(record) = snapshot.state.reservation(id) else {
+            return Err(ApiError::not_found(id, format!("there is no reservation {id}")));
+        };
+        check_handed(record)?;
+        let job = Job::of(snapshot, id)?;
+        match job.delivery {
+            Delivery::Node => self.nodes(&job, record, began),
+            Delivery::Unbound => self.cdevs(&job, record),
+            Delivery::Held | Delivery::Bound => Ok(Vec::new()),
+        }
+    }
+
+    /// The paths of the nodes, which the holder's user may open.
+    fn nodes(&self, job: &Job, record: &Reservation, began: bool) -> Result<Vec<Handed>, ApiError> {
+        let tools = self.tools();
+        if !began && access::lets_in(record) {
+            // Somebody may have changed the lists since.
+            access::grant(tools, job)?;
+        }
+        let path = |node| match tools.host.node(node) {
+            Ok(path) => Ok(Handed::Node { node, path, devices: devices_in(job, node) }),
+            Err(error) => {
+                let text = format!("{node} can't be found: {error}");
+                let refusal = Refusal::new(Reason::KernelRefused, &job.reservation, text);
+                Err(ApiError::Refused(match error.errno() {
+                    Some(errno) => refusal.with_errno(errno),
+                    None => refusal,
+                }))
+            }
+        };
+        access::nodes_of(job).into_iter().map(path).collect()
+    }
+
+    /// Fresh cdevs, each good for one bind, and the context that is kept to see it.
+    fn cdevs(&self, job: &Job, record: &Reservation) -> Result<Vec<Handed>, ApiError> {
+        let tools = self.tools();
+        let failed = |error: VfioError| {
+            let refusal = Refusal::new(Reason::KernelRefused, &job.reservation, error.to_string());
+            ApiError::Refused(refusal.with_errno(error.errno))
+        };
+        let Some(context) = tools.runtime.context(&job.context) else {
+            return Err(not_with_us(record));
+        };
+        let mut handed = Vec::new();
+        for address in job.devices() {
+            let fd = tools.host.open_cdev(address).map_err(failed)?;
+            handed.push(Handed::Cdev { address, fd });
+        }
+        let fd = context.context.fd().map_err(failed)?;
+        handed.push(Handed::Context { backend: job.backend, ioas: None, fd });
+        Ok(handed)
+    }
+
+    /// Waits for the holder of a reservation to bind its devices, or to open them by their nodes.
+    pub(crate) fn watch_bind(&self, id: &ReservationId) {
+        let holders = &self.inner.holders;
+        if !lock(&holders.binding).insert(id.clone()) {
+            return;
+        }
+        let (weak, id) = (std::sync::Arc::downgrade(&self.inner), id.clone());
+        holders.handle.spawn(async move {
+            let mut pause = FIRST_LOOK;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOOK);
+                let Some(inner) = weak.upgrade() else { return };
+                let (engine, of) = (Engine { inner }, id.clone());
+                let look = tokio::task::spawn_blocking(move || engine.look_for_bind(&of));
+                if !look.await.unwrap_or(false) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether there is more to wait for.
+    fn look_for_bind(&self, id: &ReservationId) -> bool {
+        let snapshot = self.snapshot();
+        let waits = snapshot.state.reservation(id).is_some_and(waits_for_bind);
+        let seen = waits && Job::of(&snapshot, id).is_ok_and(|job| self.has_bound(&job));
+        if seen {
+            self.told(Command::BindSeen { reservation: id.clone() });
+        }
+        if waits && !seen {
+            return true;
+        }
+        lock(&self.inner.holders.binding).remove(id);
+        // Handed over anew since the look: whoever did that found this one still watching.
+        if !seen && self.snapshot().state.reservation(id).is_some_and(waits_for_bind) {
+            self.watch_bind(id);
+        }
+        false
+    }
+
+    /// Whether all devices are open, and bound to the context that was handed over where that is
+    /// still here.
+    fn has_bound(&self, job: &Job) -> bool {
+        let tools = self.tools();
+        let devices: Vec<_> = job.devices().collect();
+        let open = devices.iter().all(|device| tools.host.in_use(*device).unwrap_or(false));
+        let context = match job.delivery {
+            Delivery::Unbound => tools.runtime.context(&job.context),
+            Delivery::Node | Delivery::Held | Delivery::Bound => None,
+        };
+        open && context.is_none_or(|context| {
+            let bound = context.context.bound_devices(devices.len());
+            bound.is_ok_and(|bound| bound == devices.len())
+        })
+    }
+
+    /// Who fetched for another process is watched too, until that has what was fetched.
+    pub(crate) fn watch_fetcher(
+        &self,
+        id: &ReservationId,
+        process: &HolderProcess,
+        pidfd: OwnedFd,
+    ) {
+        let weak = std::sync::Arc::downgrade(&self.inner);
+        let (id, process) = (id.clone(), process.clone());
+        self.inner.holders.handle.spawn(async move {
+            let Ok(pidfd) = ready(pidfd, Interest::READABLE) else { return };
+            if pidfd.readable().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(ON_THE_WAY).await;
+            if let Some(inner) = weak.upgrade() {
+                Engine { inner }.not_received(&id, &process);
+            }
+        });
+    }
+
+    /// Nothing of a hand-over may have reached its holder: then the claims end.
+    pub(crate) fn not_received(&self, id: &ReservationId, process: &HolderProcess) {
+        let (snapshot, of) = (self.snapshot(), id.clone());
+        let (id, process) = (id.clone(), process.clone());
+        let name = format!("hand-over of {id} that was not received");
+        self.beside(name, &snapshot, &of, move |engine| engine.take_back(&id, &process));
+    }
+
+    fn take_back(&self, id: &ReservationId, process: &HolderProcess) {
+        let tools = self.tools();
+        let snapshot = self.snapshot();
+        let stands = snapshot.state.reservation(id).is_some_and(|record| {
+            record.state == ReservationState::Handed && record.process.as_ref() == Some(process)
+        });
+        let Some(job) = stands.then(|| Job::of(&snapshot, id).ok()).flatten() else { return };
+        let revoked = access::revoke(tools, &job);
+        match revoked.and_then(|()| tools.users_of(&job)) {
+            Ok(users) if users.is_empty() => {
+                tracing::warn!(reservation = %id, pid = process.pid, "nothing reached the holder");
+                let undone = Command::HandOverUndone { reservation: id.clone() };
+                if !self.handed_back(&job, process, undone) {
+                    self.not_received_later(id, process);
+                }
+            }
+            Ok(_) => {
+                if job.delivery == Delivery::Node
+                    && let Err(refusal) = access::grant(tools, &job)
+                {
+                    tracing::error!(reservation = %id, why = refusal.message, "no access");
+                }
+            }
+            Err(refusal) => {
+                tracing::warn!(reservation = %id, why = refusal.message, "who has it open?");
+                self.not_received_later(id, process);
+            }
+        }
+    }
+
+    fn not_received_later(&self, id: &ReservationId, process: &HolderProcess) {
+        let weak = std::sync::Arc::downgrade(&self.inner);
+        let (id, process) = (id.clone(), process.clone());
+        self.inner.holders.handle.spawn(async move {
+            tokio::time::sleep(LOOK).await;
+            if let Some(inner) = weak.upgrade() {
+                Engine { inner }.not_received(&id, &process);
+            }
+        });
+    }
+
+    /// Whether a process is still the holder. Where another one fetched meanwhile, that is let in.
+    pub(super) fn is_still_with(&self, job: &Job, process: &HolderProcess) -> bool {
+        let snapshot = self.snapshot();
+        let record = snapshot.state.reservation(&job.reservation);
+        if record.is_some_and(|record| record.process.as_ref() == Some(process)) {
+            return true;
+        }
+        if record.is_some_and(access::lets_in)
+            && let Err(refusal) = access::grant(self.tools(), job)
+        {
+            tracing::error!(reservation = %job.reservation, why = refusal.message, "no access");
+        }
+        false
+    }
+
+    /// No process has what was handed over any more: back to a hold, as the command tells. False
+    /// while the kernel says that something is open all the same, or another process is the holder
+    /// by now; then nothing is told.
+    pub(super) fn handed_back(&self, job: &Job, process: &HolderProcess, told: Command) -> bool {
+        let tools = self.tools();
+        let open = |device| tools.host.in_use(device).unwrap_or(true);
+        let there = job.devices().filter(|device| tools.host.device(*device).is_ok());
+        if tools.runtime.is_sending(&job.reservation) || there.into_iter().any(open) {
+            return false;
+        }
+        for group in &job.groups {
+            let Err(error) = tools.settle_hold(job, group) else { continue };
+            if error.errno == Errno::BUSY.raw_os_error() {
+                tracing::warn!(group = %group.id, %error, "still open, though nobody shows it");
+                hand_over::drop_holds(tools, job);
+                return false;
+            }
+            let why = tools.explain(group, &error).message;
+            attach::lost(tools, job, group, &why);
+        }
+        if tools.runtime.is_sending(&job.reservation) || !self.is_still_with(job, process) {
+            hand_over::drop_holds(tools, job);
+            return false;
+        }
+        hand_over::close_context(tools, job);
+        self.told(told);
+        self.follow_up();
+        tools.sweep();
+        true
+    }
+}
+
+/// What the reservation claims of the group whose node this is.
+fn devices_in(job: &Job, node: Node) -> Vec<PciAddress> {
+    let of = job.groups.iter().filter(|group| node == Node::Group(group.number));
+    of.flat_map(|group| group.devices.iter().copied()).collect()
+}
+
+fn waits_for_bind(record: &Reservation) -> bool {
+    [Some(record.state), record.resume].contains(&Some(ReservationState::Handed))
+}
+
+/// # Errors
+/// `RESERVATION_BUSY`, `HOLD_LOST`, `NOT_ATTACHED`: what was begun came to nothing.
+fn check_handed(record: &Reservation) -> Result<(), ApiError> {
+    let id = &record.id;
+    not_busy(record)?;
+    if record.is_handed_out() {
+        return Ok(());
+    }
+    let reason = match record.state {
+        ReservationState::Lost => Reason::HoldLost,
+        _ => Reason::NotAttached,
+    };
+    let text = format!("{id} is {}, so there is nothing to hand over", record.state);
+    let refusal = Refusal::new(reason, id, text);
+    Err(ApiError::Refused(refusal.with_resolve(vec![format!("berth reservation show {id}")])))
+}
