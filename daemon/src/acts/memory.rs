@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use berth_dma::{DmaError, DmaErrorKind, DmaPerms, IovaChoice};
 use berth_ownership::{Delivery, HolderProcess, Reason, Refusal, ReservationId, ReservationState};
-use rustix::fs::SealFlags;
+use rustix::fs::{OFlags, SealFlags};
 
 use super::{
     job::Job,
@@ -15,6 +15,10 @@ use super::{
 /// What a reservation that states no memory may register: the pages are pinned in the daemon's
 /// name, so it is what the kernel lets an unprivileged process lock (`MLOCK_LIMIT`).
 const UNSTATED_BYTES: u64 = 8 << 20;
+
+/// Registrations of one reservation. A type1 container has 65,535 entries for all that share it
+/// (`vfio_iommu_type1.dma_entry_limit`), so one client may not take them all.
+const MOST_REGISTRATIONS: usize = 4096;
 
 /// What a client wants mapped.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +38,9 @@ pub(crate) struct Wanted {
 /// Maps part of a sealed memfd into the reservation's domain.
 ///
 /// # Errors
-/// `NOT_ATTACHED`; `INVALID_ARGUMENT` for a memfd that could shrink under the device, a range over
-/// the reservation's memory or one that the domain doesn't permit; `MEMLOCK_LIMIT`.
+/// `NOT_ATTACHED`; `INVALID_ARGUMENT` for a memfd that could shrink under the device or that the
+/// client itself may not access so, for a range beyond its end or one that the domain doesn't
+/// permit; `MEMLOCK_LIMIT`.
 pub(crate) fn register(
     tools: &Tools,
     reservation: &ReservationId,
@@ -43,7 +48,7 @@ pub(crate) fn register(
     memory: BorrowedFd<'_>,
     wanted: Wanted,
 ) -> Result<u64, Box<Refusal>> {
-    check_seal(reservation, memory)?;
+    check_memory(reservation, memory, wanted)?;
     let domain = attached_domain(tools, reservation)?;
     let registering = lock(&domain.registering);
     check_budget(tools, reservation, &domain, wanted)?;
@@ -168,21 +173,37 @@ fn not_attached(reservation: &ReservationId) -> Box<Refusal> {
     .with_resolve(vec![format!("berth attach {reservation}")])
 }
 
-/// A file that can shrink would take the pages from under the device.
-fn check_seal(reservation: &ReservationId, memory: BorrowedFd<'_>) -> Result<(), Box<Refusal>> {
-    let sealed =
-        rustix::fs::fcntl_get_seals(memory).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-    if sealed {
-        return Ok(());
+/// A file that can shrink would take the pages from under the device. And a device may do no more
+/// with it than the client could: iommufd asks neither the descriptor's mode nor its seals when
+/// memory is mapped by file, and would write to what was passed for reading.
+fn check_memory(
+    reservation: &ReservationId,
+    memory: BorrowedFd<'_>,
+    wanted: Wanted,
+) -> Result<(), Box<Refusal>> {
+    let refused = |message: &str, way_out: &str| {
+        let refusal = Refusal::new(Reason::InvalidArgument, reservation, message);
+        Err(refusal.with_resolve(vec![way_out.to_owned()]))
+    };
+    let seals = rustix::fs::fcntl_get_seals(memory).unwrap_or(SealFlags::empty());
+    if !seals.contains(SealFlags::SHRINK) {
+        return refused(
+            "memory is registered as a memfd that can't shrink",
+            "memfd_create with MFD_ALLOW_SEALING, then fcntl F_ADD_SEALS F_SEAL_SHRINK",
+        );
     }
-    Err(Refusal::new(
-        Reason::InvalidArgument,
-        reservation,
-        "memory is registered as a memfd that can't shrink",
-    )
-    .with_resolve(vec![
-        "memfd_create with MFD_ALLOW_SEALING, then fcntl F_ADD_SEALS F_SEAL_SHRINK".to_owned(),
-    ]))
+    let mode = rustix::fs::fcntl_getfl(memory).unwrap_or(OFlags::empty()) & OFlags::RWMODE;
+    let sealed = seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
+    if wanted.write && (mode != OFlags::RDWR || sealed) {
+        return refused(
+            "the device may not write to memory that is open for reading only, or sealed",
+            "register it with write false, or pass a memfd that is open for reading and writing",
+        );
+    }
+    if mode == OFlags::WRONLY {
+        return refused("memory that is open for writing only can't be mapped", "open it O_RDWR");
+    }
+    Ok(())
 }
 
 /// `memory_bytes` bounds what a reservation may have pinned in the daemon's name.
@@ -195,27 +216,35 @@ fn check_budget(
     let snapshot = tools.records.snapshot();
     let stated = snapshot.state.reservation(reservation).map_or(0, |record| record.memory_bytes);
     let limit = if stated == 0 { UNSTATED_BYTES } else { stated };
-    let used: u64 = lock(&domain.registrations)
-        .iter()
-        .filter(|known| known.reservation == *reservation)
-        .map(|known| known.length_bytes)
-        .sum();
-    if used.saturating_add(wanted.length_bytes) <= limit {
-        return Ok(());
+    let (mut count, mut used) = (0, 0_u64);
+    for known in lock(&domain.registrations).iter() {
+        if known.reservation == *reservation {
+            count += 1;
+            used = used.saturating_add(known.length_bytes);
+        }
     }
-    Err(Refusal::new(
-        Reason::MemlockLimit,
-        reservation,
-        format!(
-            "{reservation} may register {limit} bytes of memory, has {used} registered and \
-             asks for {} more",
-            wanted.length_bytes
-        ),
-    )
-    .with_resolve(vec![format!(
-        "reserve with --memory of at least {} bytes",
-        used.saturating_add(wanted.length_bytes)
-    )]))
+    let refused = |message: String, way_out: String| {
+        let refusal = Refusal::new(Reason::MemlockLimit, reservation, message);
+        Err(refusal.with_resolve(vec![way_out]))
+    };
+    if count >= MOST_REGISTRATIONS {
+        return refused(
+            format!("{reservation} has {count} registrations, and may have {MOST_REGISTRATIONS}"),
+            "register larger pieces, or unregister some first".to_owned(),
+        );
+    }
+    let needed = used.saturating_add(wanted.length_bytes);
+    if needed > limit {
+        return refused(
+            format!(
+                "{reservation} may register {limit} bytes of memory, has {used} registered and \
+                 asks for {} more",
+                wanted.length_bytes
+            ),
+            format!("reserve with --memory of at least {needed} bytes"),
+        );
+    }
+    Ok(())
 }
 
 fn refused(reservation: &ReservationId, error: &DmaError) -> Box<Refusal> {

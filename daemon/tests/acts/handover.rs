@@ -65,7 +65,7 @@ pub fn desk_with(world: World, access: Access) -> Desk {
     Desk { world, path, task, _dir: dir }
 }
 
-fn attached(desk: &Desk, ask: &Ask) {
+pub fn attached(desk: &Desk, ask: &Ask) {
     desk.world.reserve(ask).unwrap();
     desk.world.attach(ask.name).unwrap();
 }
@@ -74,14 +74,14 @@ fn bound(backend: Backend) -> Ask {
     Ask::new("r-1", Policy::Exclusive, &[DEVICE]).delivery(Delivery::Bound).backend(backend)
 }
 
-fn memory(bytes: u64) -> OwnedFd {
+pub fn memory(bytes: u64) -> OwnedFd {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = rustix::fs::memfd_create("guest", flags).unwrap();
     rustix::fs::ftruncate(&memory, bytes).unwrap();
     memory
 }
 
-fn sealed(bytes: u64) -> OwnedFd {
+pub fn sealed(bytes: u64) -> OwnedFd {
     let memory = memory(bytes);
     rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK).unwrap();
     memory
@@ -148,52 +148,6 @@ async fn refusals_say_why() {
     desk.world.attach("r-2").unwrap();
     assert_eq!(fetch("r-2", 1).await, "STALE_EPOCH");
     assert_eq!(fetch("r-2", 0).await, "ok");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_is_registered_for_held_and_unmapped_at_the_end() {
-    for backend in [Backend::Iommufd, Backend::Type1] {
-        let desk = desk();
-        let mut ask = Ask::new("r-1", Policy::Exclusive, &[DEVICE]).backend(backend);
-        ask.memory_bytes = 1 << 20;
-        attached(&desk, &ask);
-        let fetched = client(&desk.path, |client| client.fetch("r-1", 0)).await.unwrap();
-        assert!(fetched.fds.is_empty(), "held hands nothing over");
-        let answers = client(&desk.path, |client| {
-            let memory = sealed(1 << 20);
-            let at = client.register("r-1", &memory, 0, 0x4000, Some(0x10_0000)).unwrap();
-            let any = client.register("r-1", &memory, 0x4000, 0x4000, None).unwrap();
-            let refused = [
-                reason(client.register("r-1", super_small(), 0, 0x1000, None)),
-                reason(client.register("r-1", &memory, 0, 0x4000, Some(0x10_0000))),
-                reason(client.register("r-1", &memory, 0, 0x1001, None)),
-                reason(client.register("r-1", sealed(1 << 21), 0, 1 << 21, None)),
-                reason(client.unregister("r-1", 0x10_0000, 0x1000)),
-                reason(client.unregister("r-1", 0x20_0000, 0x4000)),
-            ];
-            assert_eq!(client.unregister("r-1", any, 0x4000).unwrap(), 0x4000);
-            (at, refused)
-        })
-        .await;
-        assert_eq!(answers.0, 0x10_0000);
-        let [unsealed, overlap, odd, budget, cut, none] = answers.1;
-        assert_eq!(unsealed, "INVALID_ARGUMENT");
-        assert_eq!(overlap, "INVALID_ARGUMENT");
-        assert_eq!(odd, "INVALID_ARGUMENT");
-        assert_eq!(budget, "MEMLOCK_LIMIT");
-        assert_eq!((cut.as_str(), none.as_str()), ("NOT_FOUND", "NOT_FOUND"));
-        desk.world.detach("r-1").unwrap();
-        let late = client(&desk.path, |client| {
-            reason(client.register("r-1", sealed(0x1000), 0, 0x1000, None))
-        });
-        assert_eq!(late.await, "NOT_ATTACHED");
-        desk.world.release("r-1").unwrap();
-        desk.world.check_given_back();
-    }
-}
-
-fn super_small() -> OwnedFd {
-    memory(0x1000)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,20 +344,6 @@ async fn who_has_a_contexts_descriptor_keeps_other_identities_out() {
     let refusal = desk.world.attach("r-2").unwrap_err();
     assert_eq!(refusal.reason.name(), "HOLDER_OWNS_DOMAIN");
     desk.world.check();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_without_stated_memory_pins_little() {
-    let desk = desk();
-    attached(&desk, &Ask::new("r-1", Policy::Exclusive, &[DEVICE]));
-    let answers = client(&desk.path, |client| {
-        let memory = sealed(16 << 20);
-        [
-            reason(client.register("r-1", &memory, 0, 8 << 20, None)),
-            reason(client.register("r-1", &memory, 8 << 20, 0x1000, None)),
-        ]
-    });
-    assert_eq!(answers.await, ["ok", "MEMLOCK_LIMIT"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,4 +14,5 @@ mod in_flight;
 mod ledger;
 mod life;
 mod memlock;
+mod register;
 mod world;

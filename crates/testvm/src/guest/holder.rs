@@ -35,7 +35,9 @@ enum Order {
     Ask { socket: PathBuf, request: Value, beside: Beside },
     Bind { device: String },
     Open { device: String, nodes: Vec<PathBuf> },
-    Memory { pages: u64 },
+    Memory { pages: u64, sealed: bool },
+    ReopenForReading { memory: usize },
+    Truncate { memory: usize },
     Write { memory: usize, offset: u64, bytes: Vec<u8> },
     Read { memory: usize, offset: u64, length: usize },
     Map { memory: usize, iova: u64 },
@@ -199,7 +201,31 @@ impl Holder {
     /// # Errors
     /// There is none.
     pub fn memory(&mut self, pages: u64) -> Result<usize> {
-        self.order(&Order::Memory { pages })
+        self.order(&Order::Memory { pages, sealed: true })
+    }
+
+    /// The same that can still shrink.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn loose_memory(&mut self, pages: u64) -> Result<usize> {
+        self.order(&Order::Memory { pages, sealed: false })
+    }
+
+    /// Opens its memory once more, for reading only; that is a memory of its own number.
+    ///
+    /// # Errors
+    /// It doesn't open.
+    pub fn reopened_for_reading(&mut self, memory: usize) -> Result<usize> {
+        self.order(&Order::ReopenForReading { memory })
+    }
+
+    /// Cuts its memory to nothing; false where the kernel refuses.
+    ///
+    /// # Errors
+    /// It doesn't answer.
+    pub fn truncate(&mut self, memory: usize) -> Result<bool> {
+        self.order(&Order::Truncate { memory })
     }
 
     /// Writes to its memory.
@@ -329,10 +355,15 @@ impl Hands {
             Order::Ask { socket, request, beside } => return self.ask(&socket, &request, beside),
             Order::Bind { device } => return Ok(json!(self.bind(&device)?)),
             Order::Open { device, nodes } => return Ok(json!(self.open(&device, &nodes)?)),
-            Order::Memory { pages } => {
-                self.memories.push(Memory::sealed(pages * PAGE)?);
-                return Ok(json!(self.memories.len() - 1));
+            Order::Memory { pages, sealed } => {
+                let make = if sealed { Memory::sealed } else { Memory::new };
+                return Ok(self.add(make(pages * PAGE)?));
             }
+            Order::ReopenForReading { memory } => {
+                let again = self.at(memory)?.reopened_for_reading()?;
+                return Ok(self.add(again));
+            }
+            Order::Truncate { memory } => return Ok(json!(self.at(memory)?.truncate())),
             Order::Write { memory, offset, bytes } => self.at(memory)?.write(offset, &bytes)?,
             Order::Read { memory, offset, length } => {
                 return Ok(json!(self.at(memory)?.read(offset, length)?));
@@ -351,6 +382,11 @@ impl Hands {
             }
         }
         Ok(Value::Null)
+    }
+
+    fn add(&mut self, memory: Memory) -> Value {
+        self.memories.push(memory);
+        json!(self.memories.len() - 1)
     }
 
     fn at(&self, memory: usize) -> Result<&Memory> {

@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::FileExt,
     },
 };
@@ -46,6 +46,21 @@ impl Memory {
         ftruncate(&file, length_bytes)?;
         fcntl_add_seals(&file, SealFlags::SHRINK)?;
         Self::of(file, length_bytes)
+    }
+
+    /// The same memory through a descriptor that doesn't permit writing.
+    ///
+    /// # Errors
+    /// It doesn't open.
+    pub fn reopened_for_reading(&self) -> Result<Self> {
+        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+        Ok(Self { file, ..*self })
+    }
+
+    /// Cuts it to nothing; false where the kernel refuses, as for what is sealed.
+    #[must_use]
+    pub fn truncate(&self) -> bool {
+        self.file.set_len(0).is_ok()
     }
 
     fn of(file: OwnedFd, length_bytes: u64) -> Result<Self> {

@@ -30,6 +30,8 @@ pub const DMA: &[&str] = &[
     "berthd_group_type1",
     "berthd_held_iommufd",
     "berthd_held_type1",
+    "berthd_regions_iommufd",
+    "berthd_regions_type1",
     "host_unbound",
     "berthd_unbound",
     "berthd_unbound_pair",

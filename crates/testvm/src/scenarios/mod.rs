@@ -22,6 +22,7 @@ mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
 mod berthd_private;
+mod berthd_regions;
 mod berthd_run;
 mod berthd_shared;
 mod berthd_tools;
@@ -59,6 +60,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_held::SCENARIOS,
     berthd_handed::SCENARIOS,
     berthd_in_flight::SCENARIOS,
+    berthd_regions::SCENARIOS,
     berthd_run::SCENARIOS,
     berthd_crash::SCENARIOS,
     systemd::SCENARIOS,

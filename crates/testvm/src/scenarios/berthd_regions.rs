@@ -1,0 +1,160 @@
+//! Memory that two clients register with one `held` domain: what one of them does wrong is refused
+//! or cleaned up, and the device of the other goes on.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::berthd_tools::{Before, PAGE, is_blocked, reserve, text};
+use crate::{
+    guest::{
+        Ctx, Outcome, Scenario,
+        daemon::Daemon,
+        edu::{Edu, pattern},
+        holder::Holder,
+        sysfs,
+        unpriv::{HOLDER_UID, STRANGER_UID},
+        wait_for,
+    },
+    topology::{PAIR_A, PAIR_B, PAIR_BRIDGE},
+    wire::Capability::{self, Cdev, Intremap, Iommufd, Shpchp, Type1},
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new("berthd_regions_iommufd", IOMMUFD, regions_iommufd),
+    Scenario::new("berthd_regions_type1", TYPE1, regions_type1),
+];
+
+const IOMMUFD: &[Capability] = &[Capability::Daemon, Iommufd, Cdev, Type1, Intremap];
+const TYPE1: &[Capability] = &[Capability::Daemon, Type1, Intremap];
+const MINE: u64 = 0x50_0000;
+const YOURS: u64 = 0x60_0000;
+/// What the IOMMU sees of everything behind the PCIe to PCI bridge.
+const ALIAS: &str = "0000:03:00.0";
+
+fn regions_iommufd(ctx: &mut Ctx) -> Result<Outcome> {
+    regions(ctx, "iommufd")
+}
+
+fn regions_type1(ctx: &mut Ctx) -> Result<Outcome> {
+    regions(ctx, "type1")
+}
+
+fn regions(ctx: &Ctx, backend: &str) -> Result<Outcome> {
+    let before = [PAIR_A, PAIR_B, PAIR_BRIDGE].map(Before::of);
+    let daemon = Daemon::start(ctx)?;
+    if ctx.has(Shpchp) {
+        daemon.cli(&["kernel-dma", "release", PAIR_BRIDGE])?.ok()?;
+    }
+    let (first, second) = two_clients(&daemon, backend)?;
+    let mut bad = Client::of(ctx, &daemon, HOLDER_UID, &first)?;
+    let mut good = Client::of(ctx, &daemon, STRANGER_UID, &second)?;
+    let memory = good.holder.memory(1)?;
+    good.holder.register(&second, memory, YOURS)?;
+    let beats = |good: &mut Client, seed| beats(&mut good.holder, memory, seed);
+    beats(&mut good, 3)?;
+
+    let sealed = bad.holder.memory(2)?;
+    bad.is_refused(sealed, YOURS, 0, 2, "INVALID_ARGUMENT")?;
+    beats(&mut good, 5)?;
+    let loose = bad.holder.loose_memory(1)?;
+    bad.is_refused(loose, MINE, 0, 1, "INVALID_ARGUMENT")?;
+    let reading = bad.holder.reopened_for_reading(sealed)?;
+    bad.is_refused(reading, MINE, 0, 1, "INVALID_ARGUMENT")?;
+    bad.is_refused(sealed, MINE, 2, 1, "INVALID_ARGUMENT")?;
+    let large = bad.holder.memory(8)?;
+    bad.is_refused(large, MINE, 0, 8, "MEMLOCK_LIMIT")?;
+    beats(&mut good, 7)?;
+    ensure!(!bad.holder.truncate(sealed)?, "sealed memory was cut");
+
+    bad.holder.register(&first, sealed, MINE)?;
+    let edu = Edu::on_sysfs(PAIR_A)?;
+    let bytes = pattern(11, PAGE);
+    bad.holder.write(sealed, 0, &bytes)?;
+    edu.copy_in(MINE, 4096)?;
+    bad.holder.write(sealed, 0, &[0; PAGE])?;
+    edu.copy_out(MINE, 4096)?;
+    ensure!(bad.holder.read(sealed, 0, PAGE)? == bytes, "the pattern did not come back");
+    drop(edu);
+    bad.holder.kill()?;
+    wait_for("the claims of the dead client to end", ctx.patience(), || {
+        let shown = daemon.cli(&["reservation", "show", &first]).ok()?.ok().ok()?;
+        (shown["claims"] == json!([])).then_some(())
+    })?;
+    beats(&mut good, 13)?;
+    // The other device of the domain doesn't reach what the dead one left, either.
+    let edu = Edu::on_sysfs(PAIR_B)?;
+    is_blocked(ctx, MINE, ALIAS, || edu.copy_out(MINE, 4096))?;
+    drop(edu);
+    beats(&mut good, 17)?;
+
+    drop(good);
+    daemon.cli(&["release", &first])?.ok()?;
+    daemon.cli(&["release", &second])?.ok()?;
+    if ctx.has(Shpchp) && sysfs::driver(PAIR_BRIDGE).is_none() {
+        daemon.cli(&["kernel-dma", "set", PAIR_BRIDGE])?.ok()?;
+    }
+    before.iter().try_for_each(Before::is_back)?;
+    Ok(Outcome::Pass)
+}
+
+/// Reserves both devices of the pair for one domain, four pages of memory each, and attaches them.
+fn two_clients(daemon: &Daemon, backend: &str) -> Result<(String, String)> {
+    let common = ["--policy", "shared", "--delivery", "held", "--backend", backend];
+    let bounds = ["--label", "tenant-a", "--memory", "16KiB"];
+    let words = [&["--device", PAIR_A][..], &common, &bounds].concat();
+    let first = reserve(daemon, &words)?;
+    let domain = text(&daemon.cli(&["reservation", "show", &first])?.ok()?, "domain")?;
+    let uid = format!("uid:{STRANGER_UID}");
+    let who = ["reserve", "--holder", "vm2", "--for", &uid, "--domain", &domain];
+    let words = [&who[..], &["--device", PAIR_B], &common, &bounds].concat();
+    let second = text(&daemon.cli(&words)?.ok()?, "id")?;
+    daemon.cli(&["attach", &first])?.ok()?;
+    daemon.cli(&["attach", &second])?.ok()?;
+    Ok((first, second))
+}
+
+/// A process without any descriptor of VFIO, and its reservation.
+struct Client {
+    holder: Holder,
+    id: String,
+}
+
+impl Client {
+    fn of(ctx: &Ctx, daemon: &Daemon, uid: u32, id: &str) -> Result<Self> {
+        let mut holder = Holder::start(ctx, uid, daemon.handover())?;
+        let fetched = holder.fetch(id)?;
+        let fds = fetched["fds"].as_array().map_or(0, Vec::len);
+        ensure!(fds == 0, "descriptors of a held device left the daemon: {fetched}");
+        Ok(Self { holder, id: id.to_owned() })
+    }
+
+    /// Its registration of these pages of a memory is refused, and for this reason.
+    fn is_refused(
+        &mut self,
+        memory: usize,
+        iova: u64,
+        first_page: u64,
+        pages: u64,
+        reason: &str,
+    ) -> Result<()> {
+        let request = json!({
+            "op": "register", "reservation": self.id, "iova": format!("{iova:#x}"),
+            "lengthBytes": pages * 4096, "offset": first_page * 4096,
+        });
+        let answer = self.holder.ask(request, Some(memory))?;
+        ensure!(answer["refusal"]["reason"] == reason, "not {reason}: {answer}");
+        Ok(())
+    }
+}
+
+/// The device of the second client takes a pattern from its memory and brings it back.
+fn beats(client: &mut Holder, memory: usize, seed: u8) -> Result<()> {
+    let edu = Edu::on_sysfs(PAIR_B)?;
+    let bytes = pattern(seed, PAGE);
+    client.write(memory, 0, &bytes)?;
+    edu.copy_in(YOURS, 4096)?;
+    client.write(memory, 0, &[0; PAGE])?;
+    edu.copy_out(YOURS, 4096)?;
+    ensure!(client.read(memory, 0, PAGE)? == bytes, "the other client's DMA broke at beat {seed}");
+    Ok(())
+}
