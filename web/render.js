@@ -111,6 +111,9 @@ export function reservationRow(reservation) {
   const cell = h("td", {}, badge(`state-${state}`, state));
   if (reservation.pending) cell.append(h("div", { class: "small" }, `${reservation.pending}…`));
   if (reservation.detail) cell.append(h("div", { class: "small" }, reservation.detail));
+  for (const warning of reservation.warnings || []) {
+    cell.append(h("div", { class: "small warn" }, warning));
+  }
   if (reservation.lastFailure) {
     cell.append(h("div", { class: "small warn" }, reservation.lastFailure.message));
   }

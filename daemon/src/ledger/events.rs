@@ -184,7 +184,7 @@ pub(super) fn render(book: &Book, about: &About) -> Option<String> {
     match about {
         About::Reservation(id) => {
             let extra = book.extras.get(id).map(AsRef::as_ref);
-            let shown = view::reservation(state.reservation(id)?, extra, &book.boot);
+            let shown = view::reservation(state, state.reservation(id)?, extra, &book.boot);
             serde_json::to_string(&shown).ok()
         }
         About::Context(id) => serde_json::to_string(&view::context(state.context(id)?)).ok(),

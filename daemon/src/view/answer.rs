@@ -13,7 +13,8 @@ pub fn answer(snapshot: &Snapshot, about: &AnswerOf, now: &Time) -> Option<Strin
     let json = match about {
         AnswerOf::Reservation(id) => {
             let extra = snapshot.extras.get(id).map(AsRef::as_ref);
-            serde_json::to_string(&reservation(state.reservation(id)?, extra, &snapshot.boot))
+            let record = state.reservation(id)?;
+            serde_json::to_string(&reservation(state, record, extra, &snapshot.boot))
         }
         AnswerOf::KernelDma(id) => {
             let facts = snapshot.device_by_id(id)?;
