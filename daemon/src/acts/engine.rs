@@ -211,6 +211,9 @@ impl Engine {
         if let Err(error) = self.record_outcome(intent.id, &outcome) {
             tracing::error!(intent = intent.id, %error, "an outcome could not be recorded");
         }
+        if let (IntentBody::Release { .. }, Some(id)) = (&intent.body, &intent.reservation) {
+            self.watched_in_vain(id);
+        }
         self.follow_up();
         self.tools().sweep();
     }

@@ -236,14 +236,24 @@ impl Engine {
         process: &HolderProcess,
         pidfd: OwnedFd,
     ) {
+        let over = self.inner.holders.watched.until(id);
+        self.watched_in_vain(id);
         let weak = std::sync::Arc::downgrade(&self.inner);
         let (id, process) = (id.clone(), process.clone());
         self.inner.holders.handle.spawn(async move {
             let Ok(pidfd) = ready(pidfd, Interest::READABLE) else { return };
-            if pidfd.readable().await.is_err() {
+            let ended = async {
+                let ended = pidfd.readable().await;
+                tokio::time::sleep(ON_THE_WAY).await;
+                ended.is_ok()
+            };
+            let ended = tokio::select! {
+                () = over.cancelled() => false,
+                ended = ended => ended,
+            };
+            if !ended {
                 return;
             }
-            tokio::time::sleep(ON_THE_WAY).await;
             if let Some(inner) = weak.upgrade() {
                 Engine { inner }.not_received(&id, &process);
             }

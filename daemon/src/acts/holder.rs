@@ -27,6 +27,7 @@ use super::{
     revoke::start_time,
     runtime::{LiveContext, Sending},
     tools::NO_INTENT,
+    watched::Watched,
 };
 use crate::model::{ApiError, Snapshot};
 
@@ -34,14 +35,14 @@ use crate::model::{ApiError, Snapshot};
 #[derive(Debug)]
 pub(crate) struct Holders {
     pub(super) handle: Handle,
-    watched: Mutex<HashSet<(ReservationId, HolderProcess)>>,
+    pub(super) watched: Watched,
     /// Reservations whose holder is waited for to bind.
     pub(super) binding: Mutex<HashSet<ReservationId>>,
 }
 
 impl Holders {
     pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, watched: Mutex::default(), binding: Mutex::default() }
+        Self { handle, watched: Watched::default(), binding: Mutex::default() }
     }
 }
 
@@ -264,31 +265,39 @@ impl Engine {
         alone
     }
 
-    /// Watches a process; its death is looked into once.
+    /// Watches a process until the reservation is over; its death is looked into once.
     pub(crate) fn watch(&self, id: &ReservationId, process: HolderProcess, pidfd: OwnedFd) {
-        let holders = &self.inner.holders;
-        let key = (id.clone(), process);
-        if !super::runtime::lock(&holders.watched).insert(key.clone()) {
-            return;
-        }
-        let engine = std::sync::Arc::downgrade(&self.inner);
-        holders.handle.spawn(async move {
+        let Some(over) = self.inner.holders.watched.begin(id, &process) else { return };
+        let (weak, of) = (std::sync::Arc::downgrade(&self.inner), id.clone());
+        self.inner.holders.handle.spawn(async move {
             let waited = match ready(pidfd, Interest::READABLE) {
-                Ok(pidfd) => pidfd.readable().await.map(drop),
+                Ok(pidfd) => tokio::select! {
+                    () = over.cancelled() => return,
+                    waited = pidfd.readable() => waited.map(drop),
+                },
                 Err(error) => Err(error),
             };
             if let Err(error) = waited {
-                tracing::error!(pid = key.1.pid, %error, "a holder can't be watched");
+                tracing::error!(pid = process.pid, %error, "a holder can't be watched");
                 return;
             }
-            let Some(inner) = engine.upgrade() else { return };
-            Engine { inner }.died(key.0, key.1);
+            let Some(inner) = weak.upgrade() else { return };
+            Engine { inner }.died(of, process);
         });
+        self.watched_in_vain(id);
+    }
+
+    /// What was over before the watch began ends it.
+    pub(super) fn watched_in_vain(&self, id: &ReservationId) {
+        let snapshot = self.tools().records.snapshot();
+        let record = snapshot.state.reservation(id);
+        if record.is_none_or(|record| record.state == ReservationState::Released) {
+            self.inner.holders.watched.over(id);
+        }
     }
 
     fn died(&self, id: ReservationId, process: HolderProcess) {
-        let watched = &self.inner.holders.watched;
-        super::runtime::lock(watched).remove(&(id.clone(), process.clone()));
+        self.inner.holders.watched.end(&id, &process);
         tracing::info!(reservation = %id, pid = process.pid, "holder process ended");
         let snapshot = self.tools().records.snapshot();
         let name = format!("end of process {} of {id}", process.pid);
@@ -395,16 +404,15 @@ impl Engine {
 
     /// Looks now and then at a process that can't be opened.
     pub(crate) fn watch_named(&self, id: &ReservationId, process: HolderProcess) {
-        let holders = &self.inner.holders;
-        let key = (id.clone(), process);
-        if !super::runtime::lock(&holders.watched).insert(key.clone()) {
-            return;
-        }
-        let engine = std::sync::Arc::downgrade(&self.inner);
-        holders.handle.spawn(async move {
-            tokio::time::sleep(LOOK).await;
-            let Some(inner) = engine.upgrade() else { return };
-            Engine { inner }.died(key.0, key.1);
+        let Some(over) = self.inner.holders.watched.begin(id, &process) else { return };
+        let (weak, id) = (std::sync::Arc::downgrade(&self.inner), id.clone());
+        self.inner.holders.handle.spawn(async move {
+            tokio::select! {
+                () = over.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let Some(inner) = weak.upgrade() else { return };
+            Engine { inner }.died(id, process);
         });
     }
 

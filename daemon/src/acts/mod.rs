@@ -35,6 +35,7 @@ pub(crate) mod runtime;
 mod scheduler;
 pub(crate) mod tools;
 mod watchdog;
+mod watched;
 
 pub use engine::{Census, Engine, EngineConfig};
 pub use ledger_records::LedgerRecords;
