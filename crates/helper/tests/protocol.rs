@@ -38,16 +38,21 @@ fn forked(root: &Path) -> Forked {
     Forked::new(HELPER, root, patient())
 }
 
+/// One act that writes and one that reads are done on the tree.
+fn acts(helper: &dyn Privileged, root: &Path) {
+    let set = Act::Override { device: device(), driver: Some("vfio-pci".into()) };
+    assert!(matches!(helper.perform(&set), Ok(ActOutcome::Done)));
+    let place = root.join("sys/bus/pci/devices/0000:00:05.0/driver_override");
+    assert_eq!(std::fs::read_to_string(place).unwrap(), "vfio-pci");
+    let config = helper.perform(&Act::ReadConfig { device: device() }).unwrap();
+    assert!(matches!(config, ActOutcome::Config(bytes) if bytes[..2] == [0x34, 0x12]));
+}
+
 #[test]
 fn acts_are_done_in_another_process() {
     let (_dir, tree) = machine();
     let helper = forked(tree.root());
-    let set = Act::Override { device: device(), driver: Some("vfio-pci".into()) };
-    assert!(matches!(helper.perform(&set), Ok(ActOutcome::Done)));
-    let place = tree.root().join("sys/bus/pci/devices/0000:00:05.0/driver_override");
-    assert_eq!(std::fs::read_to_string(place).unwrap(), "vfio-pci");
-    let config = helper.perform(&Act::ReadConfig { device: device() }).unwrap();
-    assert!(matches!(config, ActOutcome::Config(bytes) if bytes[..2] == [0x34, 0x12]));
+    acts(&helper, tree.root());
     let reset = helper.perform(&Act::Reset { device: device() }).unwrap();
     assert!(matches!(reset, ActOutcome::Reset(outcome) if outcome.as_str() == "not_possible"));
 }
@@ -70,12 +75,7 @@ fn acts_are_done_by_whoever_listens_at_the_socket() {
         }
     });
     let helper = Connected::new(&path, patient());
-    let set = Act::Override { device: device(), driver: Some("vfio-pci".into()) };
-    assert!(matches!(helper.perform(&set), Ok(ActOutcome::Done)));
-    let place = tree.root().join("sys/bus/pci/devices/0000:00:05.0/driver_override");
-    assert_eq!(std::fs::read_to_string(place).unwrap(), "vfio-pci");
-    let config = helper.perform(&Act::ReadConfig { device: device() }).unwrap();
-    assert!(matches!(config, ActOutcome::Config(bytes) if bytes[..2] == [0x34, 0x12]));
+    acts(&helper, tree.root());
     let gone: PciAddress = "0000:0f:00.0".parse().unwrap();
     let error = helper.perform(&Act::Unbind { device: gone }).unwrap_err();
     assert_eq!(error, HostError::NoDevice(gone));

@@ -405,15 +405,16 @@ impl Engine {
     /// Looks now and then at a process that can't be opened.
     pub(crate) fn watch_named(&self, id: &ReservationId, process: HolderProcess) {
         let Some(over) = self.inner.holders.watched.begin(id, &process) else { return };
-        let (weak, id) = (std::sync::Arc::downgrade(&self.inner), id.clone());
+        let (weak, of) = (std::sync::Arc::downgrade(&self.inner), id.clone());
         self.inner.holders.handle.spawn(async move {
             tokio::select! {
                 () = over.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
             let Some(inner) = weak.upgrade() else { return };
-            Engine { inner }.died(id, process);
+            Engine { inner }.died(of, process);
         });
+        self.watched_in_vain(id);
     }
 
     /// Nobody has the devices any more: back to a hold.

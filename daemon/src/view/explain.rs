@@ -242,7 +242,11 @@ fn reset_text(state: &State, record: &Device) -> String {
     }
     let named: Vec<String> =
         hits.iter().map(|hit| format!("{} of group {}", hit.hits, hit.group)).collect();
-    format!("; it has no reset of its own: releasing it resets {} too", named.join(", "))
+    format!(
+        "; it has no reset of its own: releasing it resets {} too, where that is on a VFIO driver \
+         and nobody has it open",
+        named.join(", ")
+    )
 }
 
 fn by_driver(snapshot: &Snapshot, facts: &DeviceFacts) -> Finding {

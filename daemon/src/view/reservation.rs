@@ -79,7 +79,8 @@ fn warnings(state: &State, record: &Reservation) -> Vec<String> {
         .map(|hit| {
             let ResetHit { by, hits, group } = hit;
             format!(
-                "releasing {by} resets {hits} of group {group} too ({}): {by} has no reset of its own",
+                "releasing {by} resets {hits} of group {group} too, where that is on a VFIO driver and \
+                 nobody has it open ({}): {by} has no reset of its own",
                 whose(state, hit)
             )
         })

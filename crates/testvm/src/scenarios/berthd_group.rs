@@ -10,7 +10,9 @@ use berth_uapi::{IoasId, Iommufd, IovaChoice};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde_json::{Value, json};
 
-use super::berthd_tools::{Before, PAGE, is_blocked, is_free, is_refused, text};
+use super::berthd_tools::{
+    Before, PAGE, is_blocked, is_free, is_refused, release_bridge, set_bridge, text,
+};
 use crate::{
     guest::{
         Ctx, Outcome, Scenario,
@@ -84,9 +86,7 @@ fn group_type1(ctx: &mut Ctx) -> Result<Outcome> {
 
 fn begin(ctx: &Ctx) -> Result<Daemon> {
     let daemon = Daemon::start(ctx)?;
-    if ctx.has(Shpchp) {
-        daemon.cli(&["kernel-dma", "release", PAIR_BRIDGE])?.ok()?;
-    }
+    release_bridge(ctx, &daemon)?;
     Ok(daemon)
 }
 
@@ -95,9 +95,8 @@ fn end(ctx: &Ctx, daemon: &Daemon, ids: &[String], before: &[Before]) -> Result<
         ensure!(probe::stranger(PAIR_A).is_kept_out(), "{:?}", probe::stranger(PAIR_A));
         daemon.cli(&["release", id])?.ok()?;
     }
-    if ctx.has(Shpchp) {
-        daemon.cli(&["kernel-dma", "set", PAIR_BRIDGE])?;
-    } else {
+    set_bridge(ctx, daemon)?;
+    if !ctx.has(Shpchp) {
         is_free(PAIR_A)?;
     }
     before.iter().try_for_each(Before::is_back)?;

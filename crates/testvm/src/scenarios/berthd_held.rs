@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::berthd_tools::{Before, PAGE, is_blocked, is_free, reserve, text};
+use super::berthd_tools::{Before, PAGE, is_blocked, is_free, moves_by, reserve, text};
 use crate::{
     guest::{
         Ctx, Outcome, Scenario,
@@ -53,23 +53,14 @@ fn held(ctx: &Ctx, backend: &str) -> Result<Outcome> {
 
     let edu = Edu::on_sysfs(EDU_ROOT)?;
     let memory = holder.memory(1)?;
-    let lands = |holder: &mut Holder, seed| {
-        let bytes = pattern(seed, PAGE);
-        holder.write(memory, 0, &bytes)?;
-        edu.copy_in(IOVA, 4096)?;
-        holder.write(memory, 0, &[0; PAGE])?;
-        edu.copy_out(IOVA, 4096)?;
-        ensure!(holder.read(memory, 0, PAGE)? == bytes, "the pattern did not come back");
-        anyhow::Ok(())
-    };
     holder.register(&id, memory, IOVA)?;
-    lands(&mut holder, 3)?;
+    moves_by(&edu, &mut holder, memory, IOVA, 3)?;
     holder.unregister(&id, IOVA)?;
     holder.write(memory, 0, &pattern(5, PAGE))?;
     is_blocked(ctx, IOVA, EDU_ROOT, || edu.copy_out(IOVA, 4096))?;
     ensure!(holder.read(memory, 0, PAGE)? == pattern(5, PAGE), "DMA after unregister");
     holder.register(&id, memory, IOVA)?;
-    lands(&mut holder, 7)?;
+    moves_by(&edu, &mut holder, memory, IOVA, 7)?;
     // What it registered ends with it. The last close turns bus mastering off, so that the device
     // has to be told anew before it can try.
     drop(edu);

@@ -1,22 +1,23 @@
 //! Memory that two clients register with one `held` domain: what one of them does wrong is refused
 //! or cleaned up, and the device of the other goes on.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::berthd_tools::{Before, PAGE, is_blocked, reserve, text};
+use super::berthd_tools::{
+    Before, is_blocked, moves_by, release_bridge, reserve, set_bridge, text,
+};
 use crate::{
     guest::{
         Ctx, Outcome, Scenario,
         daemon::Daemon,
-        edu::{Edu, pattern},
+        edu::Edu,
         holder::Holder,
-        sysfs,
         unpriv::{HOLDER_UID, STRANGER_UID},
         wait_for,
     },
     topology::{PAIR_A, PAIR_B, PAIR_BRIDGE},
-    wire::Capability::{self, Cdev, Intremap, Iommufd, Shpchp, Type1},
+    wire::Capability::{self, Cdev, Intremap, Iommufd, Type1},
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -42,15 +43,16 @@ fn regions_type1(ctx: &mut Ctx) -> Result<Outcome> {
 fn regions(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     let before = [PAIR_A, PAIR_B, PAIR_BRIDGE].map(Before::of);
     let daemon = Daemon::start(ctx)?;
-    if ctx.has(Shpchp) {
-        daemon.cli(&["kernel-dma", "release", PAIR_BRIDGE])?.ok()?;
-    }
+    release_bridge(ctx, &daemon)?;
     let (first, second) = two_clients(&daemon, backend)?;
     let mut bad = Client::of(ctx, &daemon, HOLDER_UID, &first)?;
     let mut good = Client::of(ctx, &daemon, STRANGER_UID, &second)?;
     let memory = good.holder.memory(1)?;
     good.holder.register(&second, memory, YOURS)?;
-    let beats = |good: &mut Client, seed| beats(&mut good.holder, memory, seed);
+    let beats = |good: &mut Client, seed| -> Result<()> {
+        let edu = Edu::on_sysfs(PAIR_B)?;
+        moves_by(&edu, &mut good.holder, memory, YOURS, seed).context("the other client's DMA")
+    };
     beats(&mut good, 3)?;
 
     let sealed = bad.holder.memory(2)?;
@@ -67,14 +69,7 @@ fn regions(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     ensure!(!bad.holder.truncate(sealed)?, "sealed memory was cut");
 
     bad.holder.register(&first, sealed, MINE)?;
-    let edu = Edu::on_sysfs(PAIR_A)?;
-    let bytes = pattern(11, PAGE);
-    bad.holder.write(sealed, 0, &bytes)?;
-    edu.copy_in(MINE, 4096)?;
-    bad.holder.write(sealed, 0, &[0; PAGE])?;
-    edu.copy_out(MINE, 4096)?;
-    ensure!(bad.holder.read(sealed, 0, PAGE)? == bytes, "the pattern did not come back");
-    drop(edu);
+    moves_by(&Edu::on_sysfs(PAIR_A)?, &mut bad.holder, sealed, MINE, 11)?;
     bad.holder.kill()?;
     wait_for("the claims of the dead client to end", ctx.patience(), || {
         let shown = daemon.cli(&["reservation", "show", &first]).ok()?.ok().ok()?;
@@ -90,9 +85,7 @@ fn regions(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     drop(good);
     daemon.cli(&["release", &first])?.ok()?;
     daemon.cli(&["release", &second])?.ok()?;
-    if ctx.has(Shpchp) && sysfs::driver(PAIR_BRIDGE).is_none() {
-        daemon.cli(&["kernel-dma", "set", PAIR_BRIDGE])?.ok()?;
-    }
+    set_bridge(ctx, &daemon)?;
     before.iter().try_for_each(Before::is_back)?;
     Ok(Outcome::Pass)
 }
@@ -145,16 +138,4 @@ impl Client {
         ensure!(answer["refusal"]["reason"] == reason, "not {reason}: {answer}");
         Ok(())
     }
-}
-
-/// The device of the second client takes a pattern from its memory and brings it back.
-fn beats(client: &mut Holder, memory: usize, seed: u8) -> Result<()> {
-    let edu = Edu::on_sysfs(PAIR_B)?;
-    let bytes = pattern(seed, PAGE);
-    client.write(memory, 0, &bytes)?;
-    edu.copy_in(YOURS, 4096)?;
-    client.write(memory, 0, &[0; PAGE])?;
-    edu.copy_out(YOURS, 4096)?;
-    ensure!(client.read(memory, 0, PAGE)? == bytes, "the other client's DMA broke at beat {seed}");
-    Ok(())
 }

@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 
 use super::berthd_tools::{
-    Before, PAGE, is_blocked_for, is_free, is_refused, moves, reserve, text,
+    Before, PAGE, is_blocked_for, is_free, is_refused, moves, release_bridge, reserve, set_bridge,
+    text,
 };
 use crate::{
     guest::{
@@ -44,17 +45,14 @@ fn shared_type1(ctx: &mut Ctx) -> Result<Outcome> {
 fn shared(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     let before = [PAIR_A, PAIR_B, PAIR_BRIDGE].map(Before::of);
     let daemon = Daemon::start(ctx)?;
-    if ctx.has(Shpchp) {
-        daemon.cli(&["kernel-dma", "release", PAIR_BRIDGE])?.ok()?;
-        ensure!(sysfs::driver(PAIR_BRIDGE).is_none(), "shpchp is still on {PAIR_BRIDGE}");
-    }
+    release_bridge(ctx, &daemon)?;
     let (first, second) = two_in_one_domain(&daemon, backend)?;
     both_do_dma(ctx, &daemon, &first, &second)?;
     // The last has left: nobody has the group, and everything is as it was.
     if ctx.has(Shpchp) && sysfs::driver(PAIR_BRIDGE).is_none() {
         is_free(PAIR_A)?;
-        daemon.cli(&["kernel-dma", "set", PAIR_BRIDGE])?.ok()?;
     }
+    set_bridge(ctx, &daemon)?;
     before.iter().try_for_each(Before::is_back)?;
     if !ctx.has(Shpchp) {
         is_free(PAIR_A)?;

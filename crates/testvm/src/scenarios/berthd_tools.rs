@@ -6,14 +6,18 @@ use anyhow::{Context, Result, ensure};
 use berth_uapi::{ATTACH_DOES_NOTHING, Errno, VfioContainer};
 use serde_json::Value;
 
-use crate::guest::{
-    Ctx,
-    daemon::{Answer, Client},
-    edu::pattern,
-    holder::Holder,
-    kmsg::Kmsg,
-    probe, sysfs,
-    unpriv::HOLDER_UID,
+use crate::{
+    guest::{
+        Ctx,
+        daemon::{Answer, Client},
+        edu::{Edu, pattern},
+        holder::Holder,
+        kmsg::Kmsg,
+        probe, sysfs,
+        unpriv::HOLDER_UID,
+    },
+    topology::PAIR_BRIDGE,
+    wire::Capability::Shpchp,
 };
 
 /// Bytes of one transfer of an `edu`, and of a page.
@@ -105,6 +109,41 @@ pub(super) fn moves(
     let came_back = holder.read(memory, 0, PAGE)?;
     ensure!(came_back == bytes, "{device} did not bring the pattern back: {:?}", &came_back[..8]);
     println!("{device} took a pattern in and brought it back at {iova:#x}");
+    Ok(())
+}
+
+/// The same for a device that the holder doesn't have: `berthd` has it, or nobody.
+pub(super) fn moves_by(
+    edu: &Edu,
+    holder: &mut Holder,
+    memory: usize,
+    iova: u64,
+    seed: u8,
+) -> Result<()> {
+    let bytes = pattern(seed, PAGE);
+    holder.write(memory, 0, &bytes)?;
+    edu.copy_in(iova, 4096)?;
+    holder.write(memory, 0, &[0; PAGE])?;
+    edu.copy_out(iova, 4096)?;
+    let came_back = holder.read(memory, 0, PAGE)?;
+    ensure!(came_back == bytes, "pattern {seed} did not come back: {:?}", &came_back[..8]);
+    Ok(())
+}
+
+/// Takes the bridge of the pair from the driver that does DMA for the host, where it has one.
+pub(super) fn release_bridge(ctx: &Ctx, daemon: &Client) -> Result<()> {
+    if ctx.has(Shpchp) {
+        daemon.cli(&["kernel-dma", "release", PAIR_BRIDGE])?.ok()?;
+        ensure!(sysfs::driver(PAIR_BRIDGE).is_none(), "shpchp is still on {PAIR_BRIDGE}");
+    }
+    Ok(())
+}
+
+/// Gives it back, unless the last release of the group did.
+pub(super) fn set_bridge(ctx: &Ctx, daemon: &Client) -> Result<()> {
+    if ctx.has(Shpchp) && sysfs::driver(PAIR_BRIDGE).is_none() {
+        daemon.cli(&["kernel-dma", "set", PAIR_BRIDGE])?.ok()?;
+    }
     Ok(())
 }
 
