@@ -63,7 +63,7 @@ pub mod table;
 mod tests;
 
 pub use command::{Command, DeviceReturn, Order, Reserve, TargetRequest};
-pub use decide::KernelDmaUse;
+pub use decide::{KernelDmaUse, ResetHit};
 pub use event::{DeviceLeft, Event};
 pub use ids::{
     BootId, ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Holder, Label, ReservationId,

@@ -231,6 +231,10 @@ reasons! {
         "the trust labels differ"
         "Nothing is shared across labels: no domain, token, context or device that can't be reset."
         "Use the same label, or have an operator clear the device with `berth quarantine clear`.";
+    ResetScope "RESET_SCOPE" EBUSY FailedPrecondition Refused
+        "a reset would hit somebody else's device"
+        "A device can only be reset with its bus or slot, and another holder or label has a device there."
+        "Wait for the release of the named reservation, or reserve both for one holder under one label.";
     StaleEpoch "STALE_EPOCH" ESTALE Aborted Refused
         "the order is of another epoch"
         "The reservation's epoch is not the one that the order was made for."

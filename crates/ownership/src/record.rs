@@ -36,6 +36,12 @@ pub struct DeviceFacts {
     pub uses: Vec<HostUse>,
     /// The processes that use it, for refusals: `qemu (1234)`.
     pub processes: Vec<String>,
+    /// The others on its bus or slot: a reset of that hits all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reset_peers: Vec<DeviceId>,
+    /// It has no reset that hits it alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resets_peers: bool,
 }
 
 impl DeviceFacts {
@@ -48,6 +54,8 @@ impl DeviceFacts {
             private_domain: false,
             uses: Vec::new(),
             processes: Vec::new(),
+            reset_peers: Vec::new(),
+            resets_peers: false,
         }
     }
 

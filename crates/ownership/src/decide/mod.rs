@@ -7,8 +7,10 @@ mod orders;
 mod outcomes;
 mod refuse;
 mod reserve;
+mod reset_scope;
 
 pub use kernel_dma::KernelDmaUse;
+pub use reset_scope::ResetHit;
 
 use crate::command::{Command, Order as OrderFor};
 use crate::event::Event;

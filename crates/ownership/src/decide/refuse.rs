@@ -256,7 +256,7 @@ fn keepers_end(blocker: &Blocker) -> Vec<String> {
     blocker.processes.iter().map(end).collect()
 }
 
-fn claims_in(reservation: &Reservation, group: &Group) -> u32 {
+pub(super) fn claims_in(reservation: &Reservation, group: &Group) -> u32 {
     if reservation.claims == 0 {
         return 0;
     }
@@ -264,7 +264,7 @@ fn claims_in(reservation: &Reservation, group: &Group) -> u32 {
     u32::try_from(here.map(|target| target.devices.len()).sum::<usize>()).unwrap_or(u32::MAX)
 }
 
-fn owner_info(reservation: &Reservation, claims: u32) -> OwnerInfo {
+pub(super) fn owner_info(reservation: &Reservation, claims: u32) -> OwnerInfo {
     let kind = if claims == 0 { "hold".to_owned() } else { reservation.policy.to_string() };
     OwnerInfo {
         kind,

@@ -47,6 +47,7 @@ impl State {
             epoch = epoch.max(Epoch(group.epoch.0.saturating_add(1)));
             targets.push(Target { group: group.id.clone(), devices });
         }
+        self.check_reset_scope(request, &targets)?;
         let mut events = fresh_events(request, &presented);
         let reservation = record(request, &presented, targets, taken, epoch, now);
         events.push(Event::Reserved { reservation: Box::new(reservation) });

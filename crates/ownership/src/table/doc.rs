@@ -45,6 +45,10 @@ Beside the table stand a few rules that no single group decides:
   (`KERNEL_DMA`, EBUSY).
 - A device that could not be reset goes to its last label only (`LABEL_MISMATCH`), until an operator
   clears it.
+- A device that can only be reset with its bus or slot is reset with the devices there, whatever
+  their groups. While it is reserved those go to its holder under its label only, and it can't be
+  reserved while another holder or label has one of them (`RESET_SCOPE`). What is reserved with the
+  reset policy none asks for no reset, and so reaches nobody.
 - Exclusive is delivered held, bound, unbound, node; shared held, bound; group held, unbound, node
   (`INVALID_ARGUMENT`).
 - Combinations that can't come up have no line: a host driver presents no token, an exclusive claim

@@ -5,6 +5,7 @@ mod fixture;
 mod libvirt;
 mod private;
 mod random;
+mod reset_scope;
 mod restore;
 mod scenarios;
 mod search;

@@ -32,6 +32,7 @@ fn reasons_are_complete_and_named_once() {
         "KERNEL_DMA",
         "HOST_USES_DEVICE",
         "LABEL_MISMATCH",
+        "RESET_SCOPE",
         "STALE_EPOCH",
         "QUARANTINED",
         "CORDONED",
