@@ -157,6 +157,22 @@ pub struct DeviceFacts {
     pub private_domain: Option<PrivateDomain>,
 }
 
+impl DeviceFacts {
+    /// Whether no reset hits this device alone, so that the others of its reset set are hit too.
+    ///
+    /// # Kernel
+    /// `bus` and `cxl_bus` reset all below a port, the other methods of `reset_method` one function.
+    /// Where a function can't be reset alone, `vfio_pci_core_disable` resets the bus or slot once
+    /// nobody has a device of it open, and `VFIO_DEVICE_PCI_HOT_RESET` does so for the owner of all.
+    #[must_use]
+    pub fn resets_peers(&self) -> bool {
+        let all_below_the_port = |method: &String| method == "bus" || method == "cxl_bus";
+        !self.bridge
+            && !self.reset_set.is_empty()
+            && self.reset_methods.iter().all(all_below_the_port)
+    }
+}
+
 /// A domain that a host driver attached in place of the default one, as `iommu_attach_device` does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrivateDomain {
