@@ -113,11 +113,16 @@ fn baseline(baseline: &v1::Baseline) -> String {
 }
 
 fn reset(device: &v1::Device) -> String {
-    if device.reset_methods.is_empty() {
+    let methods = if device.reset_methods.is_empty() {
         "not possible".to_owned()
     } else {
         device.reset_methods.join(" ")
+    };
+    if device.reset_with.is_empty() {
+        return methods;
     }
+    let with: Vec<&str> = device.reset_with.iter().map(|a| address::text(Some(a))).collect();
+    format!("{methods}; only together with {}", with.join(" "))
 }
 
 fn bar(bar: &v1::Bar) -> String {

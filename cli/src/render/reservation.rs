@@ -73,6 +73,7 @@ pub(crate) fn block(reservation: &v1::Reservation) -> String {
         ("memory", memory),
         ("ttl", ttl),
         ("detail", reservation.detail.clone()),
+        ("warning", reservation.warnings.join("\n")),
         (
             "given back",
             reservation.given_back.iter().map(given_back).collect::<Vec<_>>().join("\n"),

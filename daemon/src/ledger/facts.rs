@@ -142,6 +142,9 @@ fn device_facts(device: &DeviceFacts, uses: &[HostUse]) -> ownership::DeviceFact
         DmaKind::Kernel => DriverDma::Kernel(driver()),
         DmaKind::Assumed => DriverDma::Assumed(driver()),
     };
+    facts.reset_peers =
+        device.reset_set.iter().map(|peer| DeviceId::from(peer.to_string())).collect();
+    facts.resets_peers = device.resets_peers();
     if let Some(domain) = &device.private_domain {
         facts.private_domain = true;
         facts.processes = domain.keepers();

@@ -27,7 +27,7 @@ impl Service {
             .filter(|record| record.state != ReservationState::Released)
             .map(|record| {
                 let extra = snapshot.extras.get(&record.id).map(AsRef::as_ref);
-                view::reservation(record, extra, &snapshot.boot)
+                view::reservation(&snapshot.state, record, extra, &snapshot.boot)
             })
             .collect();
         Ok(v1::ListReservationsResponse { reservations, resume_seq: snapshot.seq })
@@ -46,6 +46,6 @@ impl Service {
         let snapshot = self.snapshot();
         let record = find::reservation(&snapshot, &request.id)?;
         let extra = snapshot.extras.get(&record.id).map(AsRef::as_ref);
-        Ok(view::reservation(record, extra, &snapshot.boot))
+        Ok(view::reservation(&snapshot.state, record, extra, &snapshot.boot))
     }
 }

@@ -160,7 +160,7 @@ impl Service {
         });
         let record = record
             .ok_or_else(|| ApiError::internal(&template.id, "a dry run led to no reservation"))?;
-        let mut shown = view::reservation(record, None, &snapshot.boot);
+        let mut shown = view::reservation(&snapshot.state, record, None, &snapshot.boot);
         shown.detail = taken_text(&record.taken);
         Ok(shown)
     }
@@ -276,7 +276,7 @@ pub(super) fn show(snapshot: &Snapshot, about: &AnswerOf) -> Result<v1::Reservat
     };
     let record = find::reservation(snapshot, id.as_str())?;
     let extra = snapshot.extras.get(id).map(AsRef::as_ref);
-    Ok(view::reservation(record, extra, &snapshot.boot))
+    Ok(view::reservation(&snapshot.state, record, extra, &snapshot.boot))
 }
 
 fn strictness(policy: ResetPolicy) -> u8 {

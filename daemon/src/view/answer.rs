@@ -13,7 +13,12 @@ pub fn answer(snapshot: &Snapshot, about: &AnswerOf, now: &Time) -> Option<Strin
     let json = match about {
         AnswerOf::Reservation(id) => {
             let extra = snapshot.extras.get(id).map(AsRef::as_ref);
-            serde_json::to_string(&reservation(state.reservation(id)?, extra, &snapshot.boot))
+            serde_json::to_string(&reservation(
+                state,
+                state.reservation(id)?,
+                extra,
+                &snapshot.boot,
+            ))
         }
         AnswerOf::KernelDma(id) => {
             let facts = snapshot.device_by_id(id)?;

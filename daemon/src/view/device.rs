@@ -46,6 +46,11 @@ pub fn device(snapshot: &Snapshot, facts: &DeviceFacts) -> v1::Device {
         }),
         parent_port: facts.parent.map(|parent| parent.to_string()).unwrap_or_default(),
         cdev: facts.cdev.clone().unwrap_or_default(),
+        reset_with: if facts.resets_peers() {
+            facts.reset_set.iter().copied().map(words::address).collect()
+        } else {
+            Vec::new()
+        },
     }
 }
 

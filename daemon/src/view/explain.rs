@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use berth_host::{Answer, DeviceFacts, DmaKind, Feature, PciAddress, PrivateDomain, ProcessUse};
 use berth_ownership::{
     Backend, Command, Condition, Delivery, Device, DeviceId, Flags, Group, GroupId, Hold, Label,
-    Policy, Refusal, ReservationState, Reserve, ResetPolicy, State, TargetRequest, Time,
+    Policy, Refusal, ReservationState, Reserve, ResetPolicy, State, Target, TargetRequest, Time,
 };
 use berth_proto::v1;
 
@@ -93,7 +93,7 @@ pub(super) fn probe(
         memory_bytes: 0,
         ttl_ms: None,
         flags: Flags::default(),
-        reset_policy: ResetPolicy::None,
+        reset_policy: ResetPolicy::AllowSameLabel,
         hold: Hold::Ledger,
         prepare: true,
     }));
@@ -137,11 +137,13 @@ fn verdict(
     let finding = record
         .and_then(|record| by_condition(record, facts, asked.label))
         .or_else(|| by_reservation(&snapshot.state, group, facts))
+        .or_else(|| record.and_then(|record| by_reset(&snapshot.state, record)))
         .unwrap_or_else(|| by_driver(snapshot, facts));
+    let resets = record.map(|record| reset_text(&snapshot.state, record)).unwrap_or_default();
     v1::DeviceVerdict {
         device: Some(device(snapshot, facts)),
         blocks: finding.blocks,
-        text: finding.text,
+        text: finding.text + &resets,
         processes: users(facts, asked),
         resolve: finding.resolve,
     }
@@ -211,6 +213,36 @@ fn by_reservation(state: &State, group: &Group, facts: &DeviceFacts) -> Option<F
         );
     }
     Some(Finding { blocks: true, text, resolve: format!("berth release {}", owner.id) })
+}
+
+/// Somebody has a device that is only reset together with this one.
+fn by_reset(state: &State, record: &Device) -> Option<Finding> {
+    let (id, mine) = (&record.facts.id, record.facts.resets_peers);
+    let peers = record.facts.reset_peers.iter().filter_map(|peer| state.device(peer));
+    peers.filter(|peer| peer.group != record.group).find_map(|peer| {
+        let other = state.device_reservation(peer)?;
+        let theirs = peer.facts.resets_peers && other.reset_policy != ResetPolicy::None;
+        (mine || theirs).then(|| Finding {
+            blocks: true,
+            text: format!(
+                "{id} is reset together with {} of group {}, which {} for {} has (label {})",
+                peer.facts.id, peer.group, other.id, other.holder, other.label
+            ),
+            resolve: format!("berth release {}", other.id),
+        })
+    })
+}
+
+/// What giving a device back resets beside its group.
+fn reset_text(state: &State, record: &Device) -> String {
+    let target = Target { group: record.group.clone(), devices: vec![record.facts.id.clone()] };
+    let hits = state.reset_hits(&[target], ResetPolicy::AllowSameLabel);
+    if hits.is_empty() {
+        return String::new();
+    }
+    let named: Vec<String> =
+        hits.iter().map(|hit| format!("{} of group {}", hit.hits, hit.group)).collect();
+    format!("; it has no reset of its own: releasing it resets {} too", named.join(", "))
 }
 
 fn by_driver(snapshot: &Snapshot, facts: &DeviceFacts) -> Finding {

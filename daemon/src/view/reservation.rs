@@ -1,6 +1,6 @@
 //! Reservations as the API has them.
 
-use berth_ownership::{Reservation, ReservationState, ResetOutcome};
+use berth_ownership::{Reservation, ReservationState, ResetHit, ResetOutcome, State};
 use berth_proto::v1;
 
 use super::{refusal::refusal, words};
@@ -18,9 +18,14 @@ pub struct Boot {
     pub offset_ms: i64,
 }
 
-/// A reservation as the API has it.
+/// A reservation as the API has it; it may be one that isn't in the state, as a dry run has it.
 #[must_use]
-pub fn reservation(record: &Reservation, extra: Option<&Extra>, boot: &Boot) -> v1::Reservation {
+pub fn reservation(
+    state: &State,
+    record: &Reservation,
+    extra: Option<&Extra>,
+    boot: &Boot,
+) -> v1::Reservation {
     let expires_at = record
         .expires
         .as_ref()
@@ -38,7 +43,7 @@ pub fn reservation(record: &Reservation, extra: Option<&Extra>, boot: &Boot) -> 
         delivery: words::delivery_word(record.delivery).into(),
         backend: words::backend_word(record.backend).into(),
         targets: record.targets.iter().map(target).collect(),
-        state: state(record.state).into(),
+        state: state_word(record.state).into(),
         epoch: record.epoch.0,
         hold: hold(record.hold).into(),
         context: record.context.to_string(),
@@ -60,6 +65,35 @@ pub fn reservation(record: &Reservation, extra: Option<&Extra>, boot: &Boot) -> 
             .map(|extra| extra.given_back.iter().map(given_back).collect())
             .unwrap_or_default(),
         last_failure: extra.and_then(|extra| extra.last_failure.as_ref()).map(refusal),
+        warnings: warnings(state, record),
+    }
+}
+
+/// Whose devices giving it back resets too.
+fn warnings(state: &State, record: &Reservation) -> Vec<String> {
+    if record.state == ReservationState::Released {
+        return Vec::new();
+    }
+    let hits = state.reset_hits(&record.targets, record.reset_policy);
+    hits.iter()
+        .map(|hit| {
+            let ResetHit { by, hits, group } = hit;
+            format!(
+                "releasing {by} resets {hits} of group {group} too ({}): {by} has no reset of its own",
+                whose(state, hit)
+            )
+        })
+        .collect()
+}
+
+fn whose(state: &State, hit: &ResetHit) -> String {
+    let Some(device) = state.device(&hit.hits) else { return "it is gone".to_owned() };
+    if let Some(other) = state.device_reservation(device) {
+        return format!("reserved by {} for {}", other.id, other.holder);
+    }
+    match device.facts.dma.driver() {
+        Some(driver) => format!("on {driver}, reserved by nobody"),
+        None => "reserved by nobody".to_owned(),
     }
 }
 
@@ -101,7 +135,7 @@ fn domain_of(record: &Reservation) -> String {
     if record.delivery.holder_owns_domain() { String::new() } else { record.domain.to_string() }
 }
 
-fn state(state: ReservationState) -> v1::reservation::State {
+fn state_word(state: ReservationState) -> v1::reservation::State {
     use v1::reservation::State;
     match state {
         ReservationState::Preparing => State::Preparing,

@@ -32,9 +32,8 @@ impl State {
             return Vec::new();
         }
         let claimed = targets.iter().flat_map(|target| &target.devices);
-        let reaching = claimed
-            .filter_map(|id| self.device(id))
-            .filter(|device| device.facts.resets_peers);
+        let reaching =
+            claimed.filter_map(|id| self.device(id)).filter(|device| device.facts.resets_peers);
         let mut hits = Vec::new();
         for device in reaching {
             for peer in self.peers_outside(device, targets) {

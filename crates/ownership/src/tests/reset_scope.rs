@@ -88,6 +88,10 @@ fn whose_reset_does_not_matter_reaches_nobody() {
     let mut state = bus(&[]);
     run_all(&mut state, &[ask(careless(1, "vm-1", "g-a"))]);
     let careful = ask(of(2, "vm-2", "a", "g-b"));
-    assert_eq!(refused(&state, &careful).reason, Reason::ResetScope, "its own reset hits the first");
+    assert_eq!(
+        refused(&state, &careful).reason,
+        Reason::ResetScope,
+        "its own reset hits the first"
+    );
     assert!(run(&mut state, &ask(careless(2, "vm-2", "g-b"))).is_ok());
 }
