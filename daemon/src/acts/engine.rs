@@ -213,6 +213,7 @@ impl Engine {
         }
         self.follow_up();
         self.tools().sweep();
+        self.end_watches();
     }
 
     fn outcome(&self, intent: &Intent) -> Outcome {

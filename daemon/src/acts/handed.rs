@@ -237,8 +237,8 @@ impl Engine {
         pidfd: OwnedFd,
     ) {
         let weak = std::sync::Arc::downgrade(&self.inner);
-        let (id, process) = (id.clone(), process.clone());
-        self.inner.holders.handle.spawn(async move {
+        let (id, process, about) = (id.clone(), process.clone(), id.clone());
+        let task = self.inner.holders.handle.spawn(async move {
             let Ok(pidfd) = ready(pidfd, Interest::READABLE) else { return };
             if pidfd.readable().await.is_err() {
                 return;
@@ -248,6 +248,9 @@ impl Engine {
                 Engine { inner }.not_received(&id, &process);
             }
         });
+        let fetchers = &self.inner.holders.fetchers;
+        lock(fetchers).push((about, task.abort_handle()));
+        self.end_watches();
     }
 
     /// Nothing of a hand-over may have reached its holder: then the claims end.

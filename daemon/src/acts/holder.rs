@@ -1,7 +1,7 @@
 //! Holders: which process has a reservation's descriptors, and what follows when it dies.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Mutex,
     time::Duration,
@@ -16,7 +16,7 @@ use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
-use tokio::{io::Interest, runtime::Handle};
+use tokio::{io::Interest, runtime::Handle, task::AbortHandle};
 
 use super::{
     access, attach,
@@ -34,14 +34,21 @@ use crate::model::{ApiError, Snapshot};
 #[derive(Debug)]
 pub(crate) struct Holders {
     pub(super) handle: Handle,
-    watched: Mutex<HashSet<(ReservationId, HolderProcess)>>,
+    watched: Mutex<HashMap<(ReservationId, HolderProcess), AbortHandle>>,
+    /// Who fetched for others.
+    pub(super) fetchers: Mutex<Vec<(ReservationId, AbortHandle)>>,
     /// Reservations whose holder is waited for to bind.
     pub(super) binding: Mutex<HashSet<ReservationId>>,
 }
 
 impl Holders {
     pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, watched: Mutex::default(), binding: Mutex::default() }
+        Self {
+            handle,
+            watched: Mutex::default(),
+            fetchers: Mutex::default(),
+            binding: Mutex::default(),
+        }
     }
 }
 
@@ -268,11 +275,13 @@ impl Engine {
     pub(crate) fn watch(&self, id: &ReservationId, process: HolderProcess, pidfd: OwnedFd) {
         let holders = &self.inner.holders;
         let key = (id.clone(), process);
-        if !super::runtime::lock(&holders.watched).insert(key.clone()) {
+        let mut watched = super::runtime::lock(&holders.watched);
+        if watched.contains_key(&key) {
             return;
         }
         let engine = std::sync::Arc::downgrade(&self.inner);
-        holders.handle.spawn(async move {
+        let name = key.clone();
+        let task = holders.handle.spawn(async move {
             let waited = match ready(pidfd, Interest::READABLE) {
                 Ok(pidfd) => pidfd.readable().await.map(drop),
                 Err(error) => Err(error),
@@ -284,6 +293,29 @@ impl Engine {
             let Some(inner) = engine.upgrade() else { return };
             Engine { inner }.died(key.0, key.1);
         });
+        watched.insert(name, task.abort_handle());
+        drop(watched);
+        // It may have been given back before it was watched.
+        self.end_watches();
+    }
+
+    /// Nobody is watched for a reservation that was given back, however long the process lives.
+    pub(super) fn end_watches(&self) {
+        let snapshot = self.snapshot();
+        let lives = |id: &ReservationId| {
+            let record = snapshot.state.reservation(id);
+            record.is_some_and(|record| record.state != ReservationState::Released)
+        };
+        let keep = |id: &ReservationId, task: &AbortHandle| {
+            let keep = lives(id) && !task.is_finished();
+            if !keep {
+                task.abort();
+            }
+            keep
+        };
+        let holders = &self.inner.holders;
+        super::runtime::lock(&holders.watched).retain(|(id, _), task| keep(id, task));
+        super::runtime::lock(&holders.fetchers).retain(|(id, task)| keep(id, task));
     }
 
     fn died(&self, id: ReservationId, process: HolderProcess) {
@@ -397,15 +429,18 @@ impl Engine {
     pub(crate) fn watch_named(&self, id: &ReservationId, process: HolderProcess) {
         let holders = &self.inner.holders;
         let key = (id.clone(), process);
-        if !super::runtime::lock(&holders.watched).insert(key.clone()) {
+        let mut watched = super::runtime::lock(&holders.watched);
+        if watched.contains_key(&key) {
             return;
         }
         let engine = std::sync::Arc::downgrade(&self.inner);
-        holders.handle.spawn(async move {
+        let name = key.clone();
+        let task = holders.handle.spawn(async move {
             tokio::time::sleep(LOOK).await;
             let Some(inner) = engine.upgrade() else { return };
             Engine { inner }.died(key.0, key.1);
         });
+        watched.insert(name, task.abort_handle());
     }
 
     /// Nobody has the devices any more: back to a hold.
