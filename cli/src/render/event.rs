@@ -16,7 +16,7 @@ pub(crate) fn table(events: &[v1::Event]) -> String {
                 cell(&event.kind, Meaning::Plain),
                 cell(objects(event), Meaning::Plain),
                 cell(&event.actor, Meaning::Plain),
-                cell(&event.cause, Meaning::Plain),
+                cell(cause(event), Meaning::Plain),
             ]
         }),
     )
@@ -31,8 +31,17 @@ pub(crate) fn line(event: &v1::Event) -> String {
         event.kind,
         objects(event),
         event.actor,
-        event.cause
+        cause(event)
     )
+}
+
+/// What led to it, and the reason that was given for it.
+fn cause(event: &v1::Event) -> String {
+    let after = event.after.as_ref().and_then(|after| serde_json::to_value(after).ok());
+    match after.as_ref().and_then(|after| after["reason"].as_str()) {
+        Some(reason) if !reason.is_empty() => format!("{}: {reason}", event.cause),
+        _ => event.cause.clone(),
+    }
 }
 
 fn objects(event: &v1::Event) -> String {

@@ -41,6 +41,15 @@ pub(crate) fn host(error: &HostError, device: PciAddress) -> Box<Refusal> {
             Refusal::new(Reason::Wedged, device, message)
         }
         HostError::Helper { .. } => Refusal::new(Reason::HelperFailed, device, message),
+        HostError::File { op: "find driver", path, errno } => {
+            let driver = path.rsplit('/').next().unwrap_or_default();
+            let text = format!(
+                "{device} needs driver {driver}, which isn't registered: its module is gone"
+            );
+            Refusal::new(Reason::KernelRefused, device, text + &format!(" (modprobe {driver})"))
+                .with_errno(*errno)
+                .with_resolve(vec![format!("modprobe {driver}")])
+        }
         HostError::File { errno, .. } => {
             Refusal::new(Reason::KernelRefused, device, message).with_errno(*errno)
         }

@@ -83,6 +83,10 @@ fn give_back(tools: &Tools, intent: u64, job: &Job) -> Result<Vec<Back>, Box<Ref
     for group in &job.groups {
         proof::unused(tools, job, group)?;
     }
+    // A host driver that comes back makes its device a bus master again: asked before.
+    for (address, outcome) in &mut resets {
+        silent_or_failed(tools, job, *address, outcome);
+    }
     let back =
         job.groups.iter().flat_map(|group| let_go(tools, intent, job, group, &resets)).collect();
     close_context(tools, job);
@@ -251,7 +255,7 @@ fn back(
         }
         Some(ResetOutcome::NotPossible { note }) => {
             notes.push(note.clone());
-            (clean_enough(tools, address, &mut notes), String::new())
+            (berth_ownership::ResetOutcome::NotPossible, String::new())
         }
         Some(ResetOutcome::Failed { note }) => {
             notes.push(note.clone());
@@ -275,39 +279,40 @@ fn back(
 }
 
 /// A device without a reset is given back when it is silent: it answers, and its bus master is
-/// off.
-fn clean_enough(
-    tools: &Tools,
-    address: PciAddress,
-    notes: &mut Vec<String>,
-) -> berth_ownership::ResetOutcome {
+/// off. Else the reset counts as failed.
+fn silent_or_failed(tools: &Tools, job: &Job, address: PciAddress, outcome: &mut ResetOutcome) {
+    let ResetOutcome::NotPossible { note } = outcome else { return };
+    if !job.ever_claimed {
+        return;
+    }
+    let words =
+        |said: &str| if note.is_empty() { said.to_owned() } else { format!("{note}; {said}") };
+    *outcome = match silent(tools, address) {
+        Ok(said) => ResetOutcome::NotPossible { note: words(said) },
+        Err(why) => ResetOutcome::Failed { note: words(&why) },
+    };
+}
+
+fn silent(tools: &Tools, address: PciAddress) -> Result<&'static str, String> {
     let config = match tools.perform(&Act::ReadConfig { device: address }, address) {
         Ok(ActOutcome::Config(config)) => config,
-        Ok(other) => {
-            notes.push(format!("reading its configuration space gave {other:?}"));
-            return berth_ownership::ResetOutcome::Failed;
-        }
-        Err(refusal) => {
-            notes.push(refusal.message);
-            return berth_ownership::ResetOutcome::Failed;
-        }
+        Ok(other) => return Err(format!("reading its configuration space gave {other:?}")),
+        Err(refusal) => return Err(refusal.message),
     };
-    let [v0, v1, _, _, command, ..] = config.as_slice() else {
-        notes.push("its configuration space is too short".to_owned());
-        return berth_ownership::ResetOutcome::Failed;
+    let Some(command) = config.get(4) else {
+        return Err("its configuration space is too short".to_owned());
     };
-    if (*v0, *v1) == (0xff, 0xff) {
-        notes.push("its configuration space does not answer".to_owned());
-        return berth_ownership::ResetOutcome::Failed;
+    // A virtual function's vendor reads all ones by design.
+    if config.iter().take(64).all(|byte| *byte == 0xff) {
+        return Err("its configuration space does not answer".to_owned());
     }
+    // Whoever lost its group may meet a host driver there, which is a bus master by right.
     let host_driver = tools
         .host
         .device(address)
         .is_ok_and(|facts| facts.driver.is_some() && !drivers::on_vfio(&facts));
     if command & 4 != 0 && !host_driver {
-        notes.push("its bus master is still on".to_owned());
-        return berth_ownership::ResetOutcome::Failed;
+        return Err("its bus master is still on".to_owned());
     }
-    notes.push("bus master is off and its configuration space answers".to_owned());
-    berth_ownership::ResetOutcome::NotPossible
+    Ok("bus master is off and its configuration space answers")
 }

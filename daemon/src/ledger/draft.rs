@@ -120,7 +120,7 @@ impl Draft {
         self.book.state.apply(event);
         self.follow(event);
         touched.add(&self.book, event);
-        let after = events::render(&self.book, &about);
+        let after = events::given_reason(event, events::render(&self.book, &about));
         let (more_groups, more_devices) = events::concerned(&self.book, &about);
         merge(&mut groups, more_groups);
         merge(&mut devices, more_devices);

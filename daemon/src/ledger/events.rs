@@ -201,6 +201,7 @@ pub(super) fn render(book: &Book, about: &About) -> Option<String> {
                     "driver": device.facts.dma.driver().unwrap_or_default(),
                     "condition": view::condition(device.condition()).as_str_name(),
                     "conditionNote": device.marks.get(&device.condition()).cloned().unwrap_or_default(),
+                    "onlyLabel": device.only_label,
                     "kernelDmaOrder": device.kernel_dma_op,
                 })
                 .to_string(),
@@ -208,6 +209,14 @@ pub(super) fn render(book: &Book, about: &About) -> Option<String> {
         }
         About::Store => Some(json!({"epochFloor": state.epoch_floor().0.to_string()}).to_string()),
     }
+}
+
+/// The object after a mark was taken away, with the reason that was given: it stands nowhere else.
+pub(super) fn given_reason(event: &Event, after: Option<String>) -> Option<String> {
+    let Event::Unmarked { why, .. } = event else { return after };
+    let mut document: serde_json::Value = serde_json::from_str(after.as_deref()?).ok()?;
+    document["reason"] = why.as_str().into();
+    Some(document.to_string())
 }
 
 /// A group without the facts of its devices that don't change.

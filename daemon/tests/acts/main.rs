@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test program of several files")]
 
+mod anywhere;
+mod baseline;
 mod book;
 mod crash;
 mod crashes;

@@ -98,8 +98,7 @@ fn run(shared: &Arc<Shared>, act: &Act) -> Result<ActOutcome, HostError> {
             Ok(ActOutcome::Driver(None))
         }
         Act::Override { device, driver } => {
-            let set = shared.kernel().set_override(*device, driver.as_deref());
-            set.map_err(attribute(*device, "driver_override"))?;
+            write_override(shared, *device, driver.as_deref())?;
             Ok(ActOutcome::Done)
         }
         Act::Restore { device, driver, driver_override } => {
@@ -160,7 +159,10 @@ fn registered(kernel: &Kernel, driver: &str) -> Result<(), HostError> {
             device.model.facts.vfio_driver == driver
                 || device.model.host_drivers.iter().any(|name| name == driver)
         });
-    if known { Ok(()) } else { Err(driver_attribute(driver, "find driver", "")(Errno::NOENT)) }
+    if known && !kernel.unloaded.contains(driver) {
+        return Ok(());
+    }
+    Err(driver_attribute(driver, "find driver", "")(Errno::NOENT))
 }
 
 fn bound(kernel: &Kernel, device: PciAddress) -> Result<Option<String>, HostError> {
@@ -168,37 +170,55 @@ fn bound(kernel: &Kernel, device: PciAddress) -> Result<Option<String>, HostErro
     Ok(found.model.facts.driver.clone())
 }
 
+fn write_override(
+    shared: &Shared,
+    device: PciAddress,
+    driver: Option<&str>,
+) -> Result<(), HostError> {
+    shared
+        .pass(Site::WriteOverride, Some(device), None)
+        .and_then(|()| shared.kernel().set_override(device, driver))
+        .map_err(attribute(device, "driver_override"))
+}
+
+fn write_probe(shared: &Shared, device: PciAddress) -> Result<(), Errno> {
+    shared.pass(Site::WriteProbe, Some(device), None)?;
+    shared.kernel().drivers_probe(device)
+}
+
+fn write_bind(shared: &Shared, device: PciAddress, driver: &str) -> Result<(), Errno> {
+    shared.pass(Site::WriteBind, Some(device), None)?;
+    shared.kernel().bind_driver(device, driver)
+}
+
 fn bind(shared: &Shared, device: PciAddress, driver: &str) -> Result<ActOutcome, HostError> {
-    let before = {
-        let mut kernel = shared.kernel();
-        registered(&kernel, driver)?;
-        let set = kernel.set_override(device, Some(driver));
-        set.map_err(attribute(device, "driver_override"))?;
-        bound(&kernel, device)?
-    };
+    registered(&shared.kernel(), driver)?;
+    write_override(shared, device, Some(driver))?;
+    let before = bound(&shared.kernel(), device)?;
     if before.as_deref() == Some(driver) {
         return Ok(ActOutcome::Driver(before));
     }
     detach(shared, device)?;
-    let mut kernel = shared.kernel();
-    match kernel.drivers_probe(device) {
+    match write_probe(shared, device) {
         // Every failure of a probe is EINVAL; binding by name answers with the real one.
         Ok(()) | Err(Errno::INVAL) => {}
         Err(errno) => return Err(driver_attribute("", "write", "drivers_probe")(errno)),
     }
-    if bound(&kernel, device)?.is_none() {
-        let by_name = kernel.bind_driver(device, driver);
+    if bound(&shared.kernel(), device)?.is_none() {
+        let by_name = write_bind(shared, device, driver);
         by_name.map_err(driver_attribute(driver, "write", "/bind"))?;
     }
-    expect(&kernel, device, Some(driver))
+    expect(&shared.kernel(), device, Some(driver))
 }
 
 fn detach(shared: &Shared, device: PciAddress) -> Result<(), HostError> {
     if bound(&shared.kernel(), device)?.is_none() {
         return Ok(());
     }
-    let mut kernel = shared.kernel_without_users(device);
-    kernel.unbind_driver(device).map_err(attribute(device, "driver/unbind"))
+    let passed = shared.pass(Site::WriteUnbind, Some(device), None);
+    passed
+        .and_then(|()| shared.kernel_without_users(device).unbind_driver(device))
+        .map_err(attribute(device, "driver/unbind"))
 }
 
 fn restore(
@@ -207,31 +227,29 @@ fn restore(
     driver: Option<&str>,
     driver_override: Option<&str>,
 ) -> Result<ActOutcome, HostError> {
-    if let Some(driver) = driver {
-        registered(&shared.kernel(), driver)?;
-    }
+    let gone = driver.map(|driver| registered(&shared.kernel(), driver));
     let before = bound(&shared.kernel(), device)?;
     if before.as_deref() != driver {
         detach(shared, device)?;
     }
-    let mut kernel = shared.kernel();
-    let set = kernel.set_override(device, driver_override);
-    set.map_err(attribute(device, "driver_override"))?;
+    if shared.kernel().overridden(device).as_deref() != driver_override {
+        write_override(shared, device, driver_override)?;
+    }
+    // Only now, so that the driver takes the device once it is there again.
+    gone.transpose()?;
     if let Some(driver) = driver
         && before.as_deref() != Some(driver)
     {
-        let mut answer = kernel.bind_driver(device, driver);
+        let mut answer = write_bind(shared, device, driver);
         if answer == Err(Errno::NODEV) {
             // The override makes a driver match that doesn't by itself.
-            let set = kernel.set_override(device, Some(driver));
-            set.map_err(attribute(device, "driver_override"))?;
-            answer = kernel.bind_driver(device, driver);
-            let reset = kernel.set_override(device, driver_override);
-            reset.map_err(attribute(device, "driver_override"))?;
+            write_override(shared, device, Some(driver))?;
+            answer = write_bind(shared, device, driver);
+            write_override(shared, device, driver_override)?;
         }
         answer.map_err(driver_attribute(driver, "write", "/bind"))?;
     }
-    expect(&kernel, device, driver)
+    expect(&shared.kernel(), device, driver)
 }
 
 fn expect(
@@ -275,7 +293,7 @@ fn config(kernel: &Kernel, device: PciAddress) -> Result<Vec<u8>, HostError> {
     bytes[0..2].copy_from_slice(&facts.vendor.to_le_bytes());
     bytes[2..4].copy_from_slice(&facts.device.to_le_bytes());
     // Memory space, and bus master while somebody has it open.
-    bytes[4] = if open { 6 } else { 2 };
+    bytes[4] = if open || kernel.masters.contains(&device) { 6 } else { 2 };
     bytes[8] = facts.revision;
     bytes[9..12].copy_from_slice(&facts.class.to_le_bytes()[..3]);
     bytes[14] = u8::from(facts.bridge);

@@ -66,6 +66,18 @@ pub enum Site {
     OpenIommu,
     /// [`Act::Access`](crate::Act::Access).
     Access,
+    /// Reading one device again.
+    ReadDevice,
+    /// A write to `driver_override`, inside an act.
+    WriteOverride,
+    /// A write to `driver/unbind`, inside an act.
+    WriteUnbind,
+    /// A write to `drivers_probe`, inside an act.
+    WriteProbe,
+    /// A write to `drivers/D/bind`, inside an act.
+    WriteBind,
+    /// Any of them: with `skip` a test walks through all.
+    Any,
 }
 
 /// One scripted fault. Without an errno the call is only slow.
@@ -178,7 +190,7 @@ impl Fault {
     }
 
     fn is_for(&self, at: &At) -> bool {
-        self.site == at.site
+        (self.site == at.site || self.site == Site::Any)
             && self.times != Some(0)
             && (self.device.is_none() || self.device == at.device)
             && (self.group.is_none() || self.group == at.group)

@@ -163,6 +163,12 @@ impl Host for SimHost {
     }
 
     fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError> {
+        let read = self.shared.pass(Site::ReadDevice, Some(address), None);
+        read.map_err(|errno| HostError::File {
+            op: "read",
+            path: format!("/sys/bus/pci/devices/{address}"),
+            errno: errno.raw_os_error(),
+        })?;
         let found = facts(&self.shared.kernel(), address);
         let mut device = found.ok_or(HostError::NoDevice(address))?;
         find_keepers(&self.shared, &mut device);

@@ -181,6 +181,21 @@ impl SimHost {
         Ok(())
     }
 
+    /// Lets a device stay bus master when it is closed, as broken ones do.
+    pub fn keep_bus_master(&self, device: PciAddress) {
+        self.shared.kernel().masters.insert(device);
+    }
+
+    /// Removes a driver's module, which no device is on; or loads it again.
+    pub fn set_unloaded(&self, driver: &str, unloaded: bool) {
+        let mut kernel = self.shared.kernel();
+        if unloaded {
+            kernel.unloaded.insert(driver.to_owned());
+        } else {
+            kernel.unloaded.remove(driver);
+        }
+    }
+
     /// Sets how many devices of a group are being reset: attaches answer EBUSY meanwhile.
     ///
     /// # Errors

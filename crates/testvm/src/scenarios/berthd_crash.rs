@@ -26,7 +26,7 @@ use crate::{
         unpriv::HOLDER_UID,
         wait_for,
     },
-    topology::EDU_ROOT,
+    topology::{EDU_ROOT, NVME0},
     wire::Capability::{self, Cdev, Intremap, Iommufd, Strace, Type1},
 };
 
@@ -35,6 +35,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("berthd_crash_type1", TYPE1, crash_type1).within(1200),
     Scenario::new("berthd_crash_unbound", IOMMUFD, crash_unbound).within(1200),
     Scenario::new("berthd_crash_node", TYPE1, crash_node).within(1200),
+    Scenario::new("berthd_crash_taken", TYPE1, crash_taken).within(1200),
 ];
 
 const IOMMUFD: &[Capability] = &[Capability::Daemon, Iommufd, Cdev, Type1, Intremap, Strace];
@@ -104,13 +105,31 @@ fn crash_node(ctx: &mut Ctx) -> Result<Outcome> {
     crash(ctx, "type1", Delivery::Node)
 }
 
+/// A disk that is taken from its host driver: wherever it is killed, the disk is on that driver
+/// again, or on vfio-pci and reserved.
+fn crash_taken(ctx: &mut Ctx) -> Result<Outcome> {
+    ensure!(sysfs::driver(NVME0).as_deref() == Some("nvme"), "{NVME0} is not on nvme");
+    run_phases(ctx, "type1", Delivery::Bound, NVME0, &[Phase::Reserve, Phase::Release])?;
+    run_phases(ctx, "type1", Delivery::Node, NVME0, &[Phase::Release])
+}
+
 fn crash(ctx: &Ctx, backend: &'static str, delivery: Delivery) -> Result<Outcome> {
+    run_phases(ctx, backend, delivery, EDU_ROOT, delivery.phases())
+}
+
+fn run_phases(
+    ctx: &Ctx,
+    backend: &'static str,
+    delivery: Delivery,
+    device: &'static str,
+    phases: &[Phase],
+) -> Result<Outcome> {
     let daemon = patient_daemon(ctx)?;
-    let before = Before::of(EDU_ROOT);
+    let before = Before::of(device);
     let ends = BTreeMap::new();
-    let mut bench = Bench { ctx, daemon, backend, delivery, before, epoch: 0, ends };
+    let mut bench = Bench { ctx, daemon, backend, delivery, device, before, epoch: 0, ends };
     let mut table = Vec::new();
-    for (index, phase) in delivery.phases().iter().copied().enumerate() {
+    for (index, phase) in phases.iter().copied().enumerate() {
         let counted = bench.run(phase, &SETS, None)?;
         ensure!(counted.hit().is_none(), "somebody else killed something");
         let mut reached = Vec::new();
@@ -128,10 +147,10 @@ fn crash(ctx: &Ctx, backend: &'static str, delivery: Delivery) -> Result<Outcome
             most.join(", "),
             reached.join(" ")
         ));
-        is_free(EDU_ROOT).with_context(|| format!("after {phase:?}"))?;
+        is_free(device).with_context(|| format!("after {phase:?}"))?;
     }
     bench.history_is_gapless()?;
-    ctx.say(format!("--- killed on {backend}, {} ---", delivery.word()));
+    ctx.say(format!("--- killed on {backend}, {}, {device} ---", delivery.word()));
     table.iter().for_each(|line| ctx.say(line));
     bench.ends.iter().for_each(|(end, count)| ctx.say(format!("{count:4} x {end}")));
     Ok(Outcome::Pass)
@@ -152,6 +171,7 @@ struct Bench<'a> {
     daemon: Daemon,
     backend: &'static str,
     delivery: Delivery,
+    device: &'static str,
     before: Before,
     epoch: u64,
     ends: BTreeMap<String, u32>,
@@ -187,7 +207,8 @@ impl Bench<'_> {
         }
         // 5 has no divisor in common with any of them, so that no part comes twice.
         let points = match (self.ctx.config.slow, self.backend == "type1" && self.ctx.has(Cdev)) {
-            (true, true) => 1,
+            (true, true) if self.device == EDU_ROOT => 1,
+            (true, true) => 3,
             (true, false) => 3,
             (false, _) => 12,
         };
@@ -247,12 +268,17 @@ impl Bench<'_> {
         Ok(seen)
     }
 
+    fn taking(&self) -> Option<&'static str> {
+        self.before.driver().map(|_| "--take-from-host")
+    }
+
     fn come_to(&self, phase: Phase) -> Result<Known> {
         let mut known = Known::default();
         if phase == Phase::Reserve {
             return Ok(known);
         }
-        let mut words = vec!["--device", EDU_ROOT, "--policy", "exclusive"];
+        let mut words = vec!["--device", self.device, "--policy", "exclusive"];
+        words.extend(self.taking());
         words.extend(["--backend", self.backend, "--delivery", self.delivery.word()]);
         let id = reserve(&self.daemon, &words)?;
         let by_itself = self.delivery != Delivery::Bound;
@@ -263,7 +289,10 @@ impl Bench<'_> {
             let mut holder = Holder::start(self.ctx, HOLDER_UID, self.daemon.handover())?;
             if phase == Phase::Release {
                 let fetched = holder.fetch(&id)?;
-                self.take(&mut holder, &fetched)?;
+                // Who fetched and took nothing has to be shut out, too.
+                if self.device == EDU_ROOT {
+                    self.take(&mut holder, &fetched)?;
+                }
                 holder.close()?;
             }
             known.holder = Some(holder);
@@ -276,11 +305,11 @@ impl Bench<'_> {
     fn take(&self, holder: &mut Holder, fetched: &Value) -> Result<()> {
         let errno = match self.delivery {
             Delivery::Bound => 0,
-            Delivery::Unbound => holder.bind(EDU_ROOT)?,
+            Delivery::Unbound => holder.bind(self.device)?,
             Delivery::Node => {
                 let nodes = fetched["nodes"].as_array().context("no nodes")?;
                 let path = |node| Ok(PathBuf::from(text(node, "path")?));
-                holder.open(EDU_ROOT, nodes.iter().map(path).collect::<Result<_>>()?)?
+                holder.open(self.device, nodes.iter().map(path).collect::<Result<_>>()?)?
             }
         };
         ensure!(errno == 0, "what was fetched can't be taken: {errno}");
@@ -293,10 +322,11 @@ impl Bench<'_> {
         match phase {
             Phase::Reserve => {
                 let uid = format!("uid:{HOLDER_UID}");
-                let words = ["--device", EDU_ROOT, "--policy", "exclusive", "--backend"];
+                let words = ["--device", self.device, "--policy", "exclusive", "--backend"];
                 let mut all = vec!["reserve", "--holder", "vm1", "--for", &uid];
                 all.extend(words);
                 all.push(self.backend);
+                all.extend(self.taking());
                 let answer = self.daemon.cli(&all)?;
                 known.done = answer.code == Some(0);
                 if known.done {
@@ -321,7 +351,7 @@ impl Bench<'_> {
 
     /// Compares the kernel, the record and what callers know; says what was left.
     fn check(&mut self, phase: Phase, known: &mut Known, died: bool) -> Result<String> {
-        let left = kernel();
+        let left = kernel(self.device);
         if died {
             if phase == Phase::HandOver && known.done && self.delivery == Delivery::Bound {
                 ensure!(left.busy, "the holder lost its device with the daemon: {left:?}");
@@ -330,7 +360,7 @@ impl Bench<'_> {
             self.daemon.start_again().context("start after the kill")?;
         }
         let shown = self.shown()?;
-        let now = kernel();
+        let now = kernel(self.device);
         let all = format!("kernel then {left:?}, now {now:?}; shown {shown:?}; known {known:?}");
         let nobody = shown.live.is_empty();
         ensure!(!(now.busy && nobody && shown.ownership == "FREE"), "free, but not free: {all}");
@@ -340,6 +370,7 @@ impl Bench<'_> {
             let baseline = self.before.is_back().is_ok();
             ensure!(baseline || quarantined, "neither its baseline nor quarantined: {all}");
         } else {
+            ensure!(now.driver.as_deref() == Some("vfio-pci"), "reserved, but not on VFIO: {all}");
             let state = shown.live[0].1.as_str();
             let handed = self.delivery != Delivery::Bound && state == "HANDED";
             ensure!(handed || ["RESERVED", "HELD"].contains(&state), "state {state}: {all}");
@@ -370,7 +401,7 @@ impl Bench<'_> {
             self.take(holder, &known.fetched)?;
             let memory = holder.memory(1)?;
             holder.map(memory, IOVA)?;
-            moves(holder, EDU_ROOT, memory, IOVA, 77)?;
+            moves(holder, self.device, memory, IOVA, 77)?;
         }
         let answer = if known.done { "answered" } else { "not answered" };
         let state = shown.live.first().map_or("nobody", |(_, state)| state.as_str());
@@ -383,7 +414,7 @@ impl Bench<'_> {
     }
 
     fn shown(&mut self) -> Result<Shown> {
-        let group = self.daemon.cli(&["group", "show", EDU_ROOT])?.ok()?;
+        let group = self.daemon.cli(&["group", "show", self.device])?.ok()?;
         let epoch: u64 = group["epoch"].as_str().unwrap_or("0").parse()?;
         ensure!(epoch >= self.epoch, "the epoch went back from {} to {epoch}", self.epoch);
         self.epoch = epoch;
@@ -415,9 +446,9 @@ impl Bench<'_> {
         let shown = self.shown()?;
         ensure!(shown.live.is_empty(), "released, and still there: {shown:?}");
         if shown.condition == "QUARANTINED" {
-            let words = ["quarantine", "clear", EDU_ROOT, "--reason", "the helper was killed"];
+            let words = ["quarantine", "clear", self.device, "--reason", "the helper was killed"];
             self.daemon.cli(&words)?.ok()?;
-            sysfs::to_host(EDU_ROOT, None)?;
+            sysfs::to_host(self.device, self.before.driver())?;
         }
         for node in ["/dev/iommu", "/dev/vfio/vfio"].map(Path::new).iter().filter(|it| it.exists())
         {
@@ -451,11 +482,11 @@ struct Kernel {
     busy: bool,
 }
 
-fn kernel() -> Kernel {
-    let driver = sysfs::driver(EDU_ROOT);
+fn kernel(device: &str) -> Kernel {
+    let driver = sysfs::driver(device);
     let on_vfio = driver.as_deref() == Some("vfio-pci");
     let busy = on_vfio && {
-        let stranger = probe::stranger(EDU_ROOT);
+        let stranger = probe::stranger(device);
         stranger.open_group.is_err() || stranger.bind_cdev.is_some_and(|answer| answer.is_err())
     };
     Kernel { driver, busy }

@@ -21,6 +21,7 @@ mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
+mod berthd_leaks;
 mod berthd_private;
 mod berthd_regions;
 mod berthd_run;
@@ -63,6 +64,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_regions::SCENARIOS,
     berthd_run::SCENARIOS,
     berthd_crash::SCENARIOS,
+    berthd_leaks::SCENARIOS,
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,
     systemd_failures::SCENARIOS,

@@ -56,7 +56,8 @@ pub(super) fn set_override(
     write_override(&Device::open(root, address)?, driver)
 }
 
-/// Puts driver and override back.
+/// Puts driver and override back. The override also where the driver is gone, so that it takes the
+/// device once its module is loaded again.
 pub(super) fn restore(
     root: &Root,
     address: PciAddress,
@@ -64,14 +65,16 @@ pub(super) fn restore(
     driver_override: Option<&str>,
 ) -> Result<Option<String>, HostError> {
     let device = Device::open(root, address)?;
-    let driver = driver.map(|driver| registered(root, driver)).transpose()?;
+    let found = driver.map(|driver| registered(root, driver)).transpose();
+    let driver = found.as_ref().ok().and_then(Option::as_ref);
     let bound = device.driver();
-    if bound.is_some() && bound != driver {
+    if bound.is_some() && bound.as_ref() != driver {
         detach(&device)?;
     }
     if device.driver_override().as_deref() != driver_override {
         write_override(&device, driver_override)?;
     }
+    let driver = found?;
     if let Some(driver) = &driver
         && bound.as_ref() != Some(driver)
     {

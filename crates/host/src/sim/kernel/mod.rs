@@ -79,6 +79,10 @@ pub(crate) struct Kernel {
     /// Of `/dev/iommu`.
     pub(crate) iommu_access: AccessList,
     pub(crate) broken: BTreeSet<Rule>,
+    /// Drivers whose module was removed.
+    pub(crate) unloaded: BTreeSet<String>,
+    /// Devices that stay bus masters when they are closed.
+    pub(crate) masters: BTreeSet<PciAddress>,
     last_id: u64,
 }
 
@@ -97,6 +101,8 @@ impl Kernel {
             vhost_files: BTreeMap::new(),
             iommu_access: AccessList::new(),
             broken: BTreeSet::new(),
+            unloaded: BTreeSet::new(),
+            masters: BTreeSet::new(),
             last_id: 0,
         };
         for group in &topology.groups {
