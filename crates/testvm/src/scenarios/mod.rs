@@ -35,6 +35,7 @@ mod raw;
 mod systemd;
 mod systemd_failures;
 mod systemd_helper;
+mod systemd_store;
 mod topology;
 mod uapi;
 
@@ -64,6 +65,7 @@ const TOPICS: &[&[Scenario]] = &[
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,
     systemd_failures::SCENARIOS,
+    systemd_store::SCENARIOS,
 ];
 
 /// Every scenario.
