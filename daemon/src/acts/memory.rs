@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use berth_dma::{DmaError, DmaErrorKind, DmaPerms, IovaChoice};
 use berth_ownership::{Delivery, HolderProcess, Reason, Refusal, ReservationId, ReservationState};
-use rustix::fs::SealFlags;
+use rustix::{fs::SealFlags, io::Errno};
 
 use super::{
     job::Job,
@@ -15,6 +15,10 @@ use super::{
 /// What a reservation that states no memory may register: the pages are pinned in the daemon's
 /// name, so it is what the kernel lets an unprivileged process lock (`MLOCK_LIMIT`).
 const UNSTATED_BYTES: u64 = 8 << 20;
+
+/// How many registrations a reservation may have: a container has 65535 entries for all that share
+/// it, and what is registered is noted as a whole.
+const MOST_REGISTRATIONS: usize = 4096;
 
 /// What a client wants mapped.
 #[derive(Clone, Copy, Debug)]
@@ -207,11 +211,15 @@ fn check_budget(
     let snapshot = tools.records.snapshot();
     let stated = snapshot.state.reservation(reservation).map_or(0, |record| record.memory_bytes);
     let limit = if stated == 0 { UNSTATED_BYTES } else { stated };
-    let used: u64 = lock(&domain.registrations)
+    let own: Vec<u64> = lock(&domain.registrations)
         .iter()
         .filter(|known| known.reservation == *reservation)
         .map(|known| known.length_bytes)
-        .sum();
+        .collect();
+    if own.len() >= MOST_REGISTRATIONS {
+        return Err(too_many(reservation, own.len()));
+    }
+    let used: u64 = own.iter().sum();
     if used.saturating_add(wanted.length_bytes) <= limit {
         return Ok(());
     }
@@ -228,6 +236,16 @@ fn check_budget(
         "reserve with --memory of at least {} bytes",
         used.saturating_add(wanted.length_bytes)
     )]))
+}
+
+fn too_many(reservation: &ReservationId, registered: usize) -> Box<Refusal> {
+    Refusal::new(
+        Reason::MemlockLimit,
+        reservation,
+        format!("{reservation} may have {MOST_REGISTRATIONS} registrations, and has {registered}"),
+    )
+    .with_errno(Errno::NOSPC.raw_os_error())
+    .with_resolve(vec!["register larger parts, or unregister what is not used".to_owned()])
 }
 
 fn refused(reservation: &ReservationId, error: &DmaError) -> Box<Refusal> {

@@ -75,14 +75,14 @@ fn bound(backend: Backend) -> Ask {
     Ask::new("r-1", Policy::Exclusive, &[DEVICE]).delivery(Delivery::Bound).backend(backend)
 }
 
-fn memory(bytes: u64) -> OwnedFd {
+pub fn memory(bytes: u64) -> OwnedFd {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = rustix::fs::memfd_create("guest", flags).unwrap();
     rustix::fs::ftruncate(&memory, bytes).unwrap();
     memory
 }
 
-fn sealed(bytes: u64) -> OwnedFd {
+pub fn sealed(bytes: u64) -> OwnedFd {
     let memory = memory(bytes);
     rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK).unwrap();
     memory

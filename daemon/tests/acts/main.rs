@@ -15,4 +15,5 @@ mod kept;
 mod ledger;
 mod life;
 mod memlock;
+mod registrations;
 mod world;

@@ -35,7 +35,7 @@ enum Order {
     Ask { socket: PathBuf, request: Value, beside: Beside },
     Bind { device: String },
     Open { device: String, nodes: Vec<PathBuf> },
-    Memory { pages: u64 },
+    Memory { pages: u64, sealed: bool },
     Write { memory: usize, offset: u64, bytes: Vec<u8> },
     Read { memory: usize, offset: u64, length: usize },
     Map { memory: usize, iova: u64 },
@@ -199,7 +199,15 @@ impl Holder {
     /// # Errors
     /// There is none.
     pub fn memory(&mut self, pages: u64) -> Result<usize> {
-        self.order(&Order::Memory { pages })
+        self.order(&Order::Memory { pages, sealed: true })
+    }
+
+    /// The same that can be truncated.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn loose_memory(&mut self, pages: u64) -> Result<usize> {
+        self.order(&Order::Memory { pages, sealed: false })
     }
 
     /// Writes to its memory.
@@ -329,8 +337,9 @@ impl Hands {
             Order::Ask { socket, request, beside } => return self.ask(&socket, &request, beside),
             Order::Bind { device } => return Ok(json!(self.bind(&device)?)),
             Order::Open { device, nodes } => return Ok(json!(self.open(&device, &nodes)?)),
-            Order::Memory { pages } => {
-                self.memories.push(Memory::sealed(pages * PAGE)?);
+            Order::Memory { pages, sealed } => {
+                let make = if sealed { Memory::sealed } else { Memory::new };
+                self.memories.push(make(pages * PAGE)?);
                 return Ok(json!(self.memories.len() - 1));
             }
             Order::Write { memory, offset, bytes } => self.at(memory)?.write(offset, &bytes)?,

@@ -21,6 +21,7 @@ mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
+mod berthd_memory;
 mod berthd_private;
 mod berthd_run;
 mod berthd_shared;
@@ -58,6 +59,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_host_use::SCENARIOS,
     berthd_private::SCENARIOS,
     berthd_held::SCENARIOS,
+    berthd_memory::SCENARIOS,
     berthd_handed::SCENARIOS,
     berthd_in_flight::SCENARIOS,
     berthd_run::SCENARIOS,
