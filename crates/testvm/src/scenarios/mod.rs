@@ -24,6 +24,7 @@ mod berthd_in_flight;
 mod berthd_memory;
 mod berthd_private;
 mod berthd_run;
+mod berthd_run_restarts;
 mod berthd_shared;
 mod berthd_tools;
 mod conformance;
@@ -63,6 +64,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_handed::SCENARIOS,
     berthd_in_flight::SCENARIOS,
     berthd_run::SCENARIOS,
+    berthd_run_restarts::SCENARIOS,
     berthd_crash::SCENARIOS,
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,
