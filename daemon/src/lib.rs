@@ -7,6 +7,7 @@
 
 pub mod acts;
 pub mod config;
+pub mod fdstore;
 pub mod grpc;
 pub mod handover;
 mod heartbeat;

@@ -10,12 +10,12 @@ use berth_host::{
     linux::{LinuxConfig, LinuxHost},
     sim::{SimHost, Topology},
 };
-use berth_ownership::Table;
 use berthd::{
     config::{Args, Config, Helper, HostChoice, SimTopology},
+    fdstore::{FdStore, KeptFd, SystemdStore, manager},
     listen::{self, Passed},
     notify,
-    run::Daemon,
+    run::{Daemon, Manager},
 };
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,7 +61,7 @@ fn print_config(config: &Config) {
 
 fn run(config: &Config) -> Result<()> {
     // Before anything else is opened.
-    let passed = listen::passed()?;
+    let (passed, kept) = listen::passed()?;
     let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -73,13 +73,13 @@ fn run(config: &Config) -> Result<()> {
         .thread_name("berthd")
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(config, passed));
+    let result = runtime.block_on(serve(config, passed, kept));
     // Kernel work that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: &Config, passed: Vec<Passed>) -> Result<()> {
+async fn serve(config: &Config, passed: Vec<Passed>, kept: Vec<KeptFd>) -> Result<()> {
     // From the first moment on: a signal during start-up ends it cleanly, too.
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
@@ -91,8 +91,10 @@ async fn serve(config: &Config, passed: Vec<Passed>) -> Result<()> {
         state = %config.state_dir.display(),
         "starting"
     );
+    let store = store(&*host);
+    let manager = Manager { passed, store, kept };
     let started = tokio::select! {
-        daemon = Daemon::start_on(config, host, passed, Table::standard()) => Some(daemon?),
+        daemon = Daemon::start_in(config, host, manager) => Some(daemon?),
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
@@ -115,6 +117,22 @@ async fn serve(config: &Config, passed: Vec<Passed>) -> Result<()> {
     Ok(())
 }
 
+/// Where descriptors are kept beyond this process. Those of a simulated host stand for nothing
+/// without it.
+fn store(host: &dyn Host) -> Option<Arc<dyn FdStore>> {
+    let store = SystemdStore::of_this_service().filter(|_| !host.simulated());
+    let Some(store) = store else {
+        tracing::info!(
+            "no file descriptor store: what is attached for delivery held ends with this process, \
+             and what was handed over is with its holder alone then; run it as a systemd service \
+             with FileDescriptorStoreMax= to keep it"
+        );
+        return None;
+    };
+    tracing::info!(room = store.room(), "what is open is kept in the file descriptor store");
+    Some(Arc::new(store))
+}
+
 fn tell(state: &[&str]) {
     if let Err(error) = notify::service_manager(state) {
         tracing::warn!(%error, "the service manager was not told");
@@ -127,10 +145,14 @@ fn host(config: &Config) -> Result<Arc<dyn Host>> {
         HostChoice::Sim(SimTopology::File(path)) => {
             Arc::new(SimHost::from_topology(Topology::load(path)?))
         }
-        HostChoice::Linux => Arc::new(LinuxHost::new(LinuxConfig {
-            root: config.sysfs_root.clone(),
-            privileged: privileged(config)?,
-        })),
+        HostChoice::Linux => {
+            let root = config.sysfs_root.clone();
+            let host = LinuxHost::new(LinuxConfig { root, privileged: privileged(config)? });
+            match manager().filter(|_| SystemdStore::of_this_service().is_some()) {
+                Some(process) => Arc::new(host.kept_by(process)),
+                None => Arc::new(host),
+            }
+        }
     })
 }
 

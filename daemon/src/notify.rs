@@ -3,8 +3,10 @@
 use std::{
     env,
     ffi::OsString,
-    io,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
     os::{
+        fd::BorrowedFd,
         linux::net::SocketAddrExt as _,
         unix::{
             ffi::OsStrExt as _,
@@ -13,6 +15,8 @@ use std::{
     },
     time::Duration,
 };
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// Sends lines such as `READY=1` to the socket that `NOTIFY_SOCKET` names. Without one nobody
 /// wants to know.
@@ -23,6 +27,14 @@ use std::{
 /// # Source
 /// <https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html>
 pub fn service_manager(state: &[&str]) -> io::Result<()> {
+    service_manager_with(state, &[])
+}
+
+/// The same with descriptors.
+///
+/// # Errors
+/// What the system answers.
+pub(crate) fn service_manager_with(state: &[&str], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
         return Ok(());
     };
@@ -31,7 +43,14 @@ pub fn service_manager(state: &[&str]) -> io::Result<()> {
         _ => SocketAddr::from_pathname(&name)?,
     };
     let socket = UnixDatagram::unbound()?;
-    socket.send_to_addr(state.join("\n").as_bytes(), &address)?;
+    socket.connect_addr(&address)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::other("one message carries one descriptor"));
+    }
+    let text = state.join("\n");
+    sendmsg(&socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 

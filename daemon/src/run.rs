@@ -21,6 +21,7 @@ use tonic_health::server::HealthReporter;
 use crate::{
     acts::{Engine, EngineConfig, LedgerRecords},
     config::{Access, Config, Endpoint, Serve},
+    fdstore::{FdStore, KeptFd},
     grpc, handover, heartbeat,
     ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey},
     listen::{self, Behind, BindError, Bound, Passed, SocketFile},
@@ -59,6 +60,17 @@ pub enum StartError {
     /// What the service manager set in the environment.
     #[error("{0}; let a service manager set it, or unset it")]
     Environment(String),
+}
+
+/// What a service manager has to do with a daemon.
+#[derive(Debug, Default)]
+pub struct Manager {
+    /// Sockets that it opened.
+    pub passed: Vec<Passed>,
+    /// Where it keeps descriptors for the next daemon.
+    pub store: Option<Arc<dyn FdStore>>,
+    /// What it kept of the last one.
+    pub kept: Vec<KeptFd>,
 }
 
 /// A daemon that runs.
@@ -114,6 +126,18 @@ impl Daemon {
         Self::start_on(config, host, Vec::new(), Table::standard()).await
     }
 
+    /// The same with what a service manager has to do with this process.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_in(
+        config: &Config,
+        host: Arc<dyn Host>,
+        manager: Manager,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, host, manager, Table::standard()).await
+    }
+
     /// The same on sockets that were passed to this process, under a table of decisions that tests
     /// may flip a cell of.
     ///
@@ -125,13 +149,24 @@ impl Daemon {
         passed: Vec<Passed>,
         table: Table,
     ) -> Result<Self, StartError> {
+        Self::start_with(config, host, Manager { passed, ..Manager::default() }, table).await
+    }
+
+    async fn start_with(
+        config: &Config,
+        host: Arc<dyn Host>,
+        manager: Manager,
+        table: Table,
+    ) -> Result<Self, StartError> {
+        let Manager { passed, store, kept } = manager;
         let watchdog = notify::watchdog_period().map_err(StartError::Environment)?;
         create_state_dir(config)?;
         let sockets = bind(config, passed).await?;
         let (opened, survey) = open_ledger(config, &host, table).await?;
         let Opened { ledger, intents, previous_boot, task } = opened;
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
-        let engine = Arc::new(Engine::new(Arc::clone(&host), records, &engine_config(config)));
+        let engine =
+            Arc::new(Engine::with_store(Arc::clone(&host), records, &engine_config(config), store));
         let service =
             Arc::new(Service::new(ledger.clone(), Arc::clone(&host), service_config(config)));
         let stopping = CancellationToken::new();
@@ -162,7 +197,7 @@ impl Daemon {
         let (later, now): (Vec<_>, _) = sockets.doors.into_iter().partition(Bound::was_passed);
         listeners.open(now, &shared);
         ledger.observe_survey(survey, Meta::internal("start")).await.map_err(not_caught_up)?;
-        catch_up(&engine, &ledger, intents, previous_boot).await?;
+        catch_up(&engine, &ledger, (intents, kept), previous_boot).await?;
         // Nobody held it until now, so it can't fail.
         let _ = now_ready.send(true);
         grpc::set_serving(&health, true).await;
@@ -324,13 +359,13 @@ fn not_caught_up(error: ApiError) -> StartError {
 async fn catch_up(
     engine: &Arc<Engine>,
     ledger: &LedgerHandle,
-    intents: Vec<OpenIntent>,
+    (intents, kept): (Vec<OpenIntent>, Vec<KeptFd>),
     previous_boot: Option<String>,
 ) -> Result<(), StartError> {
     ledger.set_executor(Arc::new(Hands(Arc::downgrade(engine)))).map_err(not_caught_up)?;
     let engine = Arc::clone(engine);
     tokio::task::spawn_blocking(move || {
-        reconcile::run(&engine, intents, previous_boot.as_deref(), PATIENCE);
+        reconcile::run_with(&engine, intents, previous_boot.as_deref(), PATIENCE, kept);
     })
     .await
     .map_err(|error| not_caught_up(ApiError::internal("reconcile", error.to_string())))

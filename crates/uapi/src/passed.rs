@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 /// The first of them: behind the three standard ones.
 const FIRST: RawFd = 3;
-/// More than any service manager passes; a larger number is a mistake.
-const MOST: usize = 1024;
+/// More than any service manager passes or keeps; a larger number is a mistake.
+const MOST: usize = 65536;
 
 /// Whether they were taken.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -100,7 +100,7 @@ fn said(
         return Ok(Vec::new());
     }
     let fds = usize::try_from(fds).ok().filter(|fds| *fds <= MOST);
-    let fds = fds.ok_or_else(|| malformed("LISTEN_FDS", "more than a thousand"))?;
+    let fds = fds.ok_or_else(|| malformed("LISTEN_FDS", "more than 65536"))?;
     let Some(names) = text("LISTEN_FDNAMES")? else { return Ok(vec![None; fds]) };
     let names: Vec<Option<String>> = names.split(':').map(|name| Some(name.to_owned())).collect();
     if fds > 0 && names.len() != fds {

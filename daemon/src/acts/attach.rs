@@ -18,7 +18,10 @@ pub(crate) fn attach(tools: &Tools, intent: u64, job: &Job, domain: Option<Domai
     let domain = domain.unwrap_or_else(|| job.domain.clone());
     let reservation = job.reservation.clone();
     match attach_all(tools, intent, job, &domain) {
-        Ok(()) => Outcome::done(Command::AttachDone { reservation }),
+        Ok(()) => {
+            tools.keep(job);
+            Outcome::done(Command::AttachDone { reservation })
+        }
         Err(refusal) => {
             let why = refusal.message.clone();
             Outcome::failed(Command::AttachFailed { reservation, why }, refusal)
@@ -96,6 +99,7 @@ fn attach_group(
                 reservation: job.reservation.clone(),
                 context: job.context.clone(),
                 domain: None,
+                kept: None,
                 device,
             };
             tools.runtime.put_device(address, live);
@@ -160,7 +164,9 @@ fn undo(tools: &Tools, intent: u64, job: &Job, fresh: &[PciAddress], moved: &[Pc
         tools.runtime.put_device(address, live);
     }
     for &address in fresh {
-        drop(tools.runtime.take_device(address));
+        if let Some(live) = tools.runtime.take_device(address) {
+            tools.close_device(live);
+        }
     }
     hold_again(tools, intent, job);
 }
@@ -191,7 +197,9 @@ pub(crate) fn lost(tools: &Tools, job: &Job, group: &GroupJob, why: &str) {
 /// Detaches all devices of a reservation.
 pub(crate) fn detach(tools: &Tools, intent: u64, job: &Job) -> Outcome {
     let reservation = job.reservation.clone();
-    match detach_all(tools, intent, job) {
+    let detached = detach_all(tools, intent, job);
+    tools.note_context(&job.context);
+    match detached {
         Ok(()) => Outcome::done(Command::DetachDone { reservation }),
         Err(refusal) => {
             let why = refusal.message.clone();
@@ -235,8 +243,8 @@ pub(crate) fn close(tools: &Tools, job: &Job) {
             let tables = tools.runtime.tables();
             tables.devices.get(&address).is_some_and(|live| live.reservation == job.reservation)
         };
-        if ours {
-            drop(tools.runtime.take_device(address));
+        if ours && let Some(live) = tools.runtime.take_device(address) {
+            tools.close_device(live);
         }
     }
 }
@@ -266,7 +274,9 @@ pub(crate) fn not_in_use(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
 /// on the old one.
 pub(crate) fn replace(tools: &Tools, intent: u64, job: &Job, domain: &DomainId) -> Outcome {
     let reservation = job.reservation.clone();
-    match replace_all(tools, intent, job, domain) {
+    let replaced = replace_all(tools, intent, job, domain);
+    tools.note_context(&job.context);
+    match replaced {
         Ok(()) => Outcome::done(Command::ReplaceDone { reservation }),
         Err(refusal) => {
             let why = refusal.message.clone();

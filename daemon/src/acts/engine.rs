@@ -21,7 +21,10 @@ use super::{
     tools::{NO_INTENT, Tools},
     watchdog::Watchdog,
 };
-use crate::model::{Executor, Intent, IntentBody, Outcome, Snapshot};
+use crate::{
+    fdstore::{FdStore, Keeper},
+    model::{Executor, Intent, IntentBody, Outcome, Snapshot},
+};
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -70,10 +73,26 @@ impl Engine {
     /// An engine that has nothing open. Must be called within a tokio runtime, whose tasks then
     /// watch the holders' processes.
     pub fn new(host: Arc<dyn Host>, records: Arc<dyn Records>, config: &EngineConfig) -> Self {
+        Self::with_store(host, records, config, None)
+    }
+
+    /// The same, which keeps what is open in a store of file descriptors.
+    pub fn with_store(
+        host: Arc<dyn Host>,
+        records: Arc<dyn Records>,
+        config: &EngineConfig,
+        store: Option<Arc<dyn FdStore>>,
+    ) -> Self {
         let scheduler = Scheduler::default();
         let watchdog =
             Watchdog::start(config.deadline, scheduler.clone(), Arc::clone(&host), &records);
-        let tools = Tools { host, records, runtime: Runtime::default(), after: Default::default() };
+        let tools = Tools {
+            host,
+            records,
+            runtime: Runtime::default(),
+            after: Default::default(),
+            keeper: Arc::new(Keeper::new(store)),
+        };
         let holders = super::holder::Holders::new(tokio::runtime::Handle::current());
         Self { inner: Arc::new(Inner { tools, scheduler, watchdog, holders }) }
     }
@@ -83,11 +102,17 @@ impl Engine {
     }
 
     /// Takes no more work, waits for what runs, and closes what is open, as the end of the process
-    /// would. True when all work ended in time.
+    /// would; with a store the end of the process has to, as closing in order would undo what is to
+    /// go on. True when all work ended in time.
     pub fn close(&self, patience: Duration) -> bool {
         let ended = self.inner.scheduler.close(patience);
         let open = std::mem::take(&mut *self.tools().runtime.tables());
-        drop(open);
+        if self.tools().keeper.is_there() {
+            self.tools().keeper.leave();
+            std::mem::forget(open);
+        } else {
+            drop(open);
+        }
         self.inner.watchdog.close();
         ended
     }

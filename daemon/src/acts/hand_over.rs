@@ -72,6 +72,7 @@ fn open_context(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal
         None => Refusal::new(Reason::KernelRefused, &job.reservation, error.to_string()),
     })?;
     *lock(&context.given_to) = Some(job.identity.clone());
+    tools.keep(job);
     Ok(())
 }
 

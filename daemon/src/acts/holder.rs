@@ -262,6 +262,8 @@ impl Engine {
         if !alone {
             *given = before;
         }
+        drop(given);
+        self.tools().write_note(context);
         alone
     }
 
@@ -449,7 +451,10 @@ impl Engine {
                 Some((holds, tables.contexts.remove(&job.context)))
             }
         };
-        drop(gone);
+        if let Some((holds, context)) = gone {
+            holds.into_iter().for_each(|hold| self.tools().close_hold(hold));
+            drop(context);
+        }
     }
 
     pub(super) fn told(&self, command: Command) {

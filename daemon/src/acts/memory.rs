@@ -17,7 +17,8 @@ use super::{
 const UNSTATED_BYTES: u64 = 8 << 20;
 
 /// Registrations of one reservation. A type1 container has 65,535 entries for all that share it
-/// (`vfio_iommu_type1.dma_entry_limit`), so one client may not take them all.
+/// (`vfio_iommu_type1.dma_entry_limit`), so one client may not take them all; and what is
+/// registered is noted as a whole.
 const MOST_REGISTRATIONS: usize = 4096;
 
 /// What a client wants mapped.
@@ -65,6 +66,7 @@ pub(crate) fn register(
         length_bytes: wanted.length_bytes,
     });
     drop(registering);
+    note(tools, reservation);
     // The reservation may have been given back meanwhile; then nobody would unmap it.
     if attached_domain(tools, reservation).is_err() {
         end_in(&domain, |known| known.reservation == *reservation);
@@ -98,6 +100,8 @@ pub(crate) fn unregister(
     };
     domain.space.unmap(iova, length_bytes).map_err(|error| refused(reservation, &error))?;
     registrations.swap_remove(at);
+    drop(registrations);
+    note(tools, reservation);
     Ok(length_bytes)
 }
 
@@ -123,6 +127,15 @@ fn end_where(tools: &Tools, reservation: &ReservationId, ends: impl Fn(&Registra
     let Some(context) = tools.runtime.context(&record.context) else { return };
     for domain in context.domains() {
         end_in(&domain, &ends);
+    }
+    tools.write_note(&context);
+}
+
+/// Notes for the next process what is registered now.
+fn note(tools: &Tools, reservation: &ReservationId) {
+    let snapshot = tools.records.snapshot();
+    if let Some(record) = snapshot.state.reservation(reservation) {
+        tools.note_context(&record.context);
     }
 }
 

@@ -12,6 +12,7 @@
 //! record.
 
 mod access;
+mod adopt;
 pub(crate) mod attach;
 mod drivers;
 pub(crate) mod engine;
@@ -21,6 +22,7 @@ mod handed;
 pub(crate) mod holder;
 mod insist;
 pub(crate) mod job;
+mod keep;
 mod kernel_dma;
 mod ledger_records;
 pub(crate) mod memlock;

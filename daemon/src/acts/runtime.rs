@@ -11,6 +11,7 @@ use berth_host::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, 
 use berth_ownership::{ContextId, DomainId, HolderProcess, ReservationId};
 
 use super::access::Access;
+use crate::fdstore::{Kept, NoteFile};
 
 /// How long descriptors may be on their way: somewhat longer than a peer may leave them unread.
 const SENDING: Duration = Duration::from_secs(12);
@@ -20,6 +21,8 @@ const SENDING: Duration = Duration::from_secs(12);
 pub(crate) struct LiveHold {
     /// The context whose container the group is in; `None` for an empty container of its own.
     pub(crate) context: Option<ContextId>,
+    /// What is stored of it; it leaves the store first.
+    pub(crate) kept: Option<Kept>,
     /// Dropping it gives the hold back.
     pub(crate) hold: Box<dyn GroupHold>,
 }
@@ -33,6 +36,8 @@ pub(crate) struct LiveDevice {
     pub(crate) context: ContextId,
     /// What it is attached to.
     pub(crate) domain: Option<DomainId>,
+    /// What is stored of it; it leaves the store first.
+    pub(crate) kept: Option<Kept>,
     /// Dropping it closes it.
     pub(crate) device: Box<dyn AttachedDevice>,
 }
@@ -66,6 +71,8 @@ pub(crate) struct LiveDomain {
 /// An open iommufd or container.
 #[derive(Debug)]
 pub(crate) struct LiveContext {
+    /// Its id.
+    pub(crate) id: ContextId,
     /// Which interface.
     pub(crate) backend: BackendKind,
     /// Its domains.
@@ -73,6 +80,10 @@ pub(crate) struct LiveContext {
     /// The identity that has the context's descriptor. It can't be taken back, and it could move
     /// every device that is bound to the context: no other identity's device gets in any more.
     pub(crate) given_to: Mutex<Option<String>>,
+    /// What is stored of it; it leaves the store first.
+    pub(crate) kept: Mutex<Option<Kept>>,
+    /// What is in it, where it is stored.
+    pub(crate) note: Mutex<Option<NoteFile>>,
     /// Dropping it closes it.
     pub(crate) context: Box<dyn Context>,
 }

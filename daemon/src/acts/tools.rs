@@ -17,7 +17,7 @@ use super::{
     records::Records,
     runtime::{LiveContext, LiveDomain, LiveHold, Runtime, lock},
 };
-use crate::model::StepNote;
+use crate::{fdstore::Keeper, model::StepNote};
 
 /// Tries while the kernel says that something is just being closed or reset.
 const TRIES: u32 = 5;
@@ -36,6 +36,8 @@ pub(crate) struct Tools {
     pub(crate) runtime: Runtime,
     /// What follows from work whose outcome is not recorded yet.
     pub(crate) after: Mutex<Vec<Command>>,
+    /// What is stored beyond this process.
+    pub(crate) keeper: Arc<Keeper>,
 }
 
 impl Tools {
@@ -89,9 +91,12 @@ impl Tools {
         }
         let context: Box<dyn Context> = self.host.open_context(backend)?;
         let live = Arc::new(LiveContext {
+            id: id.clone(),
             backend,
             domains: Default::default(),
             given_to: Default::default(),
+            kept: Default::default(),
+            note: Default::default(),
             context,
         });
         self.runtime.tables().contexts.insert(id.clone(), Arc::clone(&live));
@@ -139,7 +144,7 @@ impl Tools {
         let hold = patiently(|| {
             self.host.hold(group.number, context.as_ref().map(|live| &*live.context))
         })?;
-        let live = LiveHold { context: context.map(|_| job.context.clone()), hold };
+        let live = LiveHold { context: context.map(|_| job.context.clone()), kept: None, hold };
         self.runtime.tables().holds.insert(group.number, live);
         Ok(Hold::Kernel)
     }
@@ -166,6 +171,7 @@ impl Tools {
     pub(crate) fn drop_hold(&self, group: u32) {
         if let Some(live) = self.runtime.take_hold(group) {
             tracing::debug!(group = live.hold.group(), "hold given back");
+            self.close_hold(live);
         }
     }
 

@@ -21,7 +21,10 @@ use rustix::net::{
 };
 
 use super::BindError;
-use crate::config::{Endpoint, GRPC_NEEDS_TLS, Listener, Serve};
+use crate::{
+    config::{Endpoint, GRPC_NEEDS_TLS, Listener, Serve},
+    fdstore::KeptFd,
+};
 
 /// A listening socket that was passed to this process.
 #[derive(Debug)]
@@ -66,18 +69,22 @@ pub struct PassedSocketError {
     way_out: String,
 }
 
-/// Takes the sockets that the service manager passed to this process; none where it passed none. To
-/// be called before anything else is opened.
+/// Takes the sockets that the service manager passed to this process, and the descriptors that it
+/// kept of the process before; none where it passed none. To be called before anything else is opened.
 ///
 /// # Errors
 /// One has a name that isn't known, is of another type than is spoken over it, or doesn't listen.
-pub fn passed() -> Result<Vec<Passed>, PassedSocketError> {
+pub fn passed() -> Result<(Vec<Passed>, Vec<KeptFd>), PassedSocketError> {
     let fds = passed_fds().map_err(|error| PassedSocketError {
         name: "(none)".to_owned(),
         message: error.to_string(),
         way_out: "let a socket unit pass them, or unset LISTEN_PID".to_owned(),
     })?;
-    fds.into_iter().map(recognized).collect()
+    let (kept, sockets): (Vec<PassedFd>, Vec<PassedFd>) =
+        fds.into_iter().partition(|passed| passed.name.as_deref().is_some_and(KeptFd::is_kept));
+    let named = |PassedFd { name, fd }| Some(KeptFd { name: name?, fd });
+    let sockets = sockets.into_iter().map(recognized).collect::<Result<_, _>>()?;
+    Ok((sockets, kept.into_iter().filter_map(named).collect()))
 }
 
 /// What a descriptor is for, if it is fit for that.

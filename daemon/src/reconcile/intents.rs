@@ -72,6 +72,26 @@ fn broken_off(engine: &Engine, intent: &Intent) {
             return;
         }
     };
+    match &intent.body {
+        // Finished, or undone: what came from the store is still open.
+        IntentBody::Detach if engine.has_all(&job) => {
+            let outcome = attach::detach(engine.tools(), NO_INTENT, &job);
+            close(engine, intent, outcome);
+            watch_holder(engine, id);
+            return engine.follow_up();
+        }
+        IntentBody::Replace { .. } if engine.has_all(&job) => {
+            match engine.back_to_its_domain(&job) {
+                Ok(()) => {
+                    close(engine, intent, failure(intent, restarted(intent, &job)));
+                    return watch_holder(engine, id);
+                }
+                Err(error) => tracing::error!(reservation = %id, %error, "its domain is lost"),
+            }
+        }
+        _ => {}
+    }
+    engine.let_go(&job);
     let records = &engine.tools().records;
     let in_use = attach::not_in_use(engine.tools(), &job);
     let outcome = match (&intent.body, &in_use) {

@@ -1,7 +1,8 @@
 //! Start-up: the record is checked against the kernel, and each intent without an outcome is
 //! finished or undone, before the daemon says that it is ready.
 //!
-//! When the daemon dies the kernel closes all that it had open. So every hold is taken again, every
+//! What a service manager stored of the last daemon is taken over: it goes on as it was. Of the rest
+//! the kernel closed all that the daemon had open. So every hold is taken again, every
 //! `held` attachment is recorded as ended, and a `bound` or `unbound` one stays exactly where its
 //! holder lives and still has the device open. A living holder of a `node` one may still open it:
 //! the lists of who may stay on the nodes, and go with whoever is gone. Nothing is called free here:
@@ -19,6 +20,7 @@ use berth_ownership::{Command, Condition, ContextId, ReservationId};
 
 use crate::{
     acts::Engine,
+    fdstore::KeptFd,
     model::{OpenIntent, Snapshot},
 };
 
@@ -65,9 +67,21 @@ pub fn run(
     previous_boot: Option<&str>,
     patience: Duration,
 ) -> Report {
+    run_with(engine, open, previous_boot, patience, Vec::new())
+}
+
+/// The same with what the last daemon left in the store of file descriptors.
+pub fn run_with(
+    engine: &Engine,
+    open: Vec<OpenIntent>,
+    previous_boot: Option<&str>,
+    patience: Duration,
+    kept: Vec<KeptFd>,
+) -> Report {
     let deadline = Instant::now() + patience;
     let snapshot = engine.snapshot();
     let rebooted = previous_boot.is_some_and(|boot| boot != engine.tools().host.boot_id());
+    engine.adopt(kept);
     unwedge(engine, &snapshot);
     engine.settle_who_was_let_in(&snapshot);
     let mut standing: Vec<(ContextId, ReservationId)> = snapshot

@@ -78,6 +78,14 @@ fn one(
 
 /// Claims live on where a process has the device open, and where one may open it by its node.
 pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<bool, ApiError> {
+    if matches!(record.delivery, Delivery::Held | Delivery::Bound) {
+        if engine.has_all(job) {
+            goes_on(engine, record);
+            return Ok(true);
+        }
+        // Half of a reservation is none.
+        engine.let_go(job);
+    }
     if record.delivery == Delivery::Held {
         return Ok(false);
     }
@@ -123,6 +131,16 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
     Ok(true)
 }
 
+/// All devices came from the store. Where the holder ended meanwhile its claims do now.
+fn goes_on(engine: &Engine, record: &Reservation) {
+    let Some(process) = &record.process else { return };
+    let found = i32::try_from(process.pid).ok().and_then(|pid| process_of(pid).ok());
+    match found.filter(|(found, _)| found == process) {
+        Some((process, pidfd)) => engine.watch(&record.id, process, pidfd),
+        None => engine.ended(&record.id, process),
+    }
+}
+
 /// The kernel closed what the daemon or a dead holder had.
 pub(super) fn end(
     engine: &Engine,
@@ -131,6 +149,7 @@ pub(super) fn end(
     rebooted: bool,
 ) -> Result<(), ApiError> {
     engine.shut_out(job);
+    engine.let_go(job);
     let reservation = record.id.clone();
     let why = if rebooted { "host rebooted" } else { "daemon restarted" };
     let died = record.process.as_ref().is_some_and(|process| !lives(process));

@@ -158,12 +158,24 @@ impl Host for CrashHost {
     fn probe_free(&self, group: u32) -> Result<bool, VfioError> {
         self.sim.probe_free(group)
     }
+    fn adopt_hold(
+        &self,
+        group: u32,
+        context: Option<&dyn Context>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Box<dyn GroupHold>, VfioError> {
+        let context = context.map(|context| {
+            context.as_any().downcast_ref::<CrashContext>().map_or(context, |own| &*own.inner)
+        });
+        self.sim.adopt_hold(group, context, fds)
+    }
     fn adopt_context(
         &self,
         backend: BackendKind,
         fd: OwnedFd,
     ) -> Result<Box<dyn Context>, VfioError> {
-        self.sim.adopt_context(backend, fd)
+        let inner = self.sim.adopt_context(backend, fd)?;
+        Ok(Box::new(CrashContext { inner, crash: Arc::clone(&self.crash) }))
     }
 }
 
@@ -185,6 +197,16 @@ impl Context for CrashContext {
     }
     fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError> {
         let inner = around(&self.crash, "opening a device", || self.inner.open_device(device))?;
+        Ok(Box::new(CrashDevice { inner, crash: Arc::clone(&self.crash) }))
+    }
+    fn adopt_device(
+        &self,
+        device: PciAddress,
+        device_id: u32,
+        domain: Option<DomainHandle>,
+        fd: OwnedFd,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        let inner = self.inner.adopt_device(device, device_id, domain, fd)?;
         Ok(Box::new(CrashDevice { inner, crash: Arc::clone(&self.crash) }))
     }
     fn fd(&self) -> Result<OwnedFd, VfioError> {

@@ -188,11 +188,20 @@ const ACTS: &[Act] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_anywhere_leaves_the_record_true() {
+    crash_everywhere(false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_anywhere_leaves_the_record_true_with_a_store_of_descriptors() {
+    crash_everywhere(true);
+}
+
+fn crash_everywhere(stored: bool) {
     let mut places = 0;
     for act in ACTS {
         for backend in [Backend::Iommufd, Backend::Type1] {
             let mut at = 1;
-            while crashes(act, backend, at) {
+            while crashes(act, backend, at, stored) {
                 at += 1;
                 places += 1;
             }
@@ -204,8 +213,8 @@ async fn a_crash_anywhere_leaves_the_record_true() {
 }
 
 /// False once the act ran to its end without reaching the point.
-fn crashes(act: &Act, backend: Backend, at: u64) -> bool {
-    let mut world = World::on(SimHost::builtin("small").unwrap());
+fn crashes(act: &Act, backend: Backend, at: u64, stored: bool) -> bool {
+    let mut world = World::with(SimHost::builtin("small").unwrap(), stored);
     (act.ready)(&world, backend);
     world.crash.arm(at);
     (act.act)(&world, backend);
@@ -220,6 +229,8 @@ fn crashes(act: &Act, backend: Backend, at: u64) -> bool {
         assert!(world.book.open_intents().is_empty(), "an intent is still open");
         world.give_all_back();
         world.check_given_back();
+        let stored = world.store.as_ref().map(|store| store.names()).unwrap_or_default();
+        assert!(stored.is_empty(), "stored without a record: {stored:?}");
     }));
     assert!(seen.is_ok(), "{place}");
     true

@@ -33,13 +33,14 @@ pub struct Desk {
 
 impl Desk {
     /// The daemon ends as it stands, and a new one serves the same socket.
-    pub fn restart(&mut self) {
+    pub fn restart(&mut self) -> berthd::reconcile::Report {
         self.task.abort();
-        self.world.restart();
+        let report = self.world.restart();
         std::fs::remove_file(&self.path).unwrap();
         let socket = handover::bind_socket(&self.path).unwrap();
         let access = Access::all(Role::Holder);
         self.task = tokio::spawn(handover::serve(socket, self.world.engine.clone(), access));
+        report
     }
 }
 

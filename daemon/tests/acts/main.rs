@@ -13,6 +13,7 @@ mod handed_ends;
 mod handover;
 mod hostile;
 mod in_flight;
+mod kept;
 mod ledger;
 mod life;
 mod memlock;

@@ -9,12 +9,14 @@ use berth_ownership::{
 };
 use berthd::{
     acts::{Engine, EngineConfig, Records},
+    fdstore::FdStore,
     reconcile,
 };
 
 use crate::{
     book::{Book, PATIENCE},
     crash::{Crash, CrashHost},
+    kept::MemoryStore,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,6 +26,8 @@ pub struct World {
     pub book: Arc<Book>,
     pub engine: Engine,
     pub crash: Arc<Crash>,
+    /// Where descriptors outlive the daemon, if anywhere.
+    pub store: Option<Arc<MemoryStore>>,
     before: Drivers,
 }
 
@@ -65,27 +69,42 @@ impl World {
     }
 
     pub fn on(sim: SimHost) -> Self {
+        Self::with(sim, false)
+    }
+
+    /// The same with a store of file descriptors.
+    pub fn stored() -> Self {
+        Self::with(SimHost::builtin("small").unwrap(), true)
+    }
+
+    pub fn with(sim: SimHost, stored: bool) -> Self {
         let crash = Arc::new(Crash::default());
+        let store = stored.then(|| MemoryStore::new(&crash));
         let book = Book::new(&sim, &crash);
-        let engine = engine(&sim, &book, &crash, DEADLINE);
+        let engine = engine(&sim, &book, &crash, store.as_ref(), DEADLINE);
         let before = drivers(&sim);
-        Self { sim, book, engine, crash, before }
+        Self { sim, book, engine, crash, store, before }
     }
 
     /// Another engine with a deadline of its own, before anything was done.
     pub fn engine_with(&mut self, deadline: Duration) {
-        self.engine = engine(&self.sim, &self.book, &self.crash, deadline);
+        self.engine = engine(&self.sim, &self.book, &self.crash, self.store.as_ref(), deadline);
     }
 
     /// The process ends as it stands and a new one starts.
     pub fn restart(&mut self) -> reconcile::Report {
         self.engine.close(PATIENCE);
+        if self.store.is_some() {
+            // What was open was leaked, so that only the end of the process closes it.
+            self.sim.end_this_process();
+        }
         self.crash.arm(0);
-        self.engine = engine(&self.sim, &self.book, &self.crash, DEADLINE);
+        self.engine = engine(&self.sim, &self.book, &self.crash, self.store.as_ref(), DEADLINE);
         self.book.look();
         let engine = self.engine.clone();
         let open = self.book.open_intents();
-        let report = reconcile::run(&engine, open, Some("boot"), PATIENCE);
+        let passed = self.store.as_ref().map(|store| store.passed()).unwrap_or_default();
+        let report = reconcile::run_with(&engine, open, Some("boot"), PATIENCE, passed);
         assert!(!report.late);
         self.book.settled();
         report
@@ -314,11 +333,18 @@ impl World {
     }
 }
 
-fn engine(sim: &SimHost, book: &Arc<Book>, crash: &Arc<Crash>, deadline: Duration) -> Engine {
+fn engine(
+    sim: &SimHost,
+    book: &Arc<Book>,
+    crash: &Arc<Crash>,
+    store: Option<&Arc<MemoryStore>>,
+    deadline: Duration,
+) -> Engine {
     let host: Arc<dyn Host> = Arc::new(CrashHost { sim: sim.clone(), crash: Arc::clone(crash) });
     let records: Arc<dyn Records> = Arc::clone(book) as Arc<dyn Records>;
     let config = EngineConfig { deadline };
-    let engine = Engine::new(host, records, &config);
+    let store = store.map(|store| Arc::clone(store) as Arc<dyn FdStore>);
+    let engine = Engine::with_store(host, records, &config, store);
     book.set_executor(Arc::new(engine.clone()));
     engine
 }

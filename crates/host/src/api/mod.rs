@@ -100,7 +100,21 @@ pub trait Host: Send + Sync + Debug {
     /// or answers by `GROUP_GET_STATUS`. `Ok(true)` means free.
     fn probe_free(&self, group: u32) -> Result<bool, VfioError>;
 
-    /// Adopts descriptors of a context that came back (fd store, a holder).
+    /// Takes a hold over by the descriptors that [`GroupHold::fds`] gave.
+    ///
+    /// # Errors
+    /// EBADFD when they are others; EINVAL when the group is in no container any more.
+    fn adopt_hold(
+        &self,
+        group: u32,
+        context: Option<&dyn Context>,
+        fds: Vec<std::os::fd::OwnedFd>,
+    ) -> Result<Box<dyn GroupHold>, VfioError>;
+
+    /// Takes a context over by its descriptor (fd store, a holder).
+    ///
+    /// # Errors
+    /// EBADFD when it is no descriptor of that back end.
     fn adopt_context(
         &self,
         backend: BackendKind,

@@ -36,6 +36,9 @@ pub trait GroupHold: Send + Debug {
     /// On type1 `UNSET_CONTAINER` is EBUSY while devices are open. A hold in an empty container has
     /// the answer in itself: no device opens through it, and no cdev binds beside it.
     fn prove_unused(&self) -> Result<(), VfioError>;
+
+    /// Duplicates of what keeps the hold beside its context: for [`Host::adopt_hold`](crate::Host).
+    fn fds(&self) -> Result<Vec<OwnedFd>, VfioError>;
 }
 
 /// One iommufd, or one container.
@@ -56,6 +59,20 @@ pub trait Context: Send + Sync + Debug {
     /// (when the group isn't in it yet), `SET_IOMMU` and `GET_DEVICE_FD`. The device isn't
     /// attached yet on iommufd; on type1 it is.
     fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError>;
+
+    /// Takes over a device that this context owns already, by a duplicate of its descriptor: what
+    /// [`AttachedDevice::device_id`] said of it, and what it is attached to. On type1 its group's
+    /// hold is taken over before.
+    ///
+    /// # Errors
+    /// EBADFD when the descriptor is not that device's; ENOENT when the context doesn't own it.
+    fn adopt_device(
+        &self,
+        device: PciAddress,
+        device_id: u32,
+        domain: Option<DomainHandle>,
+        fd: OwnedFd,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError>;
 
     /// A duplicate of the context's descriptor, for the hand-over and for comparing files.
     fn fd(&self) -> Result<OwnedFd, VfioError>;

@@ -37,6 +37,7 @@ use crate::{
     Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Host, HostError,
     HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse, VfioError,
 };
+use berth_uapi::VfioGroup;
 use features::Abilities;
 use procs::is_node;
 use scan::Scanner;
@@ -62,6 +63,8 @@ pub struct LinuxHost {
     boot_id: String,
     scanner: Scanner,
     abilities: Mutex<Option<Arc<Abilities>>>,
+    /// The process that keeps duplicates of this one's descriptors.
+    keeper: Option<i32>,
 }
 
 impl LinuxHost {
@@ -83,7 +86,16 @@ impl LinuxHost {
             kernel_release,
             boot_id,
             abilities: Mutex::default(),
+            keeper: None,
         }
+    }
+
+    /// Names the process that keeps duplicates of this one's descriptors, as a service manager does:
+    /// it counts as little as this one among those that have a device open.
+    #[must_use]
+    pub fn kept_by(mut self, process: i32) -> Self {
+        self.keeper = Some(process);
+        self
     }
 
     /// What the machine can do; asked again while an answer is missing. A tree that isn't the running
@@ -199,7 +211,9 @@ impl Host for LinuxHost {
                 // A sibling's own descriptor is no use of this device.
                 let sibling =
                     |what: &str| what.parse::<PciAddress>().is_ok_and(|device| device != address);
-                found.retain(|process| process.pid != me && !sibling(&process.what));
+                found.retain(|process| {
+                    process.pid != me && Some(process.pid) != self.keeper && !sibling(&process.what)
+                });
                 procs::without_guesses(&mut found);
                 Ok(found)
             }
@@ -250,12 +264,38 @@ impl Host for LinuxHost {
         vfio::probe_free(&self.root, group)
     }
 
+    fn adopt_hold(
+        &self,
+        group: u32,
+        context: Option<&dyn Context>,
+        mut fds: Vec<std::os::fd::OwnedFd>,
+    ) -> Result<Box<dyn GroupHold>, VfioError> {
+        self.live("adopt hold")?;
+        let wrong = |errno| VfioError::new("adopt hold", format!("group {group}"), errno);
+        let (Some(fd), true) = (fds.pop(), fds.is_empty()) else { return Err(wrong(Errno::BADFD)) };
+        vfio::check_node(&self.root, Node::Group(group), &fd)?;
+        let open = VfioGroup::from_fd(fd, &format!("/dev/vfio/{group}"));
+        if !open.status()?.container_set {
+            return Err(wrong(Errno::INVAL));
+        }
+        let Some(context) = context else { return Ok(Box::new(OwnHold::adopt(group, open))) };
+        match context.as_any().downcast_ref::<Type1Context>() {
+            Some(container) => container.adopt_hold(group, open),
+            None => Err(wrong(Errno::INVAL)),
+        }
+    }
+
     fn adopt_context(
         &self,
         backend: BackendKind,
         fd: std::os::fd::OwnedFd,
     ) -> Result<Box<dyn Context>, VfioError> {
         self.live("adopt context")?;
+        let node = match backend {
+            BackendKind::Iommufd => Node::Iommu,
+            BackendKind::Type1 => Node::Container,
+        };
+        vfio::check_node(&self.root, node, &fd)?;
         Ok(match backend {
             BackendKind::Iommufd => Box::new(IommufdContext::new(self.root.clone(), fd)),
             BackendKind::Type1 => Box::new(Type1Context::adopt(self.root.clone(), fd)),

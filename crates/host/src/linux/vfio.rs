@@ -1,11 +1,13 @@
 //! VFIO on the real kernel: holds, contexts on both back ends, and asking who owns a group.
 
 mod iommufd;
+mod kept;
 mod probe;
 mod retry;
 mod type1;
 
 pub(super) use iommufd::{IommufdContext, open_cdev};
+pub(super) use kept::check_node;
 pub(super) use probe::probe_free;
 pub(super) use type1::{OwnHold, Type1Context};
 

@@ -123,6 +123,18 @@ impl SimHold {
         let group = container.enter(number)?;
         Ok(Self { number, group, container })
     }
+
+    /// Takes over a group's file that is in the container already.
+    pub(crate) fn adopt(container: Arc<Groups>, number: u32, group: Arc<OpenFile>) -> Self {
+        let mut state = lock(&container.state);
+        state.files.insert(number, Arc::downgrade(&group));
+        let kernel = group.shared.kernel();
+        let set = kernel.containers.get(&container.file.id).is_some_and(|it| it.iommu_driver());
+        drop(kernel);
+        state.iommu_set |= set;
+        drop(state);
+        Self { number, group, container }
+    }
 }
 
 impl GroupHold for SimHold {
@@ -142,6 +154,14 @@ impl GroupHold for SimHold {
         let set = shared.kernel().containers.get(&container).is_some_and(|it| it.iommu_driver());
         lock(&self.container.state).iommu_set &= set;
         Ok(())
+    }
+
+    fn fds(&self) -> Result<Vec<OwnedFd>, VfioError> {
+        let descriptor = |file: &OpenFile| {
+            let exported = self.group.shared.descriptor(file, "simulated hold\n");
+            exported.map_err(failed("dup", format!("group {}", self.number)))
+        };
+        Ok(vec![descriptor(&self.group)?, descriptor(&self.container.file)?])
     }
 }
 
@@ -263,6 +283,34 @@ impl Context for SimContext {
             BackendKind::Type1 => self.open_by_group(device)?,
         };
         Ok(Box::new(opened))
+    }
+
+    fn adopt_device(
+        &self,
+        device: PciAddress,
+        device_id: u32,
+        domain: Option<DomainHandle>,
+        fd: OwnedFd,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        let wrong = |errno| VfioError::new("adopt", device.to_string(), errno);
+        let shared = self.shared();
+        let known = shared.recognise(&fd).filter(|(_, kind)| *kind == Kind::Device(device));
+        let (id, kind) = known.ok_or_else(|| wrong(Errno::BADFD))?;
+        let group = match self.backend {
+            BackendKind::Type1 => {
+                let number = shared.kernel().group_of(device).map_err(wrong)?;
+                let file = lock(&self.groups.state).files.get(&number).and_then(Weak::upgrade);
+                Some(file.ok_or_else(|| wrong(Errno::NOENT))?)
+            }
+            BackendKind::Iommufd => {
+                shared.kernel().hw_info(self.id(), device_id).map_err(wrong)?;
+                None
+            }
+        };
+        let file = shared.own_again(id, kind);
+        let mut adopted = self.device(device, device_id, file, group);
+        adopted.attached = domain.is_some();
+        Ok(Box::new(adopted))
     }
 
     fn fd(&self) -> Result<OwnedFd, VfioError> {

@@ -220,6 +220,7 @@ impl Foreign {
     }
 
     fn keep_files<const N: usize>(&self, files: [Arc<OpenFile>; N]) -> Result<(), Errno> {
+        files.iter().for_each(|file| self.shared.is_foreign(file));
         let mut processes = lock(&self.shared.processes);
         processes.get(self.pid).ok_or(Errno::SRCH)?.files.extend(files);
         Ok(())

@@ -254,6 +254,33 @@ impl Host for SimHost {
         answer.map_err(failed("open", path))
     }
 
+    fn adopt_hold(
+        &self,
+        group: u32,
+        context: Option<&dyn Context>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Box<dyn GroupHold>, VfioError> {
+        let wrong = || VfioError::new("adopt hold", format!("group {group}"), Errno::BADFD);
+        let mut known = fds.iter().filter_map(|fd| self.shared.recognise(fd));
+        let (Some((id, Kind::Group(number))), Some((container, Kind::Container))) =
+            (known.next(), known.next())
+        else {
+            return Err(wrong());
+        };
+        let own = match context.map(|context| context.as_any().downcast_ref::<SimContext>()) {
+            None => self.shared.context(container, Kind::Container),
+            Some(Some(context)) if context.groups.file.id == container => {
+                Arc::clone(&context.groups)
+            }
+            Some(_) => return Err(wrong()),
+        };
+        if number != group {
+            return Err(wrong());
+        }
+        let file = self.shared.own_again(id, Kind::Group(group));
+        Ok(Box::new(SimHold::adopt(own, group, file)))
+    }
+
     fn adopt_context(
         &self,
         backend: BackendKind,

@@ -30,6 +30,13 @@ impl SimHost {
         self.shared.kernel().broken.insert(rule);
     }
 
+    /// This process ends as the kernel sees it: all that it has open is closed, but for what duplicates
+    /// outside keep open. For handles that were leaked, as those of a process that ended are: one
+    /// that is dropped later on closes once more.
+    pub fn end_this_process(&self) {
+        self.shared.process_ends();
+    }
+
     /// Starts another process, of root.
     #[must_use]
     pub fn foreign(&self, name: &str) -> Foreign {

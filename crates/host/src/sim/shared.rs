@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     /// Something was closed: who waits for a device may go on.
     closed: Condvar,
     exports: Mutex<BTreeMap<FileId, Export>>,
+    /// What this process has open, and no scripted one.
+    ours: Mutex<BTreeMap<FileId, Kind>>,
     /// Open contexts, for descriptors that come back.
     contexts: Mutex<BTreeMap<FileId, Weak<Groups>>>,
 }
@@ -58,6 +60,7 @@ impl Shared {
             kernel: Mutex::new(kernel),
             closed: Condvar::new(),
             exports: Mutex::default(),
+            ours: Mutex::default(),
             contexts: Mutex::default(),
         }
     }
@@ -111,7 +114,30 @@ impl Shared {
 
     /// Wraps a file that was just opened.
     pub(crate) fn own(self: &Arc<Self>, id: FileId, kind: Kind) -> Arc<OpenFile> {
+        lock(&self.ours).insert(id, kind);
         Arc::new(OpenFile { shared: Arc::clone(self), id, kind })
+    }
+
+    /// A file is a scripted process's.
+    pub(crate) fn is_foreign(&self, file: &OpenFile) {
+        lock(&self.ours).remove(&file.id);
+    }
+
+    /// Closes all that this process has open, but for what handles that are still used close.
+    pub(crate) fn process_ends(&self) {
+        lock(&self.contexts).clear();
+        let ours = std::mem::take(&mut *lock(&self.ours));
+        for (id, kind) in ours {
+            self.close(id, kind);
+        }
+    }
+
+    /// The same of a file that lives outside.
+    pub(crate) fn own_again(self: &Arc<Self>, id: FileId, kind: Kind) -> Arc<OpenFile> {
+        if let Some(export) = lock(&self.exports).get_mut(&id) {
+            export.reopen();
+        }
+        self.own(id, kind)
     }
 
     /// A descriptor for a file: what other processes get.
@@ -153,16 +179,14 @@ impl Shared {
         if let Some(groups) = contexts.get(&id).and_then(Weak::upgrade) {
             return groups;
         }
-        if let Some(export) = lock(&self.exports).get_mut(&id) {
-            export.reopen();
-        }
-        let groups = Arc::new(Groups::new(self.own(id, kind)));
+        let groups = Arc::new(Groups::new(self.own_again(id, kind)));
         contexts.retain(|_, known| known.strong_count() > 0);
         contexts.insert(id, Arc::downgrade(&groups));
         groups
     }
 
     fn close(&self, id: FileId, kind: Kind) {
+        lock(&self.ours).remove(&id);
         // A descriptor that another process still has keeps the file open.
         if let Some(export) = lock(&self.exports).get_mut(&id) {
             export.close();

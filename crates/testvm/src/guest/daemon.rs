@@ -237,6 +237,15 @@ impl Daemon {
         self.child = spawn(&self.program, &self.dir, &self.options)?;
         self.wait_until_ready()
     }
+
+    /// The same as another program.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_again_as(&mut self, program: &Path) -> Result<()> {
+        program.clone_into(&mut self.program);
+        self.start_again()
+    }
 }
 
 impl Drop for Daemon {

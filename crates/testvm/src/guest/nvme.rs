@@ -16,7 +16,7 @@ const BAR: u64 = 0xe000_0000;
 const ADMIN: Queue = Queue { number: 0, submissions: 0x10_0000, completions: 0x10_1000 };
 const IO: Queue = Queue { number: 1, submissions: 0x10_2000, completions: 0x10_3000 };
 const BUFFER: u64 = 0x10_4000;
-/// Entries of every queue: fewer commands than that are given in all, so that none wraps around.
+/// Entries of every queue.
 const ENTRIES: u32 = 64;
 
 const IDS: u32 = 0x0010_1b36;
@@ -129,20 +129,22 @@ impl Nvme {
     /// Gives one command and waits for its completion.
     fn command(&mut self, queue: Queue, command: Command) -> Result<()> {
         let given = &mut self.given[usize::try_from(queue.number)?];
-        let (at, id) = (*given, *given + 1);
-        ensure!(id < ENTRIES, "the queue has no room for another command");
+        let (at, round, id) = (*given % ENTRIES, *given / ENTRIES, *given + 1);
+        ensure!(id < 0x1_0000, "commands have numbers of 16 bits");
         *given = id;
+        // The controller tells what it has answered by a bit that is another one each time round.
+        let phase = if round.is_multiple_of(2) { 0x1_0000 } else { 0 };
         self.qtest.write(queue.submissions + u64::from(at) * 64, &command.bytes(id))?;
         // Doorbells are 8 bytes a queue: of its submissions, of its completions.
         let doorbell = BAR + 0x1000 + u64::from(queue.number) * 8;
-        self.qtest.write32(doorbell, id)?;
+        self.qtest.write32(doorbell, id % ENTRIES)?;
         let completion = queue.completions + u64::from(at) * 16 + 12;
         let qtest = &mut self.qtest;
         let status = wait_for(&format!("the nvme to do {command:?}"), self.patience, || {
             let word = qtest.read32(completion).ok()?;
-            (word & 0x1_0000 != 0).then_some(word)
+            (word & 0x1_0000 == phase).then_some(word)
         })?;
-        self.qtest.write32(doorbell + 4, id)?;
+        self.qtest.write32(doorbell + 4, id % ENTRIES)?;
         ensure!(status & 0xffff == id, "command {id} was answered as {status:#x}");
         ensure!(status >> 17 == 0, "{command:?} failed: status {:#x}", status >> 17);
         Ok(())

@@ -1,4 +1,4 @@
-//! Memory that two clients register with one `held` domain: what one of them does wrong is refused
+//! Memory that two clients register with one domain: what one of them does wrong is refused
 //! or cleaned up, and the device of the other goes on.
 
 use anyhow::{Context, Result, ensure};
@@ -21,8 +21,10 @@ use crate::{
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
-    Scenario::new("berthd_regions_iommufd", IOMMUFD, regions_iommufd),
-    Scenario::new("berthd_regions_type1", TYPE1, regions_type1),
+    Scenario::new("berthd_regions_iommufd", IOMMUFD, |ctx| regions(ctx, "iommufd", "held")),
+    Scenario::new("berthd_regions_type1", TYPE1, |ctx| regions(ctx, "type1", "held")),
+    Scenario::new("berthd_regions_bound_iommufd", IOMMUFD, |ctx| regions(ctx, "iommufd", "bound")),
+    Scenario::new("berthd_regions_bound_type1", TYPE1, |ctx| regions(ctx, "type1", "bound")),
 ];
 
 const IOMMUFD: &[Capability] = &[Capability::Daemon, Iommufd, Cdev, Type1, Intremap];
@@ -32,19 +34,11 @@ const YOURS: u64 = 0x60_0000;
 /// What the IOMMU sees of everything behind the PCIe to PCI bridge.
 const ALIAS: &str = "0000:03:00.0";
 
-fn regions_iommufd(ctx: &mut Ctx) -> Result<Outcome> {
-    regions(ctx, "iommufd")
-}
-
-fn regions_type1(ctx: &mut Ctx) -> Result<Outcome> {
-    regions(ctx, "type1")
-}
-
-fn regions(ctx: &Ctx, backend: &str) -> Result<Outcome> {
+fn regions(ctx: &Ctx, backend: &str, delivery: &str) -> Result<Outcome> {
     let before = [PAIR_A, PAIR_B, PAIR_BRIDGE].map(Before::of);
     let daemon = Daemon::start(ctx)?;
     release_bridge(ctx, &daemon)?;
-    let (first, second) = two_clients(&daemon, backend)?;
+    let (first, second) = two_clients(&daemon, backend, delivery)?;
     let mut bad = Client::of(ctx, &daemon, HOLDER_UID, &first)?;
     let mut good = Client::of(ctx, &daemon, STRANGER_UID, &second)?;
     let memory = good.holder.memory(1)?;
@@ -91,8 +85,8 @@ fn regions(ctx: &Ctx, backend: &str) -> Result<Outcome> {
 }
 
 /// Reserves both devices of the pair for one domain, four pages of memory each, and attaches them.
-fn two_clients(daemon: &Daemon, backend: &str) -> Result<(String, String)> {
-    let common = ["--policy", "shared", "--delivery", "held", "--backend", backend];
+fn two_clients(daemon: &Daemon, backend: &str, delivery: &str) -> Result<(String, String)> {
+    let common = ["--policy", "shared", "--delivery", delivery, "--backend", backend];
     let bounds = ["--label", "tenant-a", "--memory", "16KiB"];
     let words = [&["--device", PAIR_A][..], &common, &bounds].concat();
     let first = reserve(daemon, &words)?;
@@ -106,7 +100,7 @@ fn two_clients(daemon: &Daemon, backend: &str) -> Result<(String, String)> {
     Ok((first, second))
 }
 
-/// A process without any descriptor of VFIO, and its reservation.
+/// A process and its reservation. Of what is `held` it has no descriptor of VFIO at all.
 struct Client {
     holder: Holder,
     id: String,
@@ -117,7 +111,7 @@ impl Client {
         let mut holder = Holder::start(ctx, uid, daemon.handover())?;
         let fetched = holder.fetch(id)?;
         let fds = fetched["fds"].as_array().map_or(0, Vec::len);
-        ensure!(fds == 0, "descriptors of a held device left the daemon: {fetched}");
+        ensure!((fds == 0) == (fetched["delivery"] == "held"), "{fds} descriptors: {fetched}");
         Ok(Self { holder, id: id.to_owned() })
     }
 

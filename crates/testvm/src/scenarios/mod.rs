@@ -25,6 +25,7 @@ mod berthd_leaks;
 mod berthd_private;
 mod berthd_regions;
 mod berthd_run;
+mod berthd_run_restarts;
 mod berthd_shared;
 mod berthd_tools;
 mod conformance;
@@ -37,6 +38,7 @@ mod raw;
 mod systemd;
 mod systemd_failures;
 mod systemd_helper;
+mod systemd_store;
 mod topology;
 mod uapi;
 
@@ -63,11 +65,13 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_in_flight::SCENARIOS,
     berthd_regions::SCENARIOS,
     berthd_run::SCENARIOS,
+    berthd_run_restarts::SCENARIOS,
     berthd_crash::SCENARIOS,
     berthd_leaks::SCENARIOS,
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,
     systemd_failures::SCENARIOS,
+    systemd_store::SCENARIOS,
 ];
 
 /// Every scenario.

@@ -10,11 +10,12 @@ use berth_dma::AddressSpace;
 use berth_uapi::{BoundDevice, Cdev, DevId, Errno, IoasId, Iommufd, PtId};
 
 use super::{
-    duplicate,
+    check_node, duplicate,
+    kept::check_syspath,
     retry::{when_given, while_transient},
 };
 use crate::{
-    AttachedDevice, BackendKind, Context, DomainHandle, IovaRange, PciAddress, VfioError,
+    AttachedDevice, BackendKind, Context, DomainHandle, IovaRange, Node, PciAddress, VfioError,
     linux::tree::Root,
 };
 
@@ -58,6 +59,25 @@ impl Context for IommufdContext {
             let cdev = when_given(|| Cdev::open(&path, &name))?;
             Ok(cdev.bind_iommufd(&self.iommufd, None)?)
         })?;
+        Ok(Box::new(CdevDevice { address: device, bound, iommufd: Arc::clone(&self.iommufd) }))
+    }
+
+    fn adopt_device(
+        &self,
+        device: PciAddress,
+        device_id: u32,
+        _domain: Option<DomainHandle>,
+        fd: OwnedFd,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        check_node(&self.root, Node::Cdev(device), &fd)?;
+        check_syspath(device, &fd)?;
+        let bound = BoundDevice::from_fd(fd, DevId(device_id), &device.to_string());
+        // An unbound cdev has no answer to this, and an id of no device none to the other.
+        bound.device().get_info()?;
+        match self.iommufd.get_hw_info(bound.dev_id()) {
+            Err(error) if error.errno != Errno::OPNOTSUPP => return Err(error.into()),
+            _ => {}
+        }
         Ok(Box::new(CdevDevice { address: device, bound, iommufd: Arc::clone(&self.iommufd) }))
     }
 

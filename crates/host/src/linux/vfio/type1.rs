@@ -13,7 +13,7 @@ use std::{
 use berth_dma::AddressSpace;
 use berth_uapi::{Device, Errno, VfioContainer, VfioGroup};
 
-use super::{duplicate, lock, no_domain, open_new_group};
+use super::{duplicate, kept::check_group_device, lock, no_domain, open_new_group};
 use crate::{
     AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, IovaRange, PciAddress,
     VfioError, linux::tree::Root,
@@ -73,6 +73,17 @@ impl Type1Context {
     pub(in crate::linux) fn hold(&self, group: u32) -> Result<Box<dyn GroupHold>, VfioError> {
         self.shared.enter(group, |member| member.holds += 1)?;
         Ok(Box::new(ContextHold { group, shared: Arc::clone(&self.shared) }))
+    }
+
+    /// Takes over a group that is in the container already, for as long as the hold lives.
+    pub(in crate::linux) fn adopt_hold(
+        &self,
+        number: u32,
+        group: VfioGroup,
+    ) -> Result<Box<dyn GroupHold>, VfioError> {
+        let mut state = lock(&self.shared.state);
+        state.groups.insert(number, Member { group, holds: 1, devices: 0 });
+        Ok(Box::new(ContextHold { group: number, shared: Arc::clone(&self.shared) }))
     }
 
     fn group_of(&self, device: PciAddress) -> Result<u32, VfioError> {
@@ -193,6 +204,31 @@ impl Context for Type1Context {
         }
     }
 
+    fn adopt_device(
+        &self,
+        device: PciAddress,
+        _device_id: u32,
+        domain: Option<DomainHandle>,
+        fd: OwnedFd,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        check_group_device(device, &fd)?;
+        let group = self.group_of(device)?;
+        let opened = Device::from_fd(fd, &device.to_string());
+        opened.get_info()?;
+        let mut state = lock(&self.shared.state);
+        let member = state.groups.get_mut(&group);
+        let missing = || VfioError::new("adopt", device.to_string(), Errno::NOENT);
+        member.ok_or_else(missing)?.devices += 1;
+        drop(state);
+        Ok(Box::new(GroupDevice {
+            address: device,
+            attached: Some(domain.is_some()),
+            device: Some(opened),
+            group,
+            shared: Arc::clone(&self.shared),
+        }))
+    }
+
     fn fd(&self) -> Result<OwnedFd, VfioError> {
         duplicate(&self.shared.container, "vfio container")
     }
@@ -248,6 +284,14 @@ impl GroupHold for ContextHold {
     fn prove_unused(&self) -> Result<(), VfioError> {
         self.shared.prove_unused(self.group)
     }
+
+    fn fds(&self) -> Result<Vec<OwnedFd>, VfioError> {
+        let state = lock(&self.shared.state);
+        let object = format!("group {}", self.group);
+        let member = state.groups.get(&self.group);
+        let member = member.ok_or_else(|| VfioError::new("dup", &*object, Errno::NODEV))?;
+        Ok(vec![duplicate(&member.group, &object)?])
+    }
 }
 
 impl Drop for ContextHold {
@@ -260,9 +304,10 @@ impl Drop for ContextHold {
 #[derive(Debug)]
 pub(in crate::linux) struct OwnHold {
     number: u32,
-    /// Closed first: that takes the group out of the container.
-    _group: VfioGroup,
-    _container: VfioContainer,
+    /// Closing it takes the group out of the container.
+    group: VfioGroup,
+    /// `None` where the hold was taken over: the group keeps its container alive.
+    _container: Option<VfioContainer>,
 }
 
 impl OwnHold {
@@ -271,7 +316,12 @@ impl OwnHold {
         let container = VfioContainer::open()?;
         let group = open_new_group(number)?;
         group.set_container(&container)?;
-        Ok(Self { number, _group: group, _container: container })
+        Ok(Self { number, group, _container: Some(container) })
+    }
+
+    /// Takes over a group that is in a container already.
+    pub(in crate::linux) fn adopt(number: u32, group: VfioGroup) -> Self {
+        Self { number, group, _container: None }
     }
 }
 
@@ -282,6 +332,10 @@ impl GroupHold for OwnHold {
 
     fn prove_unused(&self) -> Result<(), VfioError> {
         Ok(())
+    }
+
+    fn fds(&self) -> Result<Vec<OwnedFd>, VfioError> {
+        Ok(vec![duplicate(&self.group, &format!("group {}", self.number))?])
     }
 }
 
