@@ -5,7 +5,7 @@
 //! a simulated host with its database in memory.
 
 mod http;
-mod rpc;
+pub(crate) mod rpc;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

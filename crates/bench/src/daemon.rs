@@ -14,15 +14,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// One start.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Start {
+pub(crate) struct Start {
     /// From exec to the line `ready`, in milliseconds.
-    pub(super) ready_ms: f64,
+    pub(crate) ready_ms: f64,
     /// Resident then, in MiB.
-    pub(super) resident_mib: f64,
+    pub(crate) resident_mib: f64,
     /// The most that was resident, in MiB.
-    pub(super) peak_mib: f64,
+    pub(crate) peak_mib: f64,
     /// User and system time, in milliseconds.
-    pub(super) cpu_ms: f64,
+    pub(crate) cpu_ms: f64,
 }
 
 /// How long it may take to end.
@@ -30,31 +30,83 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it may take to be ready; then there is nothing to compare.
 const READY: Duration = Duration::from_secs(30);
 
-/// Starts `berthd` on a tree, waits until it is ready, and stops it.
-///
-/// # Errors
-/// It ended before that.
-pub(super) fn start(programs: &Path, tree: &Path, dir: &Path) -> Result<Start> {
-    let unix = |name: &str| format!("unix:{}", dir.join(name).display());
-    let config = dir.join("berthd.toml");
-    fs::write(&config, "").context("write a configuration")?;
-    let began = Instant::now();
-    let mut child = Command::new(programs.join("berthd"))
-        .args(["--host", "linux"])
-        .arg("--config")
-        .arg(&config)
-        .arg("--sysfs-root")
-        .arg(tree)
-        .arg("--state-dir")
-        .arg(dir.join("state"))
-        .args(["--listen-grpc", &unix("berthd.sock"), "--listen-http", &unix("http.sock")])
-        .args(["--listen-handover", &unix("handover.sock")])
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("start berthd")?;
-    let seen = watch(&mut child, began);
-    stop(&mut child)?;
-    seen
+/// What machine a daemon finds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Machine<'a> {
+    /// This one's kernel, with a tree of files as sysfs.
+    Tree(&'a Path),
+    /// A simulated one, by its file.
+    Simulated(&'a Path),
+}
+
+/// A daemon that is ready. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    /// From exec to the line `ready`, in milliseconds.
+    pub(crate) ready_ms: f64,
+}
+
+impl Running {
+    /// Starts `berthd` with its state and its sockets in a directory, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ended before that.
+    pub(crate) fn start(programs: &Path, machine: Machine<'_>, dir: &Path) -> Result<Self> {
+        let unix = |name: &str| format!("unix:{}", dir.join(name).display());
+        let config = dir.join("berthd.toml");
+        fs::write(&config, "").context("write a configuration")?;
+        let mut command = Command::new(programs.join("berthd"));
+        match machine {
+            Machine::Tree(tree) => command.args(["--host", "linux", "--sysfs-root"]).arg(tree),
+            Machine::Simulated(file) => {
+                command.args(["--host", &format!("sim:{}", file.display())])
+            }
+        };
+        let began = Instant::now();
+        let child = command
+            .arg("--config")
+            .arg(&config)
+            .arg("--state-dir")
+            .arg(dir.join("state"))
+            .args(["--listen-grpc", &unix("berthd.sock"), "--listen-http", &unix("http.sock")])
+            .args(["--listen-handover", &unix("handover.sock")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start berthd")?;
+        let mut running = Self { child, ready_ms: 0.0 };
+        running.ready_ms = until_ready(&mut running.child, began)?;
+        Ok(running)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has cost until now.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn cost(&self) -> Result<Start> {
+        cost(self.child.id(), self.ready_ms)
+    }
+
+    /// Lets it end as a service manager does.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        stop(&mut self.child)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already, mostly.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The lines of a stream, read by a thread, so that waiting for one can end.
@@ -69,20 +121,23 @@ fn lines(stream: ChildStderr) -> Receiver<String> {
     receiver
 }
 
-fn watch(child: &mut Child, began: Instant) -> Result<Start> {
+fn until_ready(child: &mut Child, began: Instant) -> Result<f64> {
     let lines = lines(child.stderr.take().context("no stderr")?);
     let mut said = Vec::new();
-    let ready_ms = loop {
+    loop {
         let left = READY.saturating_sub(began.elapsed());
         let Ok(line) = lines.recv_timeout(left) else {
             bail!("berthd was not ready after {:.1?}:\n{}", began.elapsed(), said.join("\n"));
         };
         if line.ends_with(" ready") {
-            break began.elapsed().as_secs_f64() * 1e3;
+            return Ok(began.elapsed().as_secs_f64() * 1e3);
         }
         said.push(line);
-    };
-    let proc = format!("/proc/{}", child.id());
+    }
+}
+
+fn cost(pid: u32, ready_ms: f64) -> Result<Start> {
+    let proc = format!("/proc/{pid}");
     let status = fs::read_to_string(format!("{proc}/status")).context("read its status")?;
     let mib = |name: &str| -> f64 {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
