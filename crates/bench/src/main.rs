@@ -12,6 +12,7 @@ mod ledger;
 mod orders;
 mod peer;
 mod report;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -63,6 +64,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("rest_get", front::rest_get),
     ("cold_start_10k", cold::bench),
     ("fd_claim", claim::bench),
+    ("watch_fanout", watch::bench),
 ];
 
 fn main() -> Result<()> {
