@@ -7,6 +7,7 @@ mod claim;
 mod cold;
 mod compare;
 mod daemon;
+mod death;
 mod front;
 mod ledger;
 mod orders;
@@ -65,6 +66,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("cold_start_10k", cold::bench),
     ("fd_claim", claim::bench),
     ("watch_fanout", watch::bench),
+    ("vm_death", death::bench),
 ];
 
 fn main() -> Result<()> {

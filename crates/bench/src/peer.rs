@@ -70,6 +70,11 @@ impl Program {
         }
         Ok(line)
     }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Program {

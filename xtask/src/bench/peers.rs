@@ -24,7 +24,7 @@ const SQLITE: [&str; 7] = [
 ];
 
 /// The peers that need the C library alone.
-const PLAIN: [&str; 2] = ["scan", "pass"];
+const PLAIN: [&str; 3] = ["scan", "pass", "hold"];
 
 /// Puts the peers into a directory.
 pub(super) fn build(dir: &Path) -> Result<()> {
