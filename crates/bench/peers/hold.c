@@ -1,5 +1,5 @@
 /*
- * A process that stands for a VM in `vm_death`: it has memory that it has written to,
+ * A process that stands for a VM in `vm_death` and `handover`: it has memory that it has written to,
  * and descriptors, says "ready", and lives until standard input ends or it is killed.
  *
  * hold MIB COUNT               COUNT memfds of its own

@@ -99,6 +99,15 @@ impl Running {
     pub(crate) fn stop(mut self) -> Result<()> {
         stop(&mut self.child)
     }
+
+    /// Kills it, and waits until it is gone.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill().context("kill berthd")?;
+        self.child.wait().map(drop).context("wait for berthd")
+    }
 }
 
 impl Drop for Running {

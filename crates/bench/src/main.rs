@@ -9,6 +9,7 @@ mod compare;
 mod daemon;
 mod death;
 mod front;
+mod handover;
 mod ledger;
 mod orders;
 mod peer;
@@ -66,6 +67,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("cold_start_10k", cold::bench),
     ("fd_claim", claim::bench),
     ("watch_fanout", watch::bench),
+    ("handover", handover::bench),
     ("vm_death", death::bench),
 ];
 

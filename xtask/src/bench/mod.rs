@@ -16,7 +16,7 @@ use crate::workspace;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// reserve_release, grpc_read, grpc_mut, rest_get, cold_start_10k, fd_claim,
-    /// watch_fanout, vm_death; all without any.
+    /// watch_fanout, handover, vm_death; all without any.
     names: Vec<String>,
     /// After how many fetches fd_claim counts descriptors.
     #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
