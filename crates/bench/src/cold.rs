@@ -5,7 +5,6 @@
 //! scan, the comparison of record and machine, and the look at every reservation. A tree has no
 //! VFIO, so that reservations are held by the ledger and no kernel hold is taken.
 
-mod daemon;
 mod record;
 
 use std::{
@@ -17,10 +16,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use berth_host::linux::testing::build_large;
 
-use self::daemon::{Start, start};
 use crate::{
     Places,
     compare::{Question, Target, compare, median},
+    daemon::{Machine, Running, Start},
     ledger::runtime,
     report::Row,
 };
@@ -40,7 +39,9 @@ pub(crate) fn bench(places: &Places) -> Result<Vec<Row>> {
     eprintln!("{DEVICES} devices, {reserved} reservations");
     let mut starts: Vec<Start> = Vec::new();
     let mut ours = || {
-        let one = start(&places.programs, &tree, disk.path())?;
+        let running = Running::start(&places.programs, Machine::Tree(&tree), disk.path())?;
+        let one = running.cost()?;
+        running.stop()?;
         starts.push(one);
         Ok(one.ready_ms)
     };

@@ -5,7 +5,7 @@
 //! a simulated host with its database in memory.
 
 mod http;
-mod rpc;
+pub(crate) mod rpc;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -34,9 +34,22 @@ const SLICE: Duration = Duration::from_millis(200);
 const CASES: [(usize, f64, f64); 2] = [(1, 0.80, 0.30), (64, 0.80, 0.50)];
 
 fn start(runtime: &Runtime, dir: &Path) -> Result<(Daemon, Arc<SimHost>)> {
+    start_with(runtime, dir, GROUPS, "")
+}
+
+/// A daemon in this process, on a simulated host with so many groups, under a configuration.
+///
+/// # Errors
+/// It can't start.
+pub(crate) fn start_with(
+    runtime: &Runtime,
+    dir: &Path,
+    groups: u32,
+    text: &str,
+) -> Result<(Daemon, Arc<SimHost>)> {
     let path = |name: &str| dir.join(name).display().to_string();
     let unix = |name: &str| format!("unix:{}", path(name));
-    std::fs::write(dir.join("berthd.toml"), "").context("write a configuration")?;
+    std::fs::write(dir.join("berthd.toml"), text).context("write a configuration")?;
     let words = [
         "berthd",
         "--host=sim",
@@ -53,7 +66,7 @@ fn start(runtime: &Runtime, dir: &Path) -> Result<(Daemon, Arc<SimHost>)> {
     ];
     let args = Args::try_parse_from(words)?;
     let config = Config::load(&args)?;
-    let host = Arc::new(SimHost::from_topology(Topology::generated(GROUPS)));
+    let host = Arc::new(SimHost::from_topology(Topology::generated(groups)));
     let machine = Arc::clone(&host);
     Ok((runtime.block_on(Daemon::start(&config, host))?, machine))
 }

@@ -3,12 +3,18 @@
 //! Every bench says what is compared in the module that has it. The peers in C are in `peers/`.
 #![forbid(unsafe_code)]
 
+mod claim;
 mod cold;
 mod compare;
+mod daemon;
+mod death;
 mod front;
+mod handover;
 mod ledger;
+mod orders;
 mod peer;
 mod report;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -24,7 +30,7 @@ struct Arguments {
     /// The directory of berthd and berth-helper.
     #[arg(long, value_name = "DIR")]
     programs: PathBuf,
-    /// The directory of the peers `commit` and `scan`.
+    /// The directory of the peers in C.
     #[arg(long, value_name = "DIR")]
     peers: PathBuf,
     /// A directory on a disk, for what has to be durable.
@@ -33,6 +39,9 @@ struct Arguments {
     /// A directory in memory, for what has not.
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     memory: PathBuf,
+    /// After how many fetches `fd_claim` counts descriptors.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    fetches: u64,
     /// Where the results go as JSON.
     #[arg(long, value_name = "FILE")]
     json: PathBuf,
@@ -45,6 +54,7 @@ pub(crate) struct Places {
     pub(crate) peers: PathBuf,
     pub(crate) disk: PathBuf,
     pub(crate) memory: PathBuf,
+    pub(crate) fetches: u64,
 }
 
 type Bench = fn(&Places) -> Result<Vec<Row>>;
@@ -55,12 +65,16 @@ const BENCHES: &[(&str, Bench)] = &[
     ("grpc_mut", front::grpc_mut),
     ("rest_get", front::rest_get),
     ("cold_start_10k", cold::bench),
+    ("fd_claim", claim::bench),
+    ("watch_fanout", watch::bench),
+    ("handover", handover::bench),
+    ("vm_death", death::bench),
 ];
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let Arguments { names, programs, peers, disk, memory, json } = arguments;
-    let places = Places { programs, peers, disk, memory };
+    let Arguments { names, programs, peers, disk, memory, fetches, json } = arguments;
+    let places = Places { programs, peers, disk, memory, fetches };
     if let Some(unknown) = names.iter().find(|name| BENCHES.iter().all(|(known, _)| known != name))
     {
         let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();

@@ -41,15 +41,39 @@ impl Program {
     /// # Errors
     /// The program ended.
     pub(crate) fn slice(&mut self, length: Duration) -> Result<f64> {
+        let [count, seconds] = self.ask(length)?;
+        Ok(count / seconds.max(1e-9))
+    }
+
+    /// Runs a slice; the answer is as many numbers as the program says of one.
+    ///
+    /// # Errors
+    /// The program ended.
+    pub(crate) fn ask<const COUNT: usize>(&mut self, length: Duration) -> Result<[f64; COUNT]> {
         let input = self.input.as_mut().context("the program has ended")?;
         writeln!(input, "{}", length.as_millis()).context("ask for a slice")?;
+        let line = self.line()?;
+        let words: Result<Vec<f64>, _> = line.split_whitespace().map(str::parse).collect();
+        let numbers = words.ok().and_then(|words| <[f64; COUNT]>::try_from(words).ok());
+        numbers.with_context(|| format!("{} answers {line:?}", self.name))
+    }
+
+    /// The next line that it says.
+    ///
+    /// # Errors
+    /// It ended.
+    pub(crate) fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.output.read_line(&mut line).context("read a slice")?;
-        let mut words = line.split_whitespace().map(str::parse::<f64>);
-        match (words.next(), words.next()) {
-            (Some(Ok(count)), Some(Ok(seconds))) => Ok(count / seconds.max(1e-9)),
-            _ => bail!("{} answers {line:?}", self.name),
+        self.output.read_line(&mut line).context("read its answer")?;
+        if line.is_empty() {
+            bail!("{} has ended", self.name);
         }
+        Ok(line)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 

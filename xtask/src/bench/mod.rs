@@ -15,8 +15,12 @@ use crate::workspace;
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// reserve_release, grpc_read, grpc_mut, rest_get, cold_start_10k; all without any.
+    /// reserve_release, grpc_read, grpc_mut, rest_get, cold_start_10k, fd_claim,
+    /// watch_fanout, handover, vm_death; all without any.
     names: Vec<String>,
+    /// After how many fetches fd_claim counts descriptors.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    fetches: u64,
     /// Write the results here, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -52,6 +56,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         .arg(&dir)
         .arg("--disk")
         .arg(&dir)
+        .args(["--fetches", &arguments.fetches.to_string()])
         .arg("--json")
         .arg(&json)
         .status()

@@ -23,7 +23,10 @@ const SQLITE: [&str; 7] = [
     "-DSQLITE_ENABLE_STAT4",
 ];
 
-/// Puts `commit` and `scan` into a directory.
+/// The peers that need the C library alone.
+const PLAIN: [&str; 3] = ["scan", "pass", "hold"];
+
+/// Puts the peers into a directory.
 pub(super) fn build(dir: &Path) -> Result<()> {
     let source = workspace::root().join("crates/bench/peers");
     let sqlite = sqlite()?;
@@ -51,10 +54,12 @@ pub(super) fn build(dir: &Path) -> Result<()> {
         .arg(source.join("commit.c"))
         .arg(&object)
         .args(["-lpthread", "-lm", "-ldl"]))?;
-    cc(Command::new("cc")
-        .args(["-O2", "-Wall", "-Wextra", "-o"])
-        .arg(dir.join("scan"))
-        .arg(source.join("scan.c")))
+    PLAIN.iter().try_for_each(|name| {
+        cc(Command::new("cc")
+            .args(["-O2", "-Wall", "-Wextra", "-o"])
+            .arg(dir.join(name))
+            .arg(source.join(name).with_extension("c")))
+    })
 }
 
 fn cc(command: &mut Command) -> Result<()> {

@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "berth-testvm",
         &["berth-uapi", "berth-dma", "berth-host", "berth-helper", "berth-proto", "berthd"],
     ),
-    ("berth-bench", &["berth-ownership", "berth-proto", "berth-host", "berthd"]),
+    ("berth-bench", &["berth-handover", "berth-ownership", "berth-proto", "berth-host", "berthd"]),
     ("xtask", &["berth-testvm"]),
 ];
 

@@ -18,7 +18,7 @@ use crate::compare::rate;
 ///
 /// # Errors
 /// Nobody answers.
-pub(super) async fn connect(path: &Path) -> Result<Channel> {
+pub(crate) async fn connect(path: &Path) -> Result<Channel> {
     let path = PathBuf::from(path);
     Endpoint::from_static("http://berthd")
         .connect_with_connector(tower::service_fn(move |_: ::http::Uri| {

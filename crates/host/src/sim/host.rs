@@ -27,12 +27,15 @@ impl SimHost {
     /// Boots a machine.
     #[must_use]
     pub fn from_topology(topology: Topology) -> Self {
-        let shared = Shared::new(
+        let mut shared = Shared::new(
             Kernel::boot(&topology),
             topology.name(),
             topology.kernel_release(),
             topology.helper_timeout_ms(),
         );
+        if let Some(boot_id) = topology.boot_id() {
+            shared.boot_id = boot_id;
+        }
         for fault in topology.faults() {
             shared.faults.script(fault.clone());
         }

@@ -142,6 +142,10 @@ impl State {
             return Err(Refusal::new(Reason::NotAttached, &reservation.id, text)
                 .with_resolve(vec![format!("berth attach {}", reservation.id)]));
         }
+        if reservation.process.as_ref() == Some(process) {
+            // It has them already: nothing changes, so nothing has to be on the disk first.
+            return Ok(Vec::new());
+        }
         let reservation = reservation.id.clone();
         Ok(vec![Event::Handed { reservation, process: process.clone() }])
     }

@@ -375,6 +375,23 @@ fn an_unbound_holder_claims_with_the_hand_over() {
 }
 
 #[test]
+fn handing_over_again_to_the_same_process_changes_nothing() {
+    let mut state = single();
+    let request =
+        Reserve { delivery: Delivery::Bound, ..reserve(0, Policy::Exclusive, "a", "g-1") };
+    run_all(&mut state, &[ask(request)]);
+    attach(&mut state, 0);
+    let to = |pid| Command::HandOver { order: order(0), process: process(pid) };
+    let events = |state: &State, pid| state.decide(&to(pid), &at(T0)).expect("attached").len();
+    assert_eq!(events(&state, 7), 1);
+    run_all(&mut state, &[to(7)]);
+    assert_eq!(events(&state, 7), 0);
+    assert_eq!(events(&state, 8), 1, "the holder is another one then");
+    run_all(&mut state, &[Command::HolderGone { reservation: id(0) }]);
+    assert_eq!(refused(&state, &to(7)).reason, Reason::NotAttached, "its claims ended with it");
+}
+
+#[test]
 fn a_hand_over_that_failed_leaves_the_hold() {
     let mut state = single();
     let request = Reserve { delivery: Delivery::Node, ..reserve(0, Policy::Group, "a", "g-1") };

@@ -149,6 +149,11 @@ impl Topology {
         self.spec.helper_timeout_ms
     }
 
+    /// The boot that it is always found on.
+    pub(crate) fn boot_id(&self) -> Option<String> {
+        self.spec.boot_id.clone()
+    }
+
     pub(crate) fn unknown_drivers(&self) -> &[String] {
         &self.spec.unknown_drivers
     }

@@ -19,6 +19,10 @@ pub(crate) struct TopologySpec {
     /// How long an act waits for a device that is in use before the helper gives up.
     #[serde(default = "default_helper_timeout")]
     pub(crate) helper_timeout_ms: u64,
+    /// The boot, where daemons that come one after the other are to find the same one; else each
+    /// finds one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boot_id: Option<String>,
     #[serde(default)]
     pub(crate) features: FeatureSpec,
     /// Drivers whose use of kernel DMA isn't known: counted as users.

@@ -1,0 +1,148 @@
+//! `fd_claim`: a holder connects to the hand-over socket, fetches the device and the iommufd that it
+//! was handed before, and closes what it got.
+//!
+//! The peer passes as many descriptors by `SCM_RIGHTS` over a connection of its own, and knows
+//! nobody. On both sides client and server are two processes, and the descriptors memfds: the
+//! simulated host's files are. Afterwards as many fetches as are asked for must have left no
+//! descriptor, with the daemon or with the client.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use berth_handover::Client;
+use berth_host::sim::Topology;
+
+use crate::{
+    Places,
+    compare::{Question, Target, compare, median},
+    daemon::{Machine, Running},
+    front::rpc,
+    ledger::runtime,
+    orders,
+    peer::Program,
+    report::Row,
+};
+
+/// A slice.
+const SLICE: Duration = Duration::from_millis(250);
+/// The device and the iommufd.
+const FDS: usize = 2;
+/// How long the daemon may take to close the last connections.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Runs it.
+///
+/// # Errors
+/// Of either side; descriptors that stayed open.
+pub(crate) fn bench(places: &Places) -> Result<Vec<Row>> {
+    let dir = tempfile::tempdir_in(&places.memory).context("make a directory in memory")?;
+    let file = dir.path().join("machine.toml");
+    fs::write(&file, Topology::generated(1).to_toml()?).context("write the machine")?;
+    let daemon = Running::start(&places.programs, Machine::Simulated(&file), dir.path())?;
+    let id = runtime()?.block_on(async {
+        let channel = rpc::connect(&dir.path().join("berthd.sock")).await?;
+        let id = orders::reserve(&channel, "0000:01:00.0", orders::bound()).await?;
+        orders::attach(&channel, &id).await?;
+        anyhow::Ok(id)
+    })?;
+    let socket = dir.path().join("handover.sock");
+    let mut pass = Program::start(&places.peers.join("pass"), &[&FDS.to_string()])?;
+    let (mut own, mut others) = (Vec::new(), Vec::new());
+    let mut ours = || {
+        let [middle, most] = slice(&socket, &id)?;
+        own.push(most);
+        Ok(middle)
+    };
+    let mut peer = || {
+        let [middle, most] = pass.ask(SLICE)?;
+        others.push(most);
+        Ok(middle)
+    };
+    let question = Question {
+        name: "fd_claim",
+        case: format!("connect, fetch, close {FDS} fds / SCM_RIGHTS in C"),
+        unit: "us",
+        target: Target::AtMost(2.0),
+    };
+    let mut row = compare(&question, &mut ours, &mut peer)?;
+    let note = format!(
+        "99 of 100 within {:.0} us, and {:.0} us of the peer's; {}",
+        median(&own),
+        median(&others),
+        leaks(&daemon, &socket, &id, places.fetches)?
+    );
+    eprintln!("{note}");
+    row.notes.push(note);
+    daemon.stop()?;
+    Ok(vec![row])
+}
+
+fn fetch(socket: &Path, id: &str) -> Result<()> {
+    let fetched = Client::connect(socket)?.fetch(id, 0)?;
+    if fetched.fds.len() != FDS {
+        bail!("{} descriptors came, not {FDS}", fetched.fds.len());
+    }
+    Ok(())
+}
+
+/// The time that half of the fetches take at most, and that 99 of 100 do.
+///
+/// # Units
+/// Microseconds.
+fn slice(socket: &Path, id: &str) -> Result<[f64; 2]> {
+    let end = Instant::now() + SLICE;
+    let mut times = Vec::new();
+    while Instant::now() < end {
+        let began = Instant::now();
+        fetch(socket, id)?;
+        times.push(began.elapsed().as_secs_f64() * 1e6);
+    }
+    times.sort_by(f64::total_cmp);
+    let most = times.get(times.len().saturating_sub(1) * 99 / 100).copied();
+    Ok([median(&times), most.context("no fetch in a slice")?])
+}
+
+/// Open descriptors of a process.
+fn open(process: &str) -> Result<usize> {
+    let list = fs::read_dir(format!("/proc/{process}/fd")).context("read its descriptors")?;
+    Ok(list.count())
+}
+
+/// Fetches so often, and says what is open before and after.
+///
+/// # Errors
+/// More than before.
+fn leaks(daemon: &Running, socket: &Path, id: &str, fetches: u64) -> Result<String> {
+    let both = || anyhow::Ok([open(&daemon.pid().to_string())?, open("self")?]);
+    let settled = |want: [usize; 2]| {
+        let began = Instant::now();
+        loop {
+            let now = both()?;
+            if now == want || began.elapsed() > CLOSING {
+                return anyhow::Ok(now);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    // The connections of the slices before are closed by then.
+    std::thread::sleep(Duration::from_millis(200));
+    let before = both()?;
+    for _ in 0..fetches {
+        fetch(socket, id)?;
+    }
+    let after = settled(before)?;
+    let [daemon, client] = before;
+    let text = format!(
+        "{fetches} fetches: open at the daemon {daemon} before and {} after, at the client \
+         {client} and {}",
+        after[0], after[1]
+    );
+    if after.iter().zip(&before).any(|(after, before)| after > before) {
+        bail!("descriptors stayed open; {text}");
+    }
+    Ok(text)
+}
