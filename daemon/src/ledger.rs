@@ -40,7 +40,8 @@ use message::{Message, Reply};
 
 use crate::{
     model::{ApiError, Applied, Baseline, Executor, Looked, Meta, Outcome, Snapshot, StepNote},
-    store::{EventRecord, Store},
+    store::Store,
+    view::WatchedEvent,
 };
 
 /// A handle to the ledger. Cheap to clone; the task ends when the last one is gone.
@@ -54,7 +55,7 @@ pub struct LedgerHandle {
 #[derive(Debug)]
 struct Shared {
     published: ArcSwap<Snapshot>,
-    events: broadcast::Sender<Arc<EventRecord>>,
+    events: broadcast::Sender<Arc<WatchedEvent>>,
     executor: OnceLock<Arc<dyn Executor>>,
     store: Store,
     clock: Clock,
@@ -255,7 +256,7 @@ impl LedgerHandle {
 
     /// Every event from now on. A receiver that lags reads what it missed from the store.
     #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<Arc<EventRecord>> {
+    pub fn events(&self) -> broadcast::Receiver<Arc<WatchedEvent>> {
         self.shared.events.subscribe()
     }
 

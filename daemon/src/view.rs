@@ -9,6 +9,7 @@ mod explain;
 mod group;
 mod refusal;
 mod reservation;
+mod watched;
 mod words;
 
 pub use answer::answer;
@@ -19,6 +20,7 @@ pub use explain::{Asked, explain, kernel_dma_of};
 pub use group::{group, owner_of};
 pub use refusal::refusal;
 pub use reservation::{Boot, claims, given_back, reservation};
+pub use watched::WatchedEvent;
 pub use words::{
     address, backend, backend_word, condition, condition_word, delivery, delivery_word,
     ownership_kind, policy, policy_word, reset_policy, timestamp,

@@ -116,7 +116,13 @@ async fn watch_goes_on_after_a_seq() {
     let request = v1::WatchRequest { since_seq: Some(since), object: String::new() };
     let mut stream = events.watch(request).await.expect("a stream").into_inner();
     let first = timeout(PATIENCE, stream.next()).await.expect("in time").expect("an event");
-    assert_eq!(first.expect("no error").seq, since + 1);
+    let first = first.expect("no error");
+    assert_eq!(first.seq, since + 1);
+    // What is encoded once for all who watch is what everybody else is told.
+    let request = v1::ListEventsRequest { since_seq: since, ..Default::default() };
+    let listed = events.list_events(request).await.expect("a list").into_inner().events;
+    assert_eq!(Some(&first), listed.first());
+    assert!(first.after.is_some(), "{first:?}");
     // Streams don't keep the daemon from stopping.
     timeout(PATIENCE, running.daemon.stop()).await.expect("it stops");
 }

@@ -153,8 +153,11 @@ async fn nothing_leaves_before_it_and_what_it_rests_on_is_durable() {
     assert_eq!(refused.reason(), Reason::GroupOwned);
     assert!(refused.to_string().contains(&first.id), "it names the other one: {refused}");
     let sent: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
-    assert!(sent.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq), "in order");
-    let created: Vec<&str> = sent.iter().map(|event| event.reservation.as_str()).collect();
+    assert!(
+        sent.windows(2).all(|pair| pair[0].record().seq + 1 == pair[1].record().seq),
+        "in order"
+    );
+    let created: Vec<&str> = sent.iter().map(|event| event.record().reservation.as_str()).collect();
     let created: Vec<&str> = created.into_iter().filter(|id| !id.is_empty()).collect();
     assert_eq!(created, [&first.id, &second.id]);
     let kept: Vec<_> = world.executor.kept.lock().expect("no panic").clone();
@@ -191,13 +194,16 @@ async fn a_batch_that_can_not_be_written_leaves_the_one_before_it_alone() {
     assert_eq!(answer(with_it).await.unwrap_err().reason(), Reason::Unavailable);
     assert!(is_cordoned(&world, FREE) && !is_cordoned(&world, OTHER));
     let sent: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
-    assert_eq!(sent.iter().map(|event| event.cause.as_str()).collect::<Vec<_>>(), ["good"]);
+    assert_eq!(
+        sent.iter().map(|event| event.record().cause.as_str()).collect::<Vec<_>>(),
+        ["good"]
+    );
     let before = all(&world);
 
     rival.allow().await;
     let bad = submit(&world.ledger, cordon(OTHER), Meta::internal("bad"));
     let applied = answer(bad).await.expect("writable again");
-    assert_eq!(applied.seq, sent[0].seq + 1, "the next number after what is durable");
+    assert_eq!(applied.seq, sent[0].record().seq + 1, "the next number after what is durable");
     assert_ne!(before, all(&world));
     let host = world.kill().await;
     let world = World::open(dir.path(), host).await;

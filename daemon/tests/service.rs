@@ -301,6 +301,7 @@ async fn a_watcher_sees_every_change_once_from_where_it_left_off() {
     while seen < last {
         let event = tokio::time::timeout(PATIENCE, stream.next()).await.expect("in time");
         let event = event.expect("no end").expect("no error");
+        let event = event.record();
         assert_eq!(event.seq, seen + 1);
         seen = event.seq;
     }
@@ -310,7 +311,8 @@ async fn a_watcher_sees_every_change_once_from_where_it_left_off() {
     let only = v1::WatchRequest { since_seq: Some(0), object: held.id.clone() };
     let mut stream = world.service.watch(&me, only).await.expect("a stream");
     let first = stream.next().await.expect("no end").expect("no error");
-    assert_eq!((first.kind.as_str(), first.reservation), ("reservation.created", held.id));
+    let first = first.record();
+    assert_eq!((&*first.kind, &first.reservation), ("reservation.created", &held.id));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,23 +4,20 @@
 //! The peer is `grpc.health.v1.Health/Watch` of tonic-health with as many watchers, one of which
 //! never reads, from the change of a status on. Server and watchers share the process and a runtime
 //! of two workers, over unix sockets, with a hundred streams to a connection. What Berth's order
-//! takes until it is recorded, in memory, is in its time.
+//! takes until it is recorded, in memory, is in its time. Watchers count messages and decode none.
 
 mod crowd;
+mod raw;
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use berth_proto::v1::{self, devices_client::DevicesClient, events_client::EventsClient};
+use berth_proto::v1::{self, devices_client::DevicesClient};
 use berthd::run::Daemon;
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Channel, Server};
-use tonic_health::{
-    ServingStatus,
-    pb::{HealthCheckRequest, health_client::HealthClient},
-    server::HealthReporter,
-};
+use tonic_health::{ServingStatus, pb::HealthCheckRequest, server::HealthReporter};
 
 use self::crowd::{Crowd, WATCHERS};
 use crate::{
@@ -47,9 +44,8 @@ struct Ours {
 
 impl Ours {
     async fn follow(daemon: Daemon, socket: &Path, one_never_reads: bool) -> Result<Self> {
-        let open = |channel: Channel| async move {
-            let mut client = EventsClient::new(channel);
-            Ok(client.watch(v1::WatchRequest::default()).await?.into_inner())
+        let open = |channel: Channel| {
+            raw::follow(channel, "/berth.v1.Events/Watch", v1::WatchRequest::default())
         };
         let crowd = Crowd::gather(socket, one_never_reads, open).await?;
         let orders = DevicesClient::new(rpc::connect(socket).await?);
@@ -103,10 +99,9 @@ impl Health {
             // It is aborted when it isn't needed any more.
             let _ = serving.serve_with_incoming(UnixListenerStream::new(listener)).await;
         });
-        let open = |channel: Channel| async move {
-            let mut client = HealthClient::new(channel);
+        let open = |channel: Channel| {
             let request = HealthCheckRequest { service: String::new() };
-            Ok(client.watch(request).await?.into_inner())
+            raw::follow(channel, "/grpc.health.v1.Health/Watch", request)
         };
         let mut crowd = Crowd::gather(socket, true, open).await?;
         // Everyone is told how it is, first.

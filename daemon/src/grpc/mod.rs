@@ -2,6 +2,7 @@
 
 mod services;
 mod status;
+mod watch;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub async fn router(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let limit = front.body_bytes;
+    let watch = watch::Watch(grpc.clone());
     let routes = Routes::default()
         .add_service(
             v1::groups_server::GroupsServer::new(grpc.clone()).max_decoding_message_size(limit),
@@ -69,7 +71,8 @@ pub async fn router(
         .add_service(v1::host_server::HostServer::new(grpc).max_decoding_message_size(limit))
         .add_service(health)
         .add_service(reflection);
-    Ok((routes.prepare().into_axum_router(), reporter))
+    let router = routes.prepare().into_axum_router();
+    Ok((router.route_service(watch::PATH, watch), reporter))
 }
 
 /// Says of every service whether it serves.

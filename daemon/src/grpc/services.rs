@@ -1,14 +1,13 @@
 //! One method per call: caller in, status out. What it does is in [`crate::service`].
 
-use std::{pin::Pin, sync::Arc};
+use std::pin::Pin;
 
-use berth_ownership::Reason;
 use berth_proto::v1;
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{Grpc, close, status};
-use crate::model::ApiError;
+use super::{Grpc, close};
+use crate::view;
 
 macro_rules! service {
     ($module:ident::$trait:ident { $($method:ident: $request:ident => $response:ident,)* }) => {
@@ -88,33 +87,11 @@ impl v1::events_server::Events for Grpc {
         close(&self.front.metrics, answer)
     }
 
+    // The router has `super::watch` at this path.
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let answer = self.watch_events(request).await;
-        close(&self.front.metrics, answer)
-    }
-}
-
-impl Grpc {
-    async fn watch_events(
-        &self,
-        request: Request<v1::WatchRequest>,
-    ) -> Result<EventStream, ApiError> {
-        let (caller, message) = self.open(request)?;
-        let permit = Arc::clone(&self.front.watchers).try_acquire_owned().map_err(|_| {
-            ApiError::new(Reason::Unavailable, "events", "too many clients follow the events")
-        })?;
-        let events = self.front.service.watch(&caller, message).await?;
-        let stopping = self.front.stopping.clone();
-        let events = events
-            .map(move |event| {
-                // The permit lives as long as the stream does.
-                let _counted = &permit;
-                event.map_err(|error| status(&error))
-            })
-            .take_until(stopping.cancelled_owned());
-        Ok(Box::pin(events))
+    ) -> Result<Response<EventStream>, Status> {
+        self.watch_as(request, |event| view::event(event.record())).await
     }
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     model::{ApiError, Applied, Completion, Snapshot},
     store::StoreError,
+    view::WatchedEvent,
 };
 
 impl Task {
@@ -33,7 +34,7 @@ impl Task {
                 event.kind
             );
             // Without a watcher there is nobody to send it to.
-            let _ = self.shared.events.send(event);
+            let _ = self.shared.events.send(Arc::new(WatchedEvent::new(event)));
         }
         if let Some(executor) = self.shared.executor.get() {
             for intent in opened {

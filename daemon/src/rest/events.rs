@@ -13,7 +13,10 @@ use http::{HeaderMap, Uri, header};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Front, bind, problem};
-use crate::model::{ApiError, Caller};
+use crate::{
+    model::{ApiError, Caller},
+    view::WatchedEvent,
+};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a client should wait before it comes back.
@@ -86,12 +89,9 @@ impl<S: Stream> Stream for Held<S> {
     }
 }
 
-fn frame(event: Result<v1::Event, ApiError>, instance: &str) -> Event {
+fn frame(event: Result<Arc<WatchedEvent>, ApiError>, instance: &str) -> Event {
     match event {
-        Ok(event) => {
-            let data = serde_json::to_string(&event).unwrap_or_else(|_| "{}".to_owned());
-            Event::default().id(event.seq.to_string()).data(data)
-        }
+        Ok(event) => Event::default().id(event.record().seq.to_string()).data(event.json()),
         Err(error) => {
             let status = error.reason().http_status();
             let data = problem::document(error.refusal(), status, instance).to_string();

@@ -1,5 +1,7 @@
 //! Past events.
 
+use std::sync::Arc;
+
 use berth_ownership::Reason;
 use berth_proto::v1;
 use futures::stream::BoxStream;
@@ -8,7 +10,7 @@ use super::{Service, authorize::require, find, watch};
 use crate::{
     model::{ApiError, Caller, Role},
     store::StoreError,
-    view,
+    view::{self, WatchedEvent},
 };
 
 const DEFAULT_LIMIT: u32 = 1000;
@@ -53,7 +55,7 @@ impl Service {
         &self,
         caller: &Caller,
         request: v1::WatchRequest,
-    ) -> Result<BoxStream<'static, Result<v1::Event, ApiError>>, ApiError> {
+    ) -> Result<BoxStream<'static, Result<Arc<WatchedEvent>, ApiError>>, ApiError> {
         require(caller, Role::Viewer, "watch events")?;
         // Subscribed before the snapshot is read, so that nothing falls between the two.
         let live = self.ledger.events();

@@ -3,28 +3,23 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use berth_proto::v1;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::events::{check_kept, unread};
-use crate::{
-    model::ApiError,
-    store::{EventRecord, Store},
-    view,
-};
+use crate::{model::ApiError, store::Store, view::WatchedEvent};
 
 /// How many events are read from the store at a time.
 const PAGE: u32 = 512;
 
 struct Cursor {
     store: Store,
-    live: Receiver<Arc<EventRecord>>,
+    live: Receiver<Arc<WatchedEvent>>,
     /// The last event that was looked at.
     last: u64,
     /// Up to here the store has to be read, as the live stream began later.
     behind: u64,
-    read: VecDeque<EventRecord>,
+    read: VecDeque<Arc<WatchedEvent>>,
     object: String,
     ended: bool,
 }
@@ -32,11 +27,11 @@ struct Cursor {
 /// Events after `last`; those up to `behind` are in the store alone.
 pub(super) fn stream(
     store: Store,
-    live: Receiver<Arc<EventRecord>>,
+    live: Receiver<Arc<WatchedEvent>>,
     last: u64,
     behind: u64,
     object: String,
-) -> BoxStream<'static, Result<v1::Event, ApiError>> {
+) -> BoxStream<'static, Result<Arc<WatchedEvent>, ApiError>> {
     let read = VecDeque::new();
     let cursor = Cursor { store, live, last, behind, read, object, ended: false };
     stream::unfold(cursor, |mut cursor| async move {
@@ -57,12 +52,12 @@ pub(super) fn stream(
 
 impl Cursor {
     /// The next event that concerns the object; `None` when the daemon stops.
-    async fn next(&mut self) -> Result<Option<v1::Event>, ApiError> {
+    async fn next(&mut self) -> Result<Option<Arc<WatchedEvent>>, ApiError> {
         loop {
-            if let Some(record) = self.read.pop_front() {
-                self.last = record.seq;
-                if self.wanted(&record) {
-                    return Ok(Some(view::event(&record)));
+            if let Some(event) = self.read.pop_front() {
+                self.last = event.record().seq;
+                if self.wanted(&event) {
+                    return Ok(Some(event));
                 }
                 continue;
             }
@@ -71,14 +66,16 @@ impl Cursor {
                 continue;
             }
             match self.live.recv().await {
-                Ok(record) if record.seq <= self.last => {}
-                Ok(record) if record.seq == self.last + 1 => {
-                    self.last = record.seq;
-                    if self.wanted(&record) {
-                        return Ok(Some(view::event(&record)));
+                Ok(event) => match event.record().seq {
+                    seq if seq <= self.last => {}
+                    seq if seq == self.last + 1 => {
+                        self.last = seq;
+                        if self.wanted(&event) {
+                            return Ok(Some(event));
+                        }
                     }
-                }
-                Ok(record) => self.behind = record.seq,
+                    seq => self.behind = seq,
+                },
                 Err(RecvError::Lagged(missed)) => {
                     self.behind = self.last.saturating_add(missed);
                 }
@@ -94,11 +91,12 @@ impl Cursor {
         if page.is_empty() {
             self.behind = self.last;
         }
-        self.read.extend(page);
+        self.read
+            .extend(page.into_iter().map(|record| Arc::new(WatchedEvent::new(Arc::new(record)))));
         Ok(())
     }
 
-    fn wanted(&self, record: &EventRecord) -> bool {
-        self.object.is_empty() || record.concerns(&self.object)
+    fn wanted(&self, event: &WatchedEvent) -> bool {
+        self.object.is_empty() || event.record().concerns(&self.object)
     }
 }
