@@ -24,7 +24,7 @@ mod write;
 
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use berth_host::{Host, Inventory, PciAddress};
 use berth_ownership::Command;
 use tokio::{
@@ -55,7 +55,8 @@ pub struct LedgerHandle {
 #[derive(Debug)]
 struct Shared {
     published: ArcSwap<Snapshot>,
-    events: broadcast::Sender<Arc<WatchedEvent>>,
+    /// None once nobody is told any more.
+    events: ArcSwapOption<broadcast::Sender<Arc<WatchedEvent>>>,
     executor: OnceLock<Arc<dyn Executor>>,
     store: Store,
     clock: Clock,
@@ -257,7 +258,15 @@ impl LedgerHandle {
     /// Every event from now on. A receiver that lags reads what it missed from the store.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Arc<WatchedEvent>> {
-        self.shared.events.subscribe()
+        match self.shared.events.load().as_deref() {
+            Some(events) => events.subscribe(),
+            None => broadcast::channel(1).1,
+        }
+    }
+
+    /// Ends everybody's watching, once they have read what was sent.
+    pub fn end_watching(&self) {
+        self.shared.events.store(None);
     }
 
     /// The store, for past events.

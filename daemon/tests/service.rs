@@ -294,7 +294,7 @@ async fn a_watcher_sees_every_change_once_from_where_it_left_off() {
     let me = operator();
     let held = world.service.reserve(&me, reserve("vm-a", FREE)).await.expect("reserved");
     let since = v1::WatchRequest { since_seq: Some(0), object: String::new() };
-    let mut stream = world.service.watch(&me, since).await.expect("a stream");
+    let mut stream = Box::pin(world.service.watch(&me, since).await.expect("a stream"));
     world.service.release(&me, release(&held.id)).await.expect("released");
     let last = world.ledger.snapshot().seq;
     let mut seen = 0;
@@ -309,7 +309,7 @@ async fn a_watcher_sees_every_change_once_from_where_it_left_off() {
     assert!(world.service.watch(&me, late).await.is_err(), "the future can't be watched from");
 
     let only = v1::WatchRequest { since_seq: Some(0), object: held.id.clone() };
-    let mut stream = world.service.watch(&me, only).await.expect("a stream");
+    let mut stream = Box::pin(world.service.watch(&me, only).await.expect("a stream"));
     let first = stream.next().await.expect("no end").expect("no error");
     let first = first.record();
     assert_eq!((&*first.kind, &first.reservation), ("reservation.created", &held.id));

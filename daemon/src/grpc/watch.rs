@@ -87,15 +87,11 @@ impl Grpc {
             ApiError::new(Reason::Unavailable, "events", "too many clients follow the events")
         })?;
         let events = self.front.service.watch(&caller, message).await?;
-        let stopping = self.front.stopping.clone();
-        let events = events
-            .map(move |event| {
-                // The permit lives as long as the stream does.
-                let _counted = &permit;
-                event.map(&form).map_err(|error| status(&error))
-            })
-            .take_until(stopping.cancelled_owned());
-        Ok(Box::pin(events))
+        Ok(Box::pin(events.map(move |event| {
+            // The permit lives as long as the stream does.
+            let _counted = &permit;
+            event.map(&form).map_err(|error| status(&error))
+        })))
     }
 }
 

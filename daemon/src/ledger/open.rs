@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use berth_host::Host;
 use berth_ownership::Table;
 use tokio::{
@@ -107,7 +107,7 @@ pub async fn open_locked(
     let (sender, queue) = mpsc::channel(config.queue);
     let shared = Arc::new(Shared {
         published: ArcSwap::from_pointee(book.snapshot()),
-        events,
+        events: ArcSwapOption::from_pointee(events),
         executor: OnceLock::new(),
         store,
         clock,

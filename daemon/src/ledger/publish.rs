@@ -23,6 +23,7 @@ impl Task {
         let old = mem::replace(&mut self.book, book);
         let snapshot = Arc::new(self.book.snapshot());
         self.shared.published.store(Arc::clone(&snapshot));
+        let watching = self.shared.events.load();
         for event in events {
             tracing::debug!(
                 seq = event.seq,
@@ -33,8 +34,10 @@ impl Task {
                 "{}",
                 event.kind
             );
-            // Without a watcher there is nobody to send it to.
-            let _ = self.shared.events.send(Arc::new(WatchedEvent::new(event)));
+            if let Some(events) = watching.as_deref() {
+                // Without a watcher there is nobody to send it to.
+                let _ = events.send(Arc::new(WatchedEvent::new(event)));
+            }
         }
         if let Some(executor) = self.shared.executor.get() {
             for intent in opened {

@@ -50,7 +50,6 @@ pub(super) async fn stream(
         ApiError::new(Reason::Unavailable, "events", "too many clients follow the events")
     })?;
     let mut events = Box::pin(front.service.watch(&caller, request).await?);
-    let stopped = front.stopping.clone().cancelled_owned();
     // A refusal that is known now is a plain problem, which clients see better than one in a
     // stream that began well.
     let early = match futures::poll!(events.next()) {
@@ -65,7 +64,7 @@ pub(super) async fn stream(
     let frames =
         stream::iter(early.map(Ok)).chain(events).map(move |event| frame(event, &instance));
     let frames = stream::iter([opening]).chain(frames).map(Ok::<_, Infallible>);
-    let held = Held { frames: Box::pin(frames.take_until(stopped)), _permit: permit };
+    let held = Held { frames: Box::pin(frames), _permit: permit };
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("alive");
     let mut response = Sse::new(held).keep_alive(keep_alive).into_response();
     response.headers_mut().insert("x-accel-buffering", http::HeaderValue::from_static("no"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use berth_ownership::Reason;
 use berth_proto::v1;
-use futures::stream::BoxStream;
+use futures::Stream;
 
 use super::{Service, authorize::require, find, watch};
 use crate::{
@@ -55,7 +55,8 @@ impl Service {
         &self,
         caller: &Caller,
         request: v1::WatchRequest,
-    ) -> Result<BoxStream<'static, Result<Arc<WatchedEvent>, ApiError>>, ApiError> {
+    ) -> Result<impl Stream<Item = Result<Arc<WatchedEvent>, ApiError>> + Send + use<>, ApiError>
+    {
         require(caller, Role::Viewer, "watch events")?;
         // Subscribed before the snapshot is read, so that nothing falls between the two.
         let live = self.ledger.events();

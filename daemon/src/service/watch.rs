@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, Stream};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::events::{check_kept, unread};
@@ -31,7 +31,7 @@ pub(super) fn stream(
     last: u64,
     behind: u64,
     object: String,
-) -> BoxStream<'static, Result<Arc<WatchedEvent>, ApiError>> {
+) -> impl Stream<Item = Result<Arc<WatchedEvent>, ApiError>> + Send + 'static {
     let read = VecDeque::new();
     let cursor = Cursor { store, live, last, behind, read, object, ended: false };
     stream::unfold(cursor, |mut cursor| async move {
@@ -47,7 +47,6 @@ pub(super) fn stream(
             }
         }
     })
-    .boxed()
 }
 
 impl Cursor {

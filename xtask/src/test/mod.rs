@@ -3,6 +3,7 @@
 mod cargo;
 mod daemon;
 mod docs;
+mod space;
 mod web;
 mod webdriver;
 
@@ -11,7 +12,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{check, tally::Tally, vm};
+use crate::{check, tally::Tally, vm, workspace};
 
 /// A stage of the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,6 +46,7 @@ pub(crate) struct Args {
 
 /// Runs the stages, all of them even after a failure, and closes with one line of counts.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    space::look(&workspace::target());
     let stages = if args.stages.is_empty() { &ALL[..] } else { &args.stages[..] };
     let mut total = Tally::default();
     let mut lines = Vec::new();
