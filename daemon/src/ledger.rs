@@ -11,6 +11,7 @@ mod draft;
 mod events;
 mod expiry;
 mod facts;
+mod feed;
 mod inbox;
 mod message;
 mod open;
@@ -24,24 +25,25 @@ mod write;
 
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use berth_host::{Host, Inventory, PciAddress};
 use berth_ownership::Command;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinError,
 };
 
 pub use clock::Clock;
+pub use feed::Follower;
 pub use open::{LedgerConfig, Opened, lock, open, open_locked};
 pub use scan::{Scan, Survey, look, survey};
 
+use feed::Feed;
 use message::{Message, Reply};
 
 use crate::{
     model::{ApiError, Applied, Baseline, Executor, Looked, Meta, Outcome, Snapshot, StepNote},
     store::Store,
-    view::WatchedEvent,
 };
 
 /// A handle to the ledger. Cheap to clone; the task ends when the last one is gone.
@@ -55,8 +57,7 @@ pub struct LedgerHandle {
 #[derive(Debug)]
 struct Shared {
     published: ArcSwap<Snapshot>,
-    /// None once nobody is told any more.
-    events: ArcSwapOption<broadcast::Sender<Arc<WatchedEvent>>>,
+    feed: Feed,
     executor: OnceLock<Arc<dyn Executor>>,
     store: Store,
     clock: Clock,
@@ -255,18 +256,15 @@ impl LedgerHandle {
         Arc::clone(&self.shared.published.load().inventory)
     }
 
-    /// Every event from now on. A receiver that lags reads what it missed from the store.
+    /// Follows the events after a number.
     #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<Arc<WatchedEvent>> {
-        match self.shared.events.load().as_deref() {
-            Some(events) => events.subscribe(),
-            None => broadcast::channel(1).1,
-        }
+    pub fn follow(&self, last: u64) -> Follower {
+        self.shared.feed.follow(last)
     }
 
-    /// Ends everybody's watching, once they have read what was sent.
-    pub fn end_watching(&self) {
-        self.shared.events.store(None);
+    /// Ends all following, once what was sent is read.
+    pub fn end_following(&self) {
+        self.shared.feed.end();
     }
 
     /// The store, for past events.

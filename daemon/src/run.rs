@@ -256,7 +256,7 @@ impl Daemon {
         let patience = Duration::from_millis(self.shared.timeouts.drain_ms);
         grpc::set_serving(&self.health, false).await;
         self.shared.stopping.cancel();
-        self.service.ledger().end_watching();
+        self.service.ledger().end_following();
         self.shared.connections.close();
         while self.listeners.join_next().await.is_some() {}
         if timeout(patience, self.shared.connections.wait()).await.is_err() {

@@ -6,24 +6,19 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use berth_host::Host;
 use berth_ownership::Table;
-use tokio::{
-    sync::{broadcast, mpsc},
-    task::JoinHandle,
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
-    Clock, LedgerHandle, Shared, book::Book, inbox::Inbox, requests::Refusals, task::Task,
+    Clock, LedgerHandle, Shared, book::Book, feed::Feed, inbox::Inbox, requests::Refusals,
+    task::Task,
 };
 use crate::{
     model::{ApiError, OpenIntent},
     store::{self, Locked, Pieces, StoreError},
 };
-
-/// How many events a slow watcher may lag behind before it reads them from the store.
-const WATCH_BUFFER: usize = 4096;
 
 /// Where the ledger is and how much it keeps.
 #[derive(Debug, Clone)]
@@ -103,11 +98,10 @@ pub async fn open_locked(
     let clock = Clock::new(&host.boot_id());
     let previous_boot = loaded.boot_id.take();
     let book = Book::restore(&mut loaded, &clock, config.table.clone()).map_err(failed)?;
-    let (events, _) = broadcast::channel(WATCH_BUFFER);
     let (sender, queue) = mpsc::channel(config.queue);
     let shared = Arc::new(Shared {
         published: ArcSwap::from_pointee(book.snapshot()),
-        events: ArcSwapOption::from_pointee(events),
+        feed: Feed::after(book.seq),
         executor: OnceLock::new(),
         store,
         clock,

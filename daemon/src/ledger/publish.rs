@@ -23,8 +23,7 @@ impl Task {
         let old = mem::replace(&mut self.book, book);
         let snapshot = Arc::new(self.book.snapshot());
         self.shared.published.store(Arc::clone(&snapshot));
-        let watching = self.shared.events.load();
-        for event in events {
+        for event in &events {
             tracing::debug!(
                 seq = event.seq,
                 actor = event.actor,
@@ -34,11 +33,9 @@ impl Task {
                 "{}",
                 event.kind
             );
-            if let Some(events) = watching.as_deref() {
-                // Without a watcher there is nobody to send it to.
-                let _ = events.send(Arc::new(WatchedEvent::new(event)));
-            }
         }
+        let events = events.into_iter().map(|event| Arc::new(WatchedEvent::new(event)));
+        self.shared.feed.publish(events);
         if let Some(executor) = self.shared.executor.get() {
             for intent in opened {
                 if snapshot.intents.contains_key(&intent.id) {

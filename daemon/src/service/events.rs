@@ -58,8 +58,6 @@ impl Service {
     ) -> Result<impl Stream<Item = Result<Arc<WatchedEvent>, ApiError>> + Send + use<>, ApiError>
     {
         require(caller, Role::Viewer, "watch events")?;
-        // Subscribed before the snapshot is read, so that nothing falls between the two.
-        let live = self.ledger.events();
         let snapshot = self.snapshot();
         let object = find::event_object(&snapshot, &request.object)?;
         let store = self.ledger.store().clone();
@@ -71,7 +69,7 @@ impl Service {
                 since.max(oldest.saturating_sub(1))
             }
         };
-        Ok(watch::stream(store, live, last, snapshot.seq, object))
+        Ok(watch::stream(store, self.ledger.follow(last), object))
     }
 }
 
