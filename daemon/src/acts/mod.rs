@@ -13,6 +13,7 @@
 
 mod access;
 pub(crate) mod attach;
+mod draining;
 mod drivers;
 pub(crate) mod engine;
 mod explain_errno;
@@ -22,6 +23,7 @@ pub(crate) mod holder;
 mod insist;
 pub(crate) mod job;
 mod kernel_dma;
+pub(crate) mod kin;
 mod ledger_records;
 pub(crate) mod memlock;
 pub(crate) mod memory;

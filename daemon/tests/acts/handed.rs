@@ -607,7 +607,7 @@ async fn a_restart_shuts_the_dead_out_and_nobody_else() {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         let fields = stat.rsplit_once(')').unwrap().1;
         let start_ticks = fields.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
-        let_in(&world, &node(backend), HolderProcess { pid: child.id(), start_ticks });
+        let_in(&world, &node(backend), HolderProcess::new(child.id(), start_ticks));
         let report = world.restart();
         assert_eq!(report.adopted, [id("r-1")], "{backend}");
         assert_eq!(world.state("r-1"), ReservationState::Handed);

@@ -11,6 +11,7 @@ mod handed_ends;
 mod handover;
 mod hostile;
 mod in_flight;
+mod kin;
 mod ledger;
 mod life;
 mod memlock;

@@ -39,6 +39,7 @@ use crate::{
 };
 use features::Abilities;
 use procs::is_node;
+pub(crate) use procs::reservation_of_pid;
 use scan::Scanner;
 use tree::Root;
 use variants::Variants;
