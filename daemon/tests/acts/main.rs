@@ -15,4 +15,5 @@ mod kin;
 mod ledger;
 mod life;
 mod memlock;
+mod wedged;
 mod world;

@@ -19,6 +19,9 @@ pub(crate) struct TopologySpec {
     /// How long an act waits for a device that is in use before the helper gives up.
     #[serde(default = "default_helper_timeout")]
     pub(crate) helper_timeout_ms: u64,
+    /// How much memory the machine has; unknown where it isn't said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_bytes: Option<u64>,
     #[serde(default)]
     pub(crate) features: FeatureSpec,
     /// Drivers whose use of kernel DMA isn't known: counted as users.
