@@ -6,6 +6,7 @@ mod book;
 mod crash;
 mod crashes;
 mod faults;
+mod garbage;
 mod handed;
 mod handed_ends;
 mod handover;
