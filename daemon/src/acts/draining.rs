@@ -5,9 +5,15 @@
 
 use std::time::Duration;
 
-use berth_ownership::{HolderProcess, ReservationId, ReservationState};
+use berth_ownership::{Command, HolderProcess, ReservationId, ReservationState};
 
-use super::{engine::Engine, job::Job};
+use super::{
+    engine::Engine,
+    holder::{LOOK, User, process_of},
+    job::Job,
+    revoke,
+    runtime::lock,
+};
 
 /// Before the first look; doubled up to [`SELDOM`].
 const FIRST: Duration = Duration::from_millis(250);
@@ -24,8 +30,9 @@ impl Engine {
             let mut pause = FIRST;
             loop {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(SELDOM);
                 let Some(inner) = weak.upgrade() else { return };
+                let is_cut_off = lock(&inner.holders.cut_off).contains(&id);
+                pause = (pause * 2).min(if is_cut_off { LOOK } else { SELDOM });
                 let (engine, of, who) = (Engine { inner }, id.clone(), process.clone());
                 let look = move || engine.look_at_drain(&of, &who);
                 if !tokio::task::spawn_blocking(look).await.unwrap_or(false) {
@@ -35,6 +42,27 @@ impl Engine {
         });
     }
 
+    /// A holder that was to be ended and could not be: it drains, and is cut off again and again, as it
+    /// may map at any time.
+    pub(super) fn keep_cut_off(&self, id: &ReservationId) {
+        let snapshot = self.snapshot();
+        let Ok(job) = Job::of(&snapshot, id) else { return };
+        let Ok(users) = self.tools().users_of(&job) else { return };
+        let holder = users.iter().position(|user| self.tools().is_holder(&job, user));
+        let Some(user) = users.get(holder.unwrap_or(0)) else { return };
+        let user = match process_of(user.pid) {
+            Ok((process, pidfd)) => User::Seen(process, pidfd),
+            Err(_) => User::Named(HolderProcess {
+                name: user.name.clone(),
+                ..HolderProcess::new(u32::try_from(user.pid).unwrap_or_default(), user.start_time)
+            }),
+        };
+        lock(&self.inner.holders.cut_off).insert(id.clone());
+        let (reservation, process) = (id.clone(), user.process().clone());
+        self.told(Command::HolderMoved { reservation, process });
+        self.watch_user(id, user);
+    }
+
     /// Whether there is more to wait for.
     fn look_at_drain(&self, id: &ReservationId, process: &HolderProcess) -> bool {
         let snapshot = self.snapshot();
@@ -42,9 +70,13 @@ impl Engine {
             record.state == ReservationState::Draining && record.process.as_ref() == Some(process)
         });
         if !drains {
+            lock(&self.inner.holders.cut_off).remove(id);
             return false;
         }
         let Ok(job) = Job::of(&snapshot, id) else { return true };
+        if lock(&self.inner.holders.cut_off).contains(id) {
+            revoke::unmap(self.tools(), &job);
+        }
         let Ok(users) = self.tools().users_of(&job) else { return true };
         let keeps = |pid: i32| u32::try_from(pid) == Ok(process.pid);
         if !users.iter().any(|user| keeps(user.pid)) {

@@ -218,6 +218,11 @@ impl Engine {
             tracing::error!(intent = intent.id, %error, "an outcome could not be recorded");
         }
         self.follow_up();
+        let forced = matches!(intent.body, IntentBody::Release { force: true, .. });
+        let drains = outcome.failure.is_some_and(|it| it.reason == Reason::HolderDraining);
+        if let Some(id) = intent.reservation.as_ref().filter(|_| forced && drains) {
+            self.keep_cut_off(id);
+        }
         self.tools().sweep();
     }
 

@@ -36,13 +36,20 @@ use crate::model::{ApiError, Snapshot};
 pub(crate) struct Holders {
     pub(super) handle: Handle,
     watched: Mutex<HashSet<(ReservationId, HolderProcess)>>,
+    /// Reservations whose holder could not be ended: what it maps is unmapped while it drains.
+    pub(super) cut_off: Mutex<HashSet<ReservationId>>,
     /// Reservations whose holder is waited for to bind.
     pub(super) binding: Mutex<HashSet<ReservationId>>,
 }
 
 impl Holders {
     pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, watched: Mutex::default(), binding: Mutex::default() }
+        Self {
+            handle,
+            watched: Mutex::default(),
+            cut_off: Mutex::default(),
+            binding: Mutex::default(),
+        }
     }
 }
 
