@@ -7,6 +7,7 @@ mod events;
 mod find;
 mod groups;
 mod host;
+mod memory;
 mod orders;
 mod parse;
 mod request;
@@ -58,6 +59,7 @@ impl Default for ServiceConfig {
 struct Offers {
     backends: Vec<BackendKind>,
     kernel_hold: bool,
+    memory_bytes: Option<u64>,
 }
 
 /// The API's calls: one method each.
@@ -107,6 +109,7 @@ impl Service {
         self.offers.get_or_init(|| Offers {
             backends: self.host.backends(),
             kernel_hold: self.host.kernel_hold(),
+            memory_bytes: self.host.memory_bytes(),
         })
     }
 

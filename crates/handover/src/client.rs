@@ -86,6 +86,11 @@ fn failed(op: &'static str) -> impl Fn(Errno) -> ClientError {
     move |errno| ClientError::Socket { op, errno }
 }
 
+/// Whether the other end closed the connection: what it said before is there still.
+fn is_hung_up(errno: Errno) -> bool {
+    matches!(errno, Errno::PIPE | Errno::CONNRESET)
+}
+
 impl Client {
     /// Connects.
     ///
@@ -125,8 +130,18 @@ impl Client {
     ) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
         let bytes =
             serde_json::to_vec(request).map_err(|error| ClientError::Garbled(error.to_string()))?;
-        send(&self.socket, &bytes, fds, SendFlags::empty()).map_err(failed("send to"))?;
-        match receive(&self.socket, RecvFlags::empty(), ANSWER).map_err(failed("receive from"))? {
+        let sent = send(&self.socket, &bytes, fds, SendFlags::empty());
+        if let Err(errno) = sent
+            && !is_hung_up(errno)
+        {
+            return Err(failed("send to")(errno));
+        }
+        // Who is not served is told so before the connection is closed.
+        let received = match receive(&self.socket, RecvFlags::empty(), ANSWER) {
+            Err(errno) if is_hung_up(errno) => receive(&self.socket, RecvFlags::empty(), ANSWER),
+            received => received,
+        };
+        match received.map_err(failed("receive from"))? {
             Received::End => Err(ClientError::Closed),
             Received::TooMuch(what) => Err(ClientError::Garbled(what.to_owned())),
             Received::Packet(bytes, fds) => {

@@ -210,6 +210,8 @@ pub enum Command {
     BindSeen {
         /// The reservation.
         reservation: ReservationId,
+        /// The holder as it is by now, where it can be looked at.
+        process: Option<HolderProcess>,
     },
     /// The holder is dead and the kernel proves that nothing is open: the claims end.
     HolderGone {
@@ -218,6 +220,13 @@ pub enum Command {
     },
     /// The holder is dead, but another process has the devices open.
     HolderMoved {
+        /// The reservation.
+        reservation: ReservationId,
+        /// That process.
+        process: HolderProcess,
+    },
+    /// The holder is dead, but a process that came of it has the devices open: that is the holder.
+    HolderPassed {
         /// The reservation.
         reservation: ReservationId,
         /// That process.

@@ -121,6 +121,9 @@ pub enum Event {
     BindSeen {
         /// The reservation.
         reservation: ReservationId,
+        /// The holder as it is by now, where it could be looked at.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<HolderProcess>,
     },
     /// The holder is gone, and its claims with it.
     HolderGone {
@@ -131,6 +134,13 @@ pub enum Event {
     },
     /// The holder is dead, but another process has the devices open.
     HolderMoved {
+        /// The reservation.
+        reservation: ReservationId,
+        /// That process.
+        process: HolderProcess,
+    },
+    /// The holder is dead, and a process that came of it is the holder now.
+    HolderPassed {
         /// The reservation.
         reservation: ReservationId,
         /// That process.
@@ -249,6 +259,7 @@ impl Event {
             Self::BindSeen { .. } => "bind_seen",
             Self::HolderGone { .. } => "holder_gone",
             Self::HolderMoved { .. } => "holder_moved",
+            Self::HolderPassed { .. } => "holder_passed",
             Self::Renewed { .. } => "renewed",
             Self::Expired { .. } => "expired",
             Self::Released { .. } => "released",
@@ -276,9 +287,10 @@ impl Event {
             | Self::Replaced { reservation, .. }
             | Self::Handed { reservation, .. }
             | Self::HandOverUndone { reservation }
-            | Self::BindSeen { reservation }
+            | Self::BindSeen { reservation, .. }
             | Self::HolderGone { reservation, .. }
             | Self::HolderMoved { reservation, .. }
+            | Self::HolderPassed { reservation, .. }
             | Self::Renewed { reservation, .. }
             | Self::Expired { reservation }
             | Self::Released { reservation, .. }

@@ -1,6 +1,8 @@
 //! The records that a state consists of. They can be read anywhere and made only here.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
@@ -157,13 +159,49 @@ pub struct Target {
     pub devices: Vec<DeviceId>,
 }
 
-/// A process that a reservation was handed to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// A process that a reservation was handed to. Two are the same by pid and start time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HolderProcess {
     /// Its pid.
     pub pid: u32,
     /// Its start time, in clock ticks since boot, so that a reused pid is told apart.
     pub start_ticks: u64,
+    /// What it was called when it was recorded; empty where that is unknown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The control group that it was in then, by which those that come of it are known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cgroup: String,
+}
+
+impl HolderProcess {
+    /// A process of which no more is known.
+    pub fn new(pid: u32, start_ticks: u64) -> Self {
+        Self { pid, start_ticks, name: String::new(), cgroup: String::new() }
+    }
+}
+
+impl PartialEq for HolderProcess {
+    fn eq(&self, other: &Self) -> bool {
+        (self.pid, self.start_ticks) == (other.pid, other.start_ticks)
+    }
+}
+
+impl Eq for HolderProcess {}
+
+impl Hash for HolderProcess {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.pid, self.start_ticks).hash(state);
+    }
+}
+
+impl fmt::Display for HolderProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name.as_str() {
+            "" => write!(f, "process {}", self.pid),
+            name => write!(f, "{name} ({})", self.pid),
+        }
+    }
 }
 
 /// Kernel work under way for a reservation.

@@ -51,7 +51,7 @@ pub(crate) fn nodes_of(job: &Job) -> Vec<Node> {
 }
 
 /// Whether the nodes of a reservation are its user's to open: from the hand-over to the end of the
-/// holder. What a dead holder's descendants still have open lets nobody in.
+/// holder and of what came of it. What others still have open lets nobody in.
 pub(crate) fn lets_in(record: &Reservation) -> bool {
     record.delivery == Delivery::Node
         && record.is_handed_out()

@@ -8,7 +8,7 @@ use std::{
 };
 
 use berth_host::{Host, PciAddress};
-use berth_ownership::{Command, DeviceId, Reason, Refusal, ReservationId};
+use berth_ownership::{Blocker, Command, DeviceId, Reason, Refusal, ReservationId};
 
 use super::{
     attach, hand_over,
@@ -171,6 +171,11 @@ impl Engine {
         self.inner.watchdog.knows(intent)
     }
 
+    /// Whether an unbind that hung when the last daemon was there hangs still.
+    pub(crate) fn is_still_stuck(&self, device: &DeviceId, why: &str) -> bool {
+        address(device).is_some_and(|at| self.inner.watchdog.still_stuck(at, why))
+    }
+
     /// How much is open now: devices, holds, contexts.
     #[must_use]
     pub fn census(&self) -> Census {
@@ -217,8 +222,8 @@ impl Engine {
     }
 
     fn work(&self, intent: &Intent) {
-        let outcome = self.outcome(intent);
-        if let Some(failure) = &outcome.failure {
+        let mut outcome = self.outcome(intent);
+        if let Some(failure) = &mut outcome.failure {
             tracing::warn!(
                 intent = intent.id,
                 kind = intent.kind.name(),
@@ -230,7 +235,8 @@ impl Engine {
             if failure.reason == Reason::Wedged
                 && let Ok(device) = failure.object.parse::<PciAddress>()
             {
-                self.inner.watchdog.helper_stuck(device, &failure.message);
+                let users = self.inner.watchdog.helper_stuck(device, &failure.message);
+                is_open_in(failure, device, users);
             }
         }
         if let Err(error) = self.record_outcome(intent.id, &outcome) {
@@ -240,6 +246,11 @@ impl Engine {
             self.watched_in_vain(id);
         }
         self.follow_up();
+        let forced = matches!(intent.body, IntentBody::Release { force: true, .. });
+        let drains = outcome.failure.is_some_and(|it| it.reason == Reason::HolderDraining);
+        if let Some(id) = intent.reservation.as_ref().filter(|_| forced && drains) {
+            self.keep_cut_off(id);
+        }
         self.tools().sweep();
     }
 
@@ -360,6 +371,23 @@ fn subject(intent: &Intent) -> String {
 
 fn not_an_address(device: &DeviceId) -> Box<Refusal> {
     Refusal::new(Reason::InvalidArgument, device, format!("{device} is not a PCI address"))
+}
+
+/// Names those whom stuck work waits for.
+fn is_open_in(failure: &mut Refusal, device: PciAddress, users: Vec<String>) {
+    if users.is_empty() {
+        return;
+    }
+    let text = format!("{} has {device} open", users.join(", "));
+    failure.message = format!("{}; {text}", failure.message);
+    failure.resolve.push(format!("end {}", users.join(", ")));
+    failure.blockers.push(Blocker {
+        device: super::job::device_id(device),
+        driver: None,
+        processes: users,
+        mounts: Vec::new(),
+        text,
+    });
 }
 
 /// The outcome that says that an intent came to nothing.

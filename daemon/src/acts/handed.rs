@@ -13,7 +13,7 @@ use super::{
     access, attach,
     engine::Engine,
     hand_over,
-    holder::{HandOver, Handed, LOOK, not_busy, not_with_us},
+    holder::{HandOver, Handed, LOOK, not_busy, not_with_us, process_of},
     job::Job,
     ready::ready,
     runtime::lock,
@@ -200,7 +200,10 @@ impl Engine {
         let waits = snapshot.state.reservation(id).is_some_and(waits_for_bind);
         let seen = waits && Job::of(&snapshot, id).is_ok_and(|job| self.has_bound(&job));
         if seen {
-            self.told(Command::BindSeen { reservation: id.clone() });
+            let recorded = snapshot.state.reservation(id).and_then(|it| it.process.as_ref());
+            let pid = recorded.and_then(|process| i32::try_from(process.pid).ok());
+            let process = pid.and_then(|pid| process_of(pid).ok()).map(|(process, _)| process);
+            self.told(Command::BindSeen { reservation: id.clone(), process });
         }
         if waits && !seen {
             return true;
@@ -313,15 +316,22 @@ impl Engine {
     pub(super) fn is_still_with(&self, job: &Job, process: &HolderProcess) -> bool {
         let snapshot = self.snapshot();
         let record = snapshot.state.reservation(&job.reservation);
-        if record.is_some_and(|record| record.process.as_ref() == Some(process)) {
-            return true;
+        let still = record.is_some_and(|record| record.process.as_ref() == Some(process));
+        if !still {
+            self.let_in_again(job);
         }
+        still
+    }
+
+    /// Lets the holder of a reservation into its nodes where the record says that it is.
+    pub(super) fn let_in_again(&self, job: &Job) {
+        let snapshot = self.snapshot();
+        let record = snapshot.state.reservation(&job.reservation);
         if record.is_some_and(access::lets_in)
             && let Err(refusal) = access::grant(self.tools(), job)
         {
             tracing::error!(reservation = %job.reservation, why = refusal.message, "no access");
         }
-        false
     }
 
     /// No process has what was handed over any more: back to a hold, as the command tells. False

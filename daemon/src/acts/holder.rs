@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use berth_host::{BackendKind, Node, PciAddress};
+use berth_host::{BackendKind, HostError, Node, PciAddress, ProcessUse};
 use berth_ownership::{
     Command, Delivery, HolderProcess, Order, Reason, Refusal, Reservation, ReservationId,
     ReservationState,
@@ -22,6 +22,7 @@ use super::{
     access, attach,
     engine::Engine,
     job::Job,
+    kin::{self, Kinship},
     memlock, memory,
     ready::ready,
     revoke::start_time,
@@ -36,18 +37,28 @@ use crate::model::{ApiError, Snapshot};
 pub(crate) struct Holders {
     pub(super) handle: Handle,
     pub(super) watched: Watched,
+    /// Reservations whose holder could not be ended: what it maps is unmapped while it drains.
+    pub(super) cut_off: Mutex<HashSet<ReservationId>>,
     /// Reservations whose holder is waited for to bind.
     pub(super) binding: Mutex<HashSet<ReservationId>>,
 }
 
 impl Holders {
     pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, watched: Watched::default(), binding: Mutex::default() }
+        Self {
+            handle,
+            watched: Watched::default(),
+            cut_off: Mutex::default(),
+            binding: Mutex::default(),
+        }
     }
 }
 
 /// How often a process that can't be opened is looked for.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// How often it is asked whether a device is closed, before it counts as open.
+const TRIES: u32 = 5;
 
 /// Before the end of a process is looked at once more.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -70,6 +81,15 @@ impl User {
 
     fn pid(&self) -> u32 {
         self.process().pid
+    }
+
+    /// What is told of it, once the holder is dead.
+    pub(crate) fn follows(&self, id: &ReservationId, kinship: Kinship) -> Command {
+        let (reservation, process) = (id.clone(), self.process().clone());
+        match kinship {
+            Kinship::Own => Command::HolderPassed { reservation, process },
+            Kinship::Foreign => Command::HolderMoved { reservation, process },
+        }
     }
 }
 
@@ -111,8 +131,9 @@ pub(crate) fn process_of(pid: i32) -> Result<(HolderProcess, OwnedFd), Errno> {
     let raw = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
     let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
     let start_ticks = start_time(pid).ok_or(Errno::SRCH)?;
-    let pid = u32::try_from(pid).map_err(|_| Errno::SRCH)?;
-    Ok((HolderProcess { pid, start_ticks }, pidfd))
+    let number = u32::try_from(pid).map_err(|_| Errno::SRCH)?;
+    let (name, cgroup) = (kin::name_of(pid), kin::cgroup_of(pid));
+    Ok((HolderProcess { pid: number, start_ticks, name, cgroup }, pidfd))
 }
 
 /// Whether a recorded process still runs.
@@ -298,8 +319,13 @@ impl Engine {
         }
     }
 
-    fn died(&self, id: ReservationId, process: HolderProcess) {
+    fn died(&self, id: ReservationId, mut process: HolderProcess) {
         self.inner.holders.watched.end(&id, &process);
+        // It may have been put elsewhere since; a dead process shows it until its parent knows.
+        let cgroup = i32::try_from(process.pid).map(kin::cgroup_of).unwrap_or_default();
+        if lives(&process) && !cgroup.is_empty() {
+            process.cgroup = cgroup;
+        }
         tracing::info!(reservation = %id, pid = process.pid, "holder process ended");
         let snapshot = self.tools().records.snapshot();
         let name = format!("end of process {} of {id}", process.pid);
@@ -325,7 +351,7 @@ impl Engine {
         let Ok(job) = Job::of(&snapshot, id) else { return };
         // First, so that what is looked for can't be opened meanwhile.
         let revoked = access::revoke(tools, &job);
-        let next = match revoked.and_then(|()| self.user(&job)) {
+        let next = match revoked.and_then(|()| self.heir(&job, record, process)) {
             Ok(next) => next,
             Err(refusal) => {
                 // Claims end only when it is known that nobody has them.
@@ -338,16 +364,11 @@ impl Engine {
             return;
         }
         match next {
-            Some(next) => {
-                tracing::warn!(reservation = %id, pid = next.pid(), "a device is still open");
-                let process = next.process();
-                let moved =
-                    Command::HolderMoved { reservation: id.clone(), process: process.clone() };
-                self.told(moved);
-                match next {
-                    User::Seen(process, pidfd) => self.watch(id, process, pidfd),
-                    User::Named(process) => self.watch_named(id, process),
-                }
+            Some((next, kinship)) => {
+                tracing::warn!(reservation = %id, pid = next.pid(), ?kinship, "still open");
+                self.told(next.follows(id, kinship));
+                self.let_in_again(&job);
+                self.watch_user(id, next);
             }
             None if job.delivery.holder_owns_domain() => {
                 let gone = Command::HolderGone { reservation: id.clone() };
@@ -355,7 +376,11 @@ impl Engine {
                     self.ended_later(id, process, LOOK);
                 }
             }
-            None => self.claims_end(&job),
+            None => {
+                if !self.claims_end(&job) {
+                    self.ended_later(id, process, LOOK);
+                }
+            }
         }
     }
 
@@ -365,10 +390,7 @@ impl Engine {
         let pid = i32::try_from(process.pid).ok();
         let found = pid.and_then(|pid| process_of(pid).ok()).filter(|(found, _)| found == process);
         match found {
-            Some((process, pidfd)) => {
-                self.watch(id, process, pidfd);
-                self.watch_bind(id);
-            }
+            Some((process, pidfd)) => self.watch_user(id, User::Seen(process, pidfd)),
             None => self.ended_later(id, process, AGAIN),
         }
     }
@@ -388,20 +410,47 @@ impl Engine {
         });
     }
 
-    /// A process other than ours that has a device of the job open.
+    /// A process other than ours that has a device of the job open, now that its holder is dead: one
+    /// that came of the holder, where there is one.
     ///
     /// # Errors
     /// Who has it open can't be told.
-    pub(crate) fn user(&self, job: &Job) -> Result<Option<User>, Box<Refusal>> {
-        let users = self.tools().users_of(job)?;
-        let seen = users.iter().find_map(|user| process_of(user.pid).ok());
-        if let Some((process, pidfd)) = seen {
-            return Ok(Some(User::Seen(process, pidfd)));
-        }
-        Ok(users.first().map(|user| {
+    pub(crate) fn heir(
+        &self,
+        job: &Job,
+        record: &Reservation,
+        dead: &HolderProcess,
+    ) -> Result<Option<(User, Kinship)>, Box<Refusal>> {
+        let mut users: Vec<(ProcessUse, Kinship)> = self
+            .tools()
+            .users_of(job)?
+            .into_iter()
+            .map(|user| (kin::of(record, dead, &user), user))
+            .map(|(kinship, user)| (user, kinship))
+            .collect();
+        users.sort_by_key(|(_, kinship)| *kinship != Kinship::Own);
+        let seen = users.iter().find_map(|(user, kinship)| {
+            let (process, pidfd) = process_of(user.pid).ok()?;
+            Some((User::Seen(process, pidfd), *kinship))
+        });
+        Ok(seen.or_else(|| {
+            let (user, kinship) = users.into_iter().next()?;
             let pid = u32::try_from(user.pid).unwrap_or_default();
-            User::Named(HolderProcess { pid, start_ticks: 0 })
+            let process = HolderProcess { name: user.name, ..HolderProcess::new(pid, 0) };
+            Some((User::Named(process), kinship))
         }))
+    }
+
+    /// Watches a process that has a device of a dead holder open.
+    pub(crate) fn watch_user(&self, id: &ReservationId, user: User) {
+        self.watch_drain(id, user.process());
+        match user {
+            User::Seen(process, pidfd) => {
+                self.watch(id, process, pidfd);
+                self.watch_bind(id);
+            }
+            User::Named(process) => self.watch_named(id, process),
+        }
     }
 
     /// Looks now and then at a process that can't be opened.
@@ -419,16 +468,38 @@ impl Engine {
         self.watched_in_vain(id);
     }
 
-    /// Nobody has the devices any more: back to a hold.
-    fn claims_end(&self, job: &Job) {
+    /// Nobody has the devices any more: back to a hold. False while the kernel says that somebody
+    /// has: a descriptor is on its way, or was in a process that came and went as it was looked for.
+    fn claims_end(&self, job: &Job) -> bool {
         let tools = self.tools();
         memory::end_registrations(tools, &job.reservation);
         attach::close(tools, job);
         self.forget_context(job);
+        if !self.are_closed(job) {
+            tracing::warn!(reservation = %job.reservation, "still open, though nobody shows it");
+            return false;
+        }
         attach::hold_again(tools, NO_INTENT, job);
         self.told(Command::HolderGone { reservation: job.reservation.clone() });
         self.follow_up();
         tools.sweep();
+        true
+    }
+
+    /// Whether the kernel has every device of the job closed. The last close of a descriptor ends
+    /// after the process that had it.
+    fn are_closed(&self, job: &Job) -> bool {
+        let host = &self.tools().host;
+        let open = |device| match host.in_use(device) {
+            Err(HostError::NoDevice(_)) => false,
+            answer => answer.unwrap_or(true),
+        };
+        (0..TRIES).any(|tried| {
+            if tried > 0 {
+                std::thread::sleep(AGAIN);
+            }
+            !job.devices().any(open)
+        })
     }
 
     /// The dead holder may have left mappings, and duplicates with others: the context goes with

@@ -14,6 +14,7 @@
 mod access;
 mod adopt;
 pub(crate) mod attach;
+mod draining;
 mod drivers;
 pub(crate) mod engine;
 mod explain_errno;
@@ -24,6 +25,7 @@ mod insist;
 pub(crate) mod job;
 mod keep;
 mod kernel_dma;
+pub(crate) mod kin;
 mod ledger_records;
 pub(crate) mod memlock;
 pub(crate) mod memory;

@@ -119,7 +119,7 @@ fn refusal_is_late(refusal: &Refusal) -> bool {
 
 /// What siblings have too, the domain with shared and the iommufd of one token, is left to them:
 /// there the kill alone cuts.
-fn unmap(tools: &Tools, job: &Job) {
+pub(super) fn unmap(tools: &Tools, job: &Job) {
     if job.policy == Policy::Shared {
         return;
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_host::{Host, PciAddress};
+use berth_host::{Host, HostError, PciAddress};
 use berth_ownership::{Command, DeviceId};
 
 use super::{
@@ -15,6 +15,9 @@ use super::{
     runtime::lock,
     scheduler::{Scheduler, Ticket},
 };
+
+/// What stands before those who have a device open.
+const NAMES: &str = "; it is open in ";
 
 /// How often a helper that did not come back is looked after.
 const LOOK: Duration = Duration::from_secs(1);
@@ -35,9 +38,17 @@ struct Watched {
     /// Submitted and not yet ended; the ticket follows as soon as it is known.
     tickets: HashMap<u64, Option<Ticket>>,
     running: HashMap<u64, Run>,
-    /// Devices that a helper is stuck with, and the driver they had then.
-    stuck: HashMap<PciAddress, Option<String>>,
+    /// Devices that a helper is stuck with.
+    stuck: HashMap<PciAddress, Stuck>,
     closed: bool,
+}
+
+/// How a device was when a helper got stuck with it.
+#[derive(Debug, Clone)]
+struct Stuck {
+    driver: Option<String>,
+    /// An unbind waited for whoever has it open.
+    waits: bool,
 }
 
 #[derive(Debug)]
@@ -128,12 +139,41 @@ impl Watchdog {
         }
     }
 
-    /// A helper did not come back; its act may still be under way.
-    pub(crate) fn helper_stuck(&self, device: PciAddress, why: &str) {
+    /// A helper did not come back; its act may still be under way. Gives who has the device open.
+    pub(crate) fn helper_stuck(&self, device: PciAddress, why: &str) -> Vec<String> {
+        let waits = self.host.unbind_waits(device).unwrap_or(false);
+        self.is_stuck(device, waits, why)
+    }
+
+    /// Whether an unbind of the last daemon, or of anybody, still waits: then its device stays wedged,
+    /// until it comes back.
+    pub(crate) fn still_stuck(&self, device: PciAddress, why: &str) -> bool {
+        let waits = self.host.unbind_waits(device).unwrap_or(false);
+        if waits {
+            self.is_stuck(device, waits, why);
+        }
+        waits
+    }
+
+    fn is_stuck(&self, device: PciAddress, waits: bool, why: &str) -> Vec<String> {
         let driver = self.host.device(device).ok().and_then(|facts| facts.driver);
-        lock(&self.watched).stuck.insert(device, driver);
+        lock(&self.watched).stuck.insert(device, Stuck { driver, waits });
+        let why = why.split(NAMES).next().unwrap_or(why);
+        // First, so that nothing new begins while it is looked for who it is.
         self.tell(Command::Wedge { device: device_id(device), why: why.to_owned() });
         self.changed.notify_all();
+        let users = self.host.users_of(device).unwrap_or_else(|error| {
+            tracing::warn!(%device, %error, "who has it open?");
+            Vec::new()
+        });
+        let mut named: Vec<String> =
+            users.iter().map(|user| format!("{} ({})", user.name, user.pid)).collect();
+        named.dedup();
+        if !named.is_empty() {
+            let why = format!("{why}{NAMES}{}", named.join(", "));
+            self.tell(Command::Wedge { device: device_id(device), why });
+        }
+        named
     }
 
     fn tell(&self, command: Command) {
@@ -168,8 +208,14 @@ impl Watchdog {
         let stuck: Vec<_> =
             lock(&self.watched).stuck.iter().map(|(at, had)| (*at, had.clone())).collect();
         for (address, had) in stuck {
-            let moved = self.host.device(address).is_ok_and(|facts| facts.driver != had);
-            if moved {
+            let moved = || self.host.device(address).is_ok_and(|facts| facts.driver != had.driver);
+            let over = match self.host.unbind_waits(address) {
+                Ok(waits) => !waits && (had.waits || moved()),
+                // A device that was pulled out is nobody's any more.
+                Err(HostError::NoDevice(_)) => true,
+                Err(_) => false,
+            };
+            if over {
                 lock(&self.watched).stuck.remove(&address);
                 if let Err(error) = self.records.changed(&[address]) {
                     tracing::warn!(device = %address, %error, "a changed driver is unrecorded");

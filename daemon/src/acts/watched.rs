@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn who_is_watched_is_watched_once_until_it_is_over() {
         let (watched, id) = (Watched::default(), ReservationId::new("r-1"));
-        let process = HolderProcess { pid: 7, start_ticks: 1 };
+        let process = HolderProcess::new(7, 1);
         let token = watched.begin(&id, &process).expect("not yet");
         assert!(watched.begin(&id, &process).is_none());
         watched.end(&id, &process);

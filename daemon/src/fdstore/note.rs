@@ -158,7 +158,7 @@ mod tests {
             .map(|at| RegistrationNote {
                 domain: "d-1".into(),
                 reservation: "r-1".into(),
-                process: HolderProcess { pid: 7, start_ticks: 9 },
+                process: HolderProcess::new(7, 9),
                 iova: at << 12,
                 length_bytes: 4096,
             })

@@ -11,6 +11,7 @@ use berth_handover::{
     Request,
     packet::{REQUEST, Received, receive, send},
 };
+use berth_ownership::{Reason, Refusal};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, SocketFlags, accept_with, sockopt::socket_peercred},
@@ -55,7 +56,10 @@ pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io
         match accepted {
             Err(_would_block) => {}
             Ok(Ok(socket)) => {
-                let Some(seat) = counts.seat(&socket) else { continue };
+                let Some(seat) = counts.seat(&socket) else {
+                    no_seat(&socket);
+                    continue;
+                };
                 let (engine, access) = (engine.clone(), access.clone());
                 connections.spawn(async move {
                     if let Err(error) = converse(socket, &engine, &access).await {
@@ -96,6 +100,22 @@ impl Counts {
         }
         *own += 1;
         Some(Seat { counts: Arc::clone(self), uid })
+    }
+}
+
+/// Tells a peer that there are too many; it isn't waited for that it reads.
+fn no_seat(socket: &OwnedFd) {
+    let text = format!(
+        "too many connections to the hand-over socket: one uid has {MAX_PER_UID} at a time, and all \
+         together {MAX_ALL}"
+    );
+    let refusal = Refusal::new(Reason::Unavailable, "connection", text)
+        .with_resolve(vec!["close connections that nobody uses, then connect again".to_owned()]);
+    let Answer { reply, .. } = desk::refusal(&ApiError::Refused(refusal));
+    let told =
+        serde_json::to_vec(&reply).map(|bytes| send(socket, &bytes, &[], SendFlags::DONTWAIT));
+    if !matches!(told, Ok(Ok(_))) {
+        tracing::debug!(?told, "a peer without a seat was not told");
     }
 }
 

@@ -121,11 +121,16 @@ pub fn run_with(
     report
 }
 
-/// Nobody waits for the last daemon's kernel work any more. What still hangs is seen to hang again
-/// by the work that is done next.
+/// Nobody waits for the last daemon's kernel work any more. An unbind that waits still is the kernel's,
+/// and keeps its device wedged until it comes back; what else hangs is seen to by the work that is
+/// done next.
 fn unwedge(engine: &Engine, snapshot: &Snapshot) {
     let wedged = snapshot.state.devices().filter(|it| it.marks.contains_key(&Condition::Wedged));
     for device in wedged {
+        let why = device.marks.get(&Condition::Wedged).map(String::as_str).unwrap_or_default();
+        if engine.is_still_stuck(&device.facts.id, why) {
+            continue;
+        }
         let command = Command::Unwedge { device: device.facts.id.clone() };
         if let Err(error) = engine.tools().records.command(command, "start") {
             tracing::warn!(device = %device.facts.id, %error, "a device stays wedged");

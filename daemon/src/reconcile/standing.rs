@@ -1,7 +1,8 @@
 //! Reservations without kernel work under way: their holds and claims.
 
 use berth_ownership::{
-    Backend, Command, Delivery, Reason, Refusal, Reservation, ReservationId, ReservationState,
+    Backend, Command, Delivery, HolderProcess, Reason, Refusal, Reservation, ReservationId,
+    ReservationState,
 };
 
 use super::Report;
@@ -116,18 +117,14 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
         && let Ok((found, pidfd)) = process_of(pid)
         && found == *process
     {
-        engine.watch(&record.id, found, pidfd);
-        engine.watch_bind(&record.id);
+        engine.watch_user(&record.id, User::Seen(found, pidfd));
         return Ok(true);
     }
-    let Some(user) = engine.user(job)? else { return Ok(false) };
-    let process = user.process().clone();
-    let moved = Command::HolderMoved { reservation: record.id.clone(), process };
-    engine.tools().records.command(moved, "reconcile")?;
-    match user {
-        User::Seen(process, pidfd) => engine.watch(&record.id, process, pidfd),
-        User::Named(process) => engine.watch_named(&record.id, process),
-    }
+    let nobody = HolderProcess::new(0, 0);
+    let dead = record.process.as_ref().unwrap_or(&nobody);
+    let Some((user, kinship)) = engine.heir(job, record, dead)? else { return Ok(false) };
+    engine.tools().records.command(user.follows(&record.id, kinship), "reconcile")?;
+    engine.watch_user(&record.id, user);
     Ok(true)
 }
 

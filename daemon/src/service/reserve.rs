@@ -7,7 +7,7 @@ use berth_ownership::{
 };
 use berth_proto::v1;
 
-use super::{Service, authorize::require, find, parse, request, select, wait::Wait};
+use super::{Service, authorize::require, find, memory, parse, request, select, wait::Wait};
 use crate::{
     model::{AnswerOf, ApiError, Caller, Role, Snapshot},
     view,
@@ -96,6 +96,8 @@ impl Service {
             request.for_identity.clone()
         };
         let flags = flags(caller, request)?;
+        let delivery = delivery(policy, request.delivery)?;
+        memory::fits(request.memory_bytes, delivery, self.offers().memory_bytes)?;
         let named = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Ok(Reserve {
             id,
@@ -106,7 +108,7 @@ impl Service {
             requester: caller.identity.clone(),
             for_identity,
             policy,
-            delivery: delivery(policy, request.delivery)?,
+            delivery,
             backend: self.backend_for(request)?,
             targets: Vec::new(),
             domain: named(&request.domain).map(DomainId::from),

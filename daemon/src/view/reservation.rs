@@ -1,6 +1,8 @@
 //! Reservations as the API has them.
 
-use berth_ownership::{Reservation, ReservationState, ResetHit, ResetOutcome, State};
+use berth_ownership::{
+    HolderProcess, Reservation, ReservationState, ResetHit, ResetOutcome, State,
+};
 use berth_proto::v1;
 
 use super::{refusal::refusal, words};
@@ -111,11 +113,15 @@ pub fn claims(record: &Reservation) -> Vec<v1::Claim> {
     if record.claims == 0 {
         return Vec::new();
     }
-    let process = record.process.as_ref().and_then(|process| i32::try_from(process.pid).ok());
-    let processes: Vec<v1::Process> = process
-        .map(|pid| v1::Process { pid, name: String::new(), what: "holder".to_owned() })
-        .into_iter()
-        .collect();
+    let what = match record.state {
+        ReservationState::Draining => "has it open",
+        _ => "holder",
+    };
+    let shown = |process: &HolderProcess| {
+        let (name, what) = (process.name.clone(), what.to_owned());
+        Some(v1::Process { pid: i32::try_from(process.pid).ok()?, name, what })
+    };
+    let processes: Vec<v1::Process> = record.process.as_ref().and_then(shown).into_iter().collect();
     let mut claims = Vec::new();
     for target in &record.targets {
         for device in &target.devices {

@@ -152,6 +152,13 @@ impl Host for CrashHost {
     fn node(&self, node: Node) -> Result<String, HostError> {
         self.sim.node(node)
     }
+    fn memory_bytes(&self) -> Option<u64> {
+        self.sim.memory_bytes()
+    }
+    fn unbind_waits(&self, device: PciAddress) -> Result<bool, HostError> {
+        self.sim.unbind_waits(device)
+    }
+
     fn in_use(&self, device: PciAddress) -> Result<bool, HostError> {
         self.sim.in_use(device)
     }

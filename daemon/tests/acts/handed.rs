@@ -405,6 +405,18 @@ async fn a_revoke_of_what_was_handed_over_unbound_cuts_before_it_kills() {
     let refusal = force(&world).unwrap_err();
     assert_eq!(refusal.reason.name(), "HOLDER_DRAINING", "{}", refusal.message);
     assert!(qemu.running() && !qemu.reaches(0x10_0000), "cut off");
+    // It drains, and stays cut off whatever it maps.
+    world.book.wait_for("draining", is(ReservationState::Draining));
+    for _ in 0..3 {
+        qemu.map_received(at(DEVICE), 0x20_0000).unwrap();
+        let deadline = std::time::Instant::now() + crate::book::PATIENCE;
+        while qemu.reaches(0x20_0000) {
+            assert!(std::time::Instant::now() < deadline, "it maps again, and nobody cuts it off");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    assert_eq!(world.state("r-1"), ReservationState::Draining);
+    assert_ne!(world.ownership(DEVICE), Ownership::Free);
     world.sim.clear_faults();
     world.check();
     force(&world).unwrap();
@@ -607,7 +619,7 @@ async fn a_restart_shuts_the_dead_out_and_nobody_else() {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         let fields = stat.rsplit_once(')').unwrap().1;
         let start_ticks = fields.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
-        let_in(&world, &node(backend), HolderProcess { pid: child.id(), start_ticks });
+        let_in(&world, &node(backend), HolderProcess::new(child.id(), start_ticks));
         let report = world.restart();
         assert_eq!(report.adopted, [id("r-1")], "{backend}");
         assert_eq!(world.state("r-1"), ReservationState::Handed);

@@ -38,7 +38,7 @@ fn as_holder(child: &Child) -> HolderProcess {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
     let fields = stat.rsplit_once(')').unwrap().1;
     let start_ticks = fields.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
-    HolderProcess { pid: child.id(), start_ticks }
+    HolderProcess::new(child.id(), start_ticks)
 }
 
 /// A descendant keeps the device, and nobody opens it anew: neither at once nor after a restart.

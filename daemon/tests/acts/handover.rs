@@ -219,9 +219,14 @@ async fn one_uid_cannot_take_all_connections_and_they_come_back() {
             assert_eq!(reason(client.fetch("r-none", 0)), "NOT_FOUND");
         }
         let over = Client::connect(&path).unwrap();
-        over.fetch("r-1", 0).is_err()
+        let Err(ClientError::Refused(refusal)) = over.fetch("r-1", 0) else {
+            panic!("one over the limit is not told");
+        };
+        refusal
     });
-    assert!(over.await.unwrap());
+    let refusal = over.await.unwrap();
+    assert_eq!(refusal.reason, "UNAVAILABLE");
+    assert!(refusal.message.contains("64") && !refusal.resolve.is_empty(), "{refusal}");
     let deadline = std::time::Instant::now() + crate::book::PATIENCE;
     loop {
         let again = client(&desk.path, |client| client.fetch("r-1", 0).is_ok()).await;

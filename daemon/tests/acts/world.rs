@@ -43,7 +43,7 @@ pub fn id(text: &str) -> ReservationId {
 
 /// A scripted process as the record has it.
 pub fn holder(process: &berth_host::sim::Foreign) -> HolderProcess {
-    HolderProcess { pid: process.pid().try_into().unwrap(), start_ticks: process.start_time() }
+    HolderProcess::new(process.pid().try_into().unwrap(), process.start_time())
 }
 
 /// This very process, which lives as long as any test.
@@ -51,7 +51,7 @@ pub fn myself() -> HolderProcess {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields = stat.rsplit_once(')').unwrap().1;
     let start_ticks = fields.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
-    HolderProcess { pid: std::process::id(), start_ticks }
+    HolderProcess::new(std::process::id(), start_ticks)
 }
 
 fn drivers(sim: &SimHost) -> Drivers {

@@ -24,7 +24,7 @@ fn count() -> u32 {
 
 /// A process that nobody finds.
 pub(crate) fn process() -> HolderProcess {
-    HolderProcess { pid: PIDS + count(), start_ticks: 1 }
+    HolderProcess::new(PIDS + count(), 1)
 }
 
 impl World {

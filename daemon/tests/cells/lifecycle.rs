@@ -39,6 +39,7 @@ pub(crate) async fn walk(world: &World, row: Row, order: Order, cell: Cell<LifeC
         | Order::BindSeen
         | Order::HolderGone
         | Order::HolderMoved
+        | Order::HolderPassed
         | Order::Restarted
         | Order::HoldLost => told(world, row, order, cell).await,
     }
@@ -232,9 +233,10 @@ fn fact(id: &str, order: Order) -> (Command, String) {
         Order::HandOver => World::hand_over(id, &holder),
         Order::Expire => Command::Expire { reservation },
         Order::Forget => Command::Forget { reservation },
-        Order::BindSeen => Command::BindSeen { reservation },
+        Order::BindSeen => Command::BindSeen { reservation, process: None },
         Order::HolderGone => Command::HolderGone { reservation },
         Order::HolderMoved => Command::HolderMoved { reservation, process: holder },
+        Order::HolderPassed => Command::HolderPassed { reservation, process: holder },
         Order::Restarted => {
             Command::DetachedByRestart { reservation, why: "daemon restarted".to_owned() }
         }

@@ -214,6 +214,10 @@ pub struct ProcessUse {
     pub name: String,
     /// The node.
     pub what: String,
+    /// The reservation that `berth run` started it with, or what it came of: `BERTH_RESERVATION` of
+    /// its environment. It may say what it likes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reservation: String,
 }
 
 impl ProcessUse {

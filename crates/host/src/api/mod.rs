@@ -33,6 +33,9 @@ pub trait Host: Send + Sync + Debug {
     /// `/proc/sys/kernel/random/boot_id`; fixed per instance on the simulated host.
     fn boot_id(&self) -> String;
 
+    /// How much memory the machine has; `None` where that is unknown.
+    fn memory_bytes(&self) -> Option<u64>;
+
     /// What this machine can do, found by asking.
     fn features(&self) -> Vec<Feature>;
 
@@ -95,6 +98,12 @@ pub trait Host: Send + Sync + Debug {
     /// # Errors
     /// [`HostError::NoDevice`] when it is gone.
     fn in_use(&self, device: PciAddress) -> Result<bool, HostError>;
+
+    /// Whether a driver is being unbound from a device, and waits for whoever has it open.
+    ///
+    /// # Errors
+    /// [`HostError::NoDevice`] when it is gone.
+    fn unbind_waits(&self, device: PciAddress) -> Result<bool, HostError>;
 
     /// Asks the kernel whether anybody owns the group, without taking it: opens the group node,
     /// or answers by `GROUP_GET_STATUS`. `Ok(true)` means free.

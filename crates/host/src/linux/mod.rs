@@ -10,6 +10,7 @@ mod drivers;
 mod features;
 mod grouping;
 mod groups;
+mod memory;
 mod names;
 mod nodes;
 mod pci;
@@ -40,6 +41,7 @@ use crate::{
 use berth_uapi::VfioGroup;
 use features::Abilities;
 use procs::is_node;
+pub(crate) use procs::reservation_of_pid;
 use scan::Scanner;
 use tree::Root;
 use variants::Variants;
@@ -257,6 +259,14 @@ impl Host for LinuxHost {
 
     fn in_use(&self, device: PciAddress) -> Result<bool, HostError> {
         nodes::in_use(&self.root, device)
+    }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        memory::total(&self.root)
+    }
+
+    fn unbind_waits(&self, device: PciAddress) -> Result<bool, HostError> {
+        nodes::unbind_waits(&self.root, device)
     }
 
     fn probe_free(&self, group: u32) -> Result<bool, VfioError> {

@@ -50,18 +50,35 @@ fn cdev_of(root: &Root, device: PciAddress) -> Result<String, HostError> {
     names.into_iter().next().ok_or_else(missing)
 }
 
-/// Whether VFIO has a device open.
+/// Whether VFIO has a device open, also one that its driver is just being unbound from.
 ///
 /// # Kernel
 /// VFIO enables a device at its first open and disables it at the last close; its drivers alone
 /// leave it disabled, while host drivers enable it.
 pub(super) fn in_use(root: &Root, device: PciAddress) -> Result<bool, HostError> {
-    let dir = root.device(device);
-    let link = std::fs::read_link(dir.join("driver")).ok();
-    let driver = link.as_deref().and_then(|target| target.file_name()?.to_str());
-    if dir.exists() && !driver.is_some_and(is_vfio) {
-        return Ok(false);
+    match driver_of(root, device) {
+        Some(driver) if !is_vfio(&driver) => Ok(false),
+        _ => is_enabled(root, device),
     }
+}
+
+/// Whether a driver is being unbound from a device and waits: it isn't its driver any more, and has
+/// the device enabled still. True also of one that a driver left enabled.
+///
+/// # Kernel
+/// `__device_release_driver` removes the link before it calls the driver's `remove`, which on vfio-pci
+/// waits for the last close. `unbind` has the device's lock meanwhile.
+pub(super) fn unbind_waits(root: &Root, device: PciAddress) -> Result<bool, HostError> {
+    Ok(driver_of(root, device).is_none() && is_enabled(root, device)?)
+}
+
+fn driver_of(root: &Root, device: PciAddress) -> Option<String> {
+    let link = std::fs::read_link(root.device(device).join("driver")).ok()?;
+    Some(link.file_name()?.to_str()?.to_owned())
+}
+
+fn is_enabled(root: &Root, device: PciAddress) -> Result<bool, HostError> {
+    let dir = root.device(device);
     let file = dir.join("enable");
     match std::fs::read_to_string(&file) {
         Ok(text) => Ok(text.trim() != "0"),
@@ -102,6 +119,28 @@ mod tests {
         }
         let gone = "0000:00:07.0".parse().unwrap();
         assert_eq!(in_use(&root, gone), Err(HostError::NoDevice(gone)));
+    }
+
+    #[test]
+    fn an_unbind_waits_while_a_device_without_a_driver_is_enabled() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = FakeTree::at(dir.path()).unwrap();
+        let root = Root::new(dir.path());
+        let config = ConfigBytes::conventional(0x1234, 0x11e8, 0x00_ff_00);
+        let bare: PciAddress = "0000:00:05.0".parse().unwrap();
+        let driven: PciAddress = "0000:00:06.0".parse().unwrap();
+        tree.add(&FakeDevice::new(bare, &config).group(8)).unwrap();
+        tree.add(&FakeDevice::new(driven, &config).group(9).driver("vfio-pci")).unwrap();
+        for (text, on) in [("0\n", false), ("1\n", true)] {
+            for device in [bare, driven] {
+                let file = format!("sys/devices/pci0000:00/{device}/enable");
+                tree.file(&file, text).unwrap();
+                assert_eq!(unbind_waits(&root, device), Ok(on && device == bare), "{device}");
+                assert_eq!(in_use(&root, device), Ok(on), "{device}");
+            }
+        }
+        let gone = "0000:00:07.0".parse().unwrap();
+        assert_eq!(unbind_waits(&root, gone), Err(HostError::NoDevice(gone)));
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Reader {
             address,
             parent,
             group: self.link_name(dir, c"iommu_group").and_then(|name| name.parse().ok()),
-            driver_override: self.driver_override(dir),
+            driver_override: self.driver_override(dir, driver.is_some()),
             physical_function: self.link_name(dir, c"physfn").and_then(|name| name.parse().ok()),
             numa_node: self.number(dir, c"numa_node").unwrap_or(-1),
             bars: resource::parse(self.bytes(dir, c"resource")),
@@ -110,7 +110,12 @@ impl Reader {
         self.number(dir, c"sriov_totalvfs").unwrap_or(0)
     }
 
-    fn driver_override(&mut self, dir: BorrowedFd<'_>) -> Option<String> {
+    /// `None` too while a driver is being unbound: the kernel reads it under the device's lock, which
+    /// the unbind has until the device's last user goes (6.12; not in 7.3).
+    fn driver_override(&mut self, dir: BorrowedFd<'_>, has_driver: bool) -> Option<String> {
+        if !has_driver && !matches!(self.text(dir, c"enable"), "" | "0") {
+            return None;
+        }
         let text = self.text(dir, c"driver_override");
         (!text.is_empty() && text != "(null)").then(|| text.to_owned())
     }

@@ -3,7 +3,7 @@
 mod view;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
@@ -14,6 +14,12 @@ use super::tree::{self, Root};
 use crate::{HostError, PciAddress, ProcessUse};
 
 const ANONYMOUS: &str = ProcessUse::SOME_DEVICE;
+
+/// So much of an environment is looked at.
+const ENVIRONMENT_BYTES: usize = 64 << 10;
+
+/// How often the list of processes is read, at most, until nobody is new on it.
+const LISTS: usize = 8;
 
 /// What to look for.
 #[derive(Debug, Clone, Default)]
@@ -80,12 +86,35 @@ pub(super) fn find(
 ) -> Result<Vec<ProcessUse>, HostError> {
     let proc = root.join("proc");
     view::whole(root)?;
-    let names = tree::names_in(&proc).map_err(|errno| tree::file_error("read", &proc, errno))?;
     let mut certain = Vec::new();
     let mut possible = Vec::new();
-    let mut pids: Vec<i32> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    pids.sort_unstable();
-    for pid in pids.into_iter().filter(|pid| *pid != except) {
+    let mut looked_at = HashSet::from([except]);
+    // One that ends before it is looked at may have left what it had to a child that is not on the
+    // list; that is on the next one.
+    for _ in 0..LISTS {
+        let names =
+            tree::names_in(&proc).map_err(|errno| tree::file_error("read", &proc, errno))?;
+        let mut pids: Vec<i32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        pids.retain(|pid| looked_at.insert(*pid));
+        if pids.is_empty() {
+            break;
+        }
+        pids.sort_unstable();
+        each(&proc, &pids, sought, &mut certain, &mut possible)?;
+    }
+    certain.extend(possible);
+    Ok(certain)
+}
+
+/// Looks at some processes.
+fn each(
+    proc: &Path,
+    pids: &[i32],
+    sought: &Sought,
+    certain: &mut Vec<ProcessUse>,
+    possible: &mut Vec<ProcessUse>,
+) -> Result<(), HostError> {
+    for &pid in pids {
         let dir = proc.join(pid.to_string());
         let found = match look(&dir, sought) {
             Ok(found) => found,
@@ -93,17 +122,17 @@ pub(super) fn find(
             Err(errno) => return Err(tree::file_error("read", dir.join("fd"), errno)),
         };
         for (what, sure) in found.open {
-            let list = if sure { &mut certain } else { &mut possible };
+            let list = if sure { &mut *certain } else { &mut *possible };
             list.push(ProcessUse {
                 pid,
                 start_time: found.start_time,
                 name: found.name.clone(),
                 what,
+                reservation: found.reservation.clone(),
             });
         }
     }
-    certain.extend(possible);
-    Ok(certain)
+    Ok(())
 }
 
 /// A process ended, or a descriptor was closed, between two looks.
@@ -123,6 +152,7 @@ pub(super) fn without_guesses(found: &mut Vec<ProcessUse>) {
 struct Found {
     start_time: u64,
     name: String,
+    reservation: String,
     /// What it has open, and whether that is certain.
     open: BTreeMap<String, bool>,
 }
@@ -141,8 +171,29 @@ fn look(dir: &Path, sought: &Sought) -> Result<Found, Errno> {
     if !found.open.is_empty() {
         found.start_time = start_time_at(&dir)?;
         found.name = tree::text_at(&dir, "comm").unwrap_or_default();
+        found.reservation = reservation_of(&dir).unwrap_or_default();
     }
     Ok(found)
+}
+
+/// What `berth run` put into the environment of a process.
+///
+/// # Kernel
+/// The environment that its program began with: what it sets later isn't shown.
+fn reservation_of(process: impl AsFd) -> Option<String> {
+    let mut environment = vec![0; ENVIRONMENT_BYTES];
+    let found = tree::read_at(process, "environ", &mut environment).ok()?;
+    let mut words = found.split(|byte| *byte == 0);
+    let id = words.find_map(|word| word.strip_prefix(b"BERTH_RESERVATION="))?;
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+    let fits = (1..=64).contains(&id.len()) && id.iter().all(plain);
+    fits.then(|| String::from_utf8_lossy(id).into_owned())
+}
+
+/// The same of a process of this machine, by pid; empty where it has none.
+pub(crate) fn reservation_of_pid(pid: i32) -> String {
+    let dir = tree::open_dir(&Path::new("/proc").join(pid.to_string()));
+    dir.ok().and_then(reservation_of).unwrap_or_default()
 }
 
 /// When the process started, in clock ticks since boot.
@@ -192,7 +243,7 @@ fn open_files(
         };
         if let Some(node) = sought.nodes.iter().find(|node| node.as_bytes() == target) {
             found.insert(node.clone(), true);
-        } else if target == ANONYMOUS.as_bytes() && !sought.devices.is_empty() {
+        } else if is_a_device(target) && !sought.devices.is_empty() {
             match device_of(process, number) {
                 Some(device) if sought.devices.contains(&device) => {
                     found.insert(device.to_string(), true);
@@ -206,6 +257,13 @@ fn open_files(
         Ok(())
     })?;
     Ok(count)
+}
+
+/// A device's own descriptor, by a path that doesn't tell whose: one of a cdev that is gone, as its
+/// driver is being unbound, has what was its path.
+fn is_a_device(target: &[u8]) -> bool {
+    let cdev = || target.strip_prefix(b"/dev/vfio/devices/")?.strip_suffix(b" (deleted)");
+    target == ANONYMOUS.as_bytes() || cdev().is_some()
 }
 
 fn device_of(process: BorrowedFd<'_>, number: &str) -> Option<PciAddress> {

@@ -27,9 +27,17 @@ pub(crate) fn perform(shared: &Arc<Shared>, act: &Act) -> Result<ActOutcome, Hos
     let (send, receive) = mpsc::channel();
     let helper = Arc::clone(shared);
     let job = act.clone();
+    lock(&shared.waiting).extend(device);
     std::thread::spawn(move || {
+        let done = run(&helper, &job);
+        {
+            let mut waiting = lock(&helper.waiting);
+            if let Some(at) = waiting.iter().position(|it| Some(*it) == device) {
+                waiting.swap_remove(at);
+            }
+        }
         // Nobody listens any more when the time was over; the act counts all the same.
-        let _unheard = send.send(run(&helper, &job));
+        let _unheard = send.send(done);
     });
     let timeout = Duration::from_millis(shared.helper_timeout_ms);
     receive.recv_timeout(timeout).unwrap_or_else(|_| {

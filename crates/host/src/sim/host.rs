@@ -32,6 +32,7 @@ impl SimHost {
             topology.name(),
             topology.kernel_release(),
             topology.helper_timeout_ms(),
+            topology.memory_bytes(),
         );
         if let Some(boot_id) = topology.boot_id() {
             shared.boot_id = boot_id;
@@ -246,6 +247,15 @@ impl Host for SimHost {
         let kernel = self.shared.kernel();
         let device = kernel.dev(device).map_err(|_| HostError::NoDevice(device))?;
         Ok(device.vfio.as_ref().is_some_and(|vfio| vfio.open_count > 0))
+    }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        self.shared.memory_bytes
+    }
+
+    fn unbind_waits(&self, device: PciAddress) -> Result<bool, HostError> {
+        self.shared.kernel().dev(device).map_err(|_| HostError::NoDevice(device))?;
+        Ok(super::shared::lock(&self.shared.waiting).contains(&device))
     }
 
     fn probe_free(&self, group: u32) -> Result<bool, VfioError> {

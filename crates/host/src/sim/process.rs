@@ -1,10 +1,15 @@
 //! Processes that have files of the simulated kernel open: scripted ones, and real ones that were
 //! handed a descriptor.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, os::unix::fs::MetadataExt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::Path,
+    sync::Arc,
+};
 
 use super::shared::{Kind, OpenFile, Shared, lock};
-use crate::{PciAddress, ProcessUse};
+use crate::{PciAddress, ProcessUse, linux::reservation_of_pid};
 
 /// Pids of scripted processes lie above what Linux gives out.
 const FIRST_PID: i32 = 5_000_000;
@@ -79,6 +84,7 @@ impl Shared {
                 start_time: start_time(pid),
                 name,
                 what: self.node(kind),
+                reservation: String::new(),
             })
             .collect();
         let exported = self.exported(wanted);
@@ -89,6 +95,7 @@ impl Shared {
                 start_time,
                 name,
                 what: self.node(kind),
+                reservation: reservation_of_pid(pid),
             }));
         }
         found.dedup();
@@ -132,23 +139,37 @@ fn start_time_of(stat: &str) -> Option<u64> {
 /// Real processes with one of these memfds open.
 fn real_holders(exported: &[(Kind, (u64, u64))]) -> Vec<(i32, u64, String, Kind)> {
     let mut found = Vec::new();
-    let me = std::process::id().to_string();
-    let Ok(processes) = std::fs::read_dir("/proc") else { return found };
-    for process in processes.flatten() {
-        let name = process.file_name();
-        let Some(pid) = name.to_str().filter(|pid| **pid != me) else { continue };
+    let mut looked_at = HashSet::from([std::process::id().to_string()]);
+    // Who ends before he is looked at may have left what he had to a child that is not on the list.
+    loop {
+        let listed = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let names = listed.filter_map(|entry| entry.file_name().into_string().ok());
+        let new: Vec<String> = names.filter(|name| looked_at.insert(name.clone())).collect();
+        if new.is_empty() {
+            return found;
+        }
+        of_processes(&new, exported, &mut found);
+    }
+}
+
+fn of_processes(
+    pids: &[String],
+    exported: &[(Kind, (u64, u64))],
+    found: &mut Vec<(i32, u64, String, Kind)>,
+) {
+    for pid in pids {
+        let process = Path::new("/proc").join(pid);
         let Ok(number) = pid.parse::<i32>() else { continue };
-        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        let Ok(descriptors) = std::fs::read_dir(process.join("fd")) else { continue };
         for descriptor in descriptors.flatten() {
             let Ok(data) = std::fs::metadata(descriptor.path()) else { continue };
             let here = (data.dev(), data.ino());
             if let Some((kind, _)) = exported.iter().find(|(_, identity)| *identity == here) {
-                let read = |name| std::fs::read_to_string(process.path().join(name)).ok();
+                let read = |name| std::fs::read_to_string(process.join(name)).ok();
                 let Some(started) = read("stat").as_deref().and_then(start_time_of) else { break };
                 let comm = read("comm").unwrap_or_default();
                 found.push((number, started, comm.trim().to_owned(), *kind));
             }
         }
     }
-    found
 }

@@ -36,8 +36,11 @@ pub(crate) struct Shared {
     pub(crate) release: String,
     pub(crate) boot_id: String,
     pub(crate) helper_timeout_ms: u64,
+    pub(crate) memory_bytes: Option<u64>,
     pub(crate) faults: Faults,
     pub(crate) processes: Mutex<Processes>,
+    /// Devices that an act is at which may wait.
+    pub(crate) waiting: Mutex<Vec<PciAddress>>,
     kernel: Mutex<Kernel>,
     /// Something was closed: who waits for a device may go on.
     closed: Condvar,
@@ -49,14 +52,22 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(kernel: Kernel, name: &str, release: &str, helper_timeout_ms: u64) -> Self {
+    pub(crate) fn new(
+        kernel: Kernel,
+        name: &str,
+        release: &str,
+        helper_timeout_ms: u64,
+        memory_bytes: Option<u64>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             release: release.to_owned(),
             boot_id: boot_id(),
             helper_timeout_ms,
+            memory_bytes,
             faults: Faults::default(),
             processes: Mutex::default(),
+            waiting: Mutex::default(),
             kernel: Mutex::new(kernel),
             closed: Condvar::new(),
             exports: Mutex::default(),

@@ -60,9 +60,10 @@ impl State {
             | Event::Replaced { reservation, .. }
             | Event::Handed { reservation, .. }
             | Event::HandOverUndone { reservation }
-            | Event::BindSeen { reservation }
+            | Event::BindSeen { reservation, .. }
             | Event::HolderGone { reservation, .. }
             | Event::HolderMoved { reservation, .. }
+            | Event::HolderPassed { reservation, .. }
             | Event::Renewed { reservation, .. }
             | Event::Expired { reservation }
             | Event::DetachedByRestart { reservation, .. } => {
@@ -368,15 +369,28 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
             unclaim(reservation);
             reservation.expires.clone_from(expires);
         }
-        Event::BindSeen { .. } => match reservation.state {
-            ReservationState::Handed => reservation.state = ReservationState::Held,
-            _ => reservation.resume = reservation.resume.map(|_| ReservationState::Held),
-        },
+        Event::BindSeen { process, .. } => {
+            match reservation.state {
+                ReservationState::Handed => reservation.state = ReservationState::Held,
+                _ => reservation.resume = reservation.resume.map(|_| ReservationState::Held),
+            }
+            // The same by pid and start time, under another name perhaps.
+            if process.is_some() && reservation.process == *process {
+                reservation.process.clone_from(process);
+            }
+        }
         Event::HolderMoved { process, .. } => {
             reservation.process = Some(process.clone());
             reservation.resume = None;
             reservation.state = ReservationState::Draining;
-            reservation.detail = format!("pid {} still has the devices open", process.pid);
+            reservation.detail = format!("{process} still has the devices open");
+        }
+        Event::HolderPassed { process, .. } => {
+            reservation.process = Some(process.clone());
+            reservation.detail = match reservation.state {
+                ReservationState::Draining => format!("{process} still has the devices open"),
+                _ => format!("{process} came of the holder and has the devices open"),
+            };
         }
         Event::DetachedByRestart { why, expires, .. } => {
             unclaim(reservation);

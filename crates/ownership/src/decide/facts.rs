@@ -47,11 +47,14 @@ impl State {
 
     pub(super) fn decide_fact(&self, cmd: &Command, now: &Time) -> Decision {
         match cmd {
-            Command::BindSeen { reservation } => {
+            Command::BindSeen { reservation, process } => {
                 self.fact(reservation, Order::BindSeen, |record, _| {
                     let handed = ReservationState::Handed;
                     let waits = record.state == handed || record.resume == Some(handed);
-                    waits.then(|| Event::BindSeen { reservation: record.id.clone() })
+                    waits.then(|| Event::BindSeen {
+                        reservation: record.id.clone(),
+                        process: process.clone(),
+                    })
                 })
             }
             Command::HolderGone { reservation } => {
@@ -66,6 +69,15 @@ impl State {
                 self.fact(reservation, Order::HolderMoved, |record, change| {
                     let drains = change == LifeChange::Drains && record.claims > 0;
                     drains.then(|| Event::HolderMoved {
+                        reservation: record.id.clone(),
+                        process: process.clone(),
+                    })
+                })
+            }
+            Command::HolderPassed { reservation, process } => {
+                self.fact(reservation, Order::HolderPassed, |record, change| {
+                    let passes = change == LifeChange::Stays && record.claims > 0;
+                    passes.then(|| Event::HolderPassed {
                         reservation: record.id.clone(),
                         process: process.clone(),
                     })

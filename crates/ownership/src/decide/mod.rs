@@ -62,6 +62,7 @@ impl State {
             Command::BindSeen { .. }
             | Command::HolderGone { .. }
             | Command::HolderMoved { .. }
+            | Command::HolderPassed { .. }
             | Command::DetachedByRestart { .. }
             | Command::HoldLost { .. } => self.decide_fact(cmd, now),
             Command::KernelDmaSet { .. }

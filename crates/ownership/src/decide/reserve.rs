@@ -104,7 +104,7 @@ impl State {
     ) -> Result<Presented, Box<Refusal>> {
         let joined = self.find(join)?;
         self.life(joined, Order::Join)?;
-        if joined.policy != request.policy {
+        if joined.policy != request.policy && joined.label == request.label {
             return Err(invalid(
                 join,
                 format!("{join} is {}, the request is {}", joined.policy, request.policy),
@@ -222,7 +222,19 @@ impl State {
         };
         policy::admit(self, group, &claimant).map_err(|denial| {
             let op = super::orders::reserve_operation(request.policy);
-            self.refuse_ownership(group, &claimant, op, denial)
+            let other_label = denial.reason == Reason::LabelMismatch;
+            let mut refusal = self.refuse_ownership(group, &claimant, op, denial);
+            if other_label {
+                refusal.message = format!(
+                    "{} in {}: {} is of label {}, the request of label {}",
+                    op.text(),
+                    group.id,
+                    presented.domain,
+                    presented.label,
+                    request.label
+                );
+            }
+            refusal
         })?;
         for id in devices {
             let Some(device) = self.device(id) else { continue };
@@ -279,6 +291,10 @@ fn check_shape(request: &Reserve) -> Result<(), Box<Refusal>> {
 /// Whether the context that is presented takes such a reservation.
 fn check_context(request: &Reserve, context: &Context) -> Result<(), Box<Refusal>> {
     let id = &context.id;
+    if context.label != request.label {
+        // The table refuses it, whatever else it is: nobody is told how another label's context is.
+        return Ok(());
+    }
     if context.policy != request.policy {
         let text = format!("{id} is for policy {}, not {}", context.policy, request.policy);
         return Err(invalid(id, text));

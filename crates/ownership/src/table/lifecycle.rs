@@ -37,6 +37,7 @@ vocabulary!(
         BindSeen "the holder has bound",
         HolderGone "the holder is gone",
         HolderMoved "another process has it open",
+        HolderPassed "a process that came of the holder has it open",
         Restarted "the daemon or the host restarted",
         HoldLost "somebody else took the group",
     }
@@ -76,6 +77,7 @@ impl Order {
             | Self::BindSeen
             | Self::HolderGone
             | Self::HolderMoved
+            | Self::HolderPassed
             | Self::Restarted
             | Self::HoldLost => false,
         }
@@ -86,7 +88,7 @@ impl Order {
         match self {
             Self::Attach => LifeChange::Held,
             Self::Detach => LifeChange::Detached,
-            Self::Replace | Self::Join => LifeChange::Stays,
+            Self::Replace | Self::Join | Self::HolderPassed => LifeChange::Stays,
             Self::HandOver => LifeChange::Handed,
             Self::Release | Self::ReleaseForce => LifeChange::Released,
             Self::Expire => LifeChange::Expired,
@@ -139,9 +141,11 @@ fn preparing(order: Order) -> Option<Cell<LifeChange>> {
     match order {
         Order::Forget => Some(Cell::refuse(Reason::ReservationBusy)),
         Order::Renew | Order::Join => Some(Cell::Next(LifeChange::Stays)),
-        Order::BindSeen | Order::HolderGone | Order::HolderMoved | Order::Restarted => {
-            Some(Cell::Next(LifeChange::Stays))
-        }
+        Order::BindSeen
+        | Order::HolderGone
+        | Order::HolderMoved
+        | Order::HolderPassed
+        | Order::Restarted => Some(Cell::Next(LifeChange::Stays)),
         Order::HoldLost => Some(Cell::Next(LifeChange::Lost)),
         Order::Attach
         | Order::Detach
@@ -162,9 +166,11 @@ fn reserved(order: Order) -> Cell<LifeChange> {
         Order::Expire => Cell::Next(LifeChange::Expired),
         Order::Renew | Order::Join => Cell::Next(LifeChange::Stays),
         Order::Forget => Cell::refuse(Reason::ReservationBusy),
-        Order::BindSeen | Order::HolderGone | Order::HolderMoved | Order::Restarted => {
-            Cell::Next(LifeChange::Stays)
-        }
+        Order::BindSeen
+        | Order::HolderGone
+        | Order::HolderMoved
+        | Order::HolderPassed
+        | Order::Restarted => Cell::Next(LifeChange::Stays),
         Order::HoldLost => Cell::Next(LifeChange::Lost),
     }
 }
@@ -181,6 +187,7 @@ fn handed(order: Order) -> Option<Cell<LifeChange>> {
         Order::BindSeen => Cell::Next(LifeChange::Held),
         Order::HolderGone | Order::Restarted => Cell::Next(LifeChange::Reserved),
         Order::HolderMoved => Cell::Next(LifeChange::Drains),
+        Order::HolderPassed => Cell::Next(LifeChange::Stays),
         Order::HoldLost => Cell::Next(LifeChange::Lost),
     })
 }
@@ -197,6 +204,7 @@ fn held(order: Order) -> Cell<LifeChange> {
         Order::BindSeen => Cell::Next(LifeChange::Stays),
         Order::HolderGone | Order::Restarted => Cell::Next(LifeChange::Reserved),
         Order::HolderMoved => Cell::Next(LifeChange::Drains),
+        Order::HolderPassed => Cell::Next(LifeChange::Stays),
         Order::HoldLost => Cell::Next(LifeChange::Lost),
     }
 }
@@ -215,6 +223,7 @@ fn expired(order: Order) -> Cell<LifeChange> {
         Order::Forget => Cell::refuse(Reason::ReservationBusy),
         Order::HolderGone | Order::Restarted => Cell::Next(LifeChange::Reserved),
         Order::HolderMoved => Cell::Next(LifeChange::Drains),
+        Order::HolderPassed => Cell::Next(LifeChange::Stays),
         Order::HoldLost => Cell::Next(LifeChange::Lost),
     }
 }
@@ -232,6 +241,7 @@ fn draining(order: Order) -> Cell<LifeChange> {
         Order::Forget => Cell::refuse(Reason::ReservationBusy),
         Order::HolderGone | Order::Restarted => Cell::Next(LifeChange::Reserved),
         Order::HolderMoved => Cell::Next(LifeChange::Drains),
+        Order::HolderPassed => Cell::Next(LifeChange::Stays),
         Order::HoldLost => Cell::Next(LifeChange::Lost),
     }
 }
@@ -250,6 +260,7 @@ fn lost(order: Order) -> Cell<LifeChange> {
         | Order::BindSeen
         | Order::HolderGone
         | Order::HolderMoved
+        | Order::HolderPassed
         | Order::Restarted
         | Order::HoldLost => Cell::Next(LifeChange::Stays),
     }
@@ -270,6 +281,7 @@ fn released(order: Order) -> Cell<LifeChange> {
         | Order::BindSeen
         | Order::HolderGone
         | Order::HolderMoved
+        | Order::HolderPassed
         | Order::Restarted
         | Order::HoldLost => Cell::Next(LifeChange::Stays),
     }

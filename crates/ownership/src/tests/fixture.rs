@@ -70,7 +70,7 @@ pub(super) fn order(n: usize) -> Order {
 }
 
 pub(super) fn process(pid: u32) -> HolderProcess {
-    HolderProcess { pid, start_ticks: 1 }
+    HolderProcess::new(pid, 1)
 }
 
 pub(super) fn returned(state: &State, n: usize, reset: ResetOutcome) -> Vec<DeviceReturn> {

@@ -363,10 +363,23 @@ fn an_unbound_holder_claims_with_the_hand_over() {
     assert_eq!(state_of(&state, 0), ReservationState::Handed);
     assert_eq!(state.reservation(&id(0)).unwrap().process, Some(process(7)));
     assert_eq!(state.owner_cnt(&"g-1".into()), 1);
-    run_all(&mut state, &[hand_over, Command::BindSeen { reservation: id(0) }]);
+    let by_now = HolderProcess { name: "qemu".to_owned(), ..process(7) };
+    let seen = Command::BindSeen { reservation: id(0), process: Some(by_now) };
+    run_all(&mut state, &[hand_over, seen]);
+    let recorded = |state: &State| state.reservation(&id(0)).unwrap().process.clone().unwrap();
+    assert_eq!(recorded(&state).to_string(), "qemu (7)");
     assert_eq!(state_of(&state, 0), ReservationState::Held);
+    let passed = |pid| Command::HolderPassed { reservation: id(0), process: process(pid) };
+    run_all(&mut state, &[passed(9)]);
+    assert_eq!(
+        state_of(&state, 0),
+        ReservationState::Held,
+        "what came of the holder is the holder"
+    );
+    assert_eq!(state.reservation(&id(0)).unwrap().process, Some(process(9)));
     let moved = Command::HolderMoved { reservation: id(0), process: process(8) };
-    run_all(&mut state, &[moved]);
+    run_all(&mut state, &[moved, passed(10)]);
+    assert_eq!(state.reservation(&id(0)).unwrap().process, Some(process(10)));
     assert_eq!(state_of(&state, 0), ReservationState::Draining);
     assert_eq!(state.owner_cnt(&"g-1".into()), 1, "nothing is freed without proof");
     run_all(&mut state, &[Command::HolderGone { reservation: id(0) }]);
@@ -428,7 +441,7 @@ fn a_context_is_handed_over_to_one_identity() {
         assert_eq!(refusal.resolve[0], "berth release r-0", "{step}");
         match step {
             "under way" => run_all(&mut state, &[Command::HandOverDone { reservation: id(0) }]),
-            _ => run_all(&mut state, &[Command::BindSeen { reservation: id(0) }]),
+            _ => run_all(&mut state, &[Command::BindSeen { reservation: id(0), process: None }]),
         }
     }
     run_all(&mut state, &[Command::HolderGone { reservation: id(0) }, second]);

@@ -166,7 +166,7 @@ impl World {
             cmds.push(Command::Attach { order: order(n), domain: Some(domain.into()) });
         }
         cmds.push(Command::HandOver { order: order(n), process: process(1) });
-        cmds.push(Command::BindSeen { reservation: reservation.clone() });
+        cmds.push(Command::BindSeen { reservation: reservation.clone(), process: None });
         cmds.push(Command::Release { order: order(n), force: false });
         if let Some(record) = state.reservation(&reservation) {
             let stale = Order::at(reservation.clone(), Epoch(record.epoch.0.saturating_sub(1)));
@@ -181,6 +181,8 @@ impl World {
             cmds.push(Command::HolderGone { reservation: reservation.clone() });
             let moved = process(2);
             cmds.push(Command::HolderMoved { reservation: reservation.clone(), process: moved });
+            let passed = process(2);
+            cmds.push(Command::HolderPassed { reservation: reservation.clone(), process: passed });
             let why = "restart".to_owned();
             cmds.push(Command::DetachedByRestart { reservation: reservation.clone(), why });
             cmds.push(Command::HandOverUndone { reservation: reservation.clone() });

@@ -111,6 +111,13 @@ impl Topology {
         self
     }
 
+    /// The same machine, with so much memory.
+    #[must_use]
+    pub fn with_memory_bytes(mut self, memory_bytes: u64) -> Self {
+        self.spec.memory_bytes = Some(memory_bytes);
+        self
+    }
+
     /// The same machine, with one of `iommu`, `interrupt_remapping`, `iommufd`, `cdev`, `type1`,
     /// `map_file`, `allow_unsafe_interrupts` set to `on`.
     ///
@@ -143,6 +150,10 @@ impl Topology {
 
     pub(crate) fn kernel_release(&self) -> &str {
         &self.spec.kernel_release
+    }
+
+    pub(crate) fn memory_bytes(&self) -> Option<u64> {
+        self.spec.memory_bytes
     }
 
     pub(crate) fn helper_timeout_ms(&self) -> u64 {

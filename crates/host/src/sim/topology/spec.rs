@@ -23,6 +23,9 @@ pub(crate) struct TopologySpec {
     /// finds one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) boot_id: Option<String>,
+    /// How much memory the machine has; unknown where it isn't said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_bytes: Option<u64>,
     #[serde(default)]
     pub(crate) features: FeatureSpec,
     /// Drivers whose use of kernel DMA isn't known: counted as users.
