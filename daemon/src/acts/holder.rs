@@ -28,7 +28,7 @@ use super::{
     revoke::start_time,
     runtime::{LiveContext, Sending},
     tools::NO_INTENT,
-    watched::Watched,
+    watched::{Watched, identity},
 };
 use crate::model::{ApiError, Snapshot};
 
@@ -242,7 +242,7 @@ impl Engine {
         Ok(memory::unregister(self.tools(), id, iova, length_bytes)?)
     }
 
-    fn duplicates(
+    pub(super) fn duplicates(
         &self,
         snapshot: &Snapshot,
         record: &Reservation,
@@ -280,17 +280,21 @@ impl Engine {
         let before = given.replace(record.for_identity.clone());
         let alone = before.as_ref().is_none_or(|identity| *identity == record.for_identity)
             && alone_in_context(&self.snapshot(), record);
+        let as_before = *given == before;
         if !alone {
             *given = before;
         }
         drop(given);
-        self.tools().write_note(context);
+        if !as_before {
+            self.tools().write_note(context);
+        }
         alone
     }
 
     /// Watches a process until the reservation is over; its death is looked into once.
     pub(crate) fn watch(&self, id: &ReservationId, process: HolderProcess, pidfd: OwnedFd) {
-        let Some(over) = self.inner.holders.watched.begin(id, &process) else { return };
+        let begun = self.inner.holders.watched.begin(id, &process, identity(&pidfd));
+        let Some(over) = begun else { return };
         let (weak, of) = (std::sync::Arc::downgrade(&self.inner), id.clone());
         self.inner.holders.handle.spawn(async move {
             let waited = match ready(pidfd, Interest::READABLE) {
@@ -455,7 +459,7 @@ impl Engine {
 
     /// Looks now and then at a process that can't be opened.
     pub(crate) fn watch_named(&self, id: &ReservationId, process: HolderProcess) {
-        let Some(over) = self.inner.holders.watched.begin(id, &process) else { return };
+        let Some(over) = self.inner.holders.watched.begin(id, &process, None) else { return };
         let (weak, of) = (std::sync::Arc::downgrade(&self.inner), id.clone());
         self.inner.holders.handle.spawn(async move {
             tokio::select! {

@@ -13,6 +13,7 @@
 
 mod access;
 mod adopt;
+mod again;
 pub(crate) mod attach;
 mod draining;
 mod drivers;
@@ -39,7 +40,7 @@ pub(crate) mod runtime;
 mod scheduler;
 pub(crate) mod tools;
 mod watchdog;
-mod watched;
+pub(crate) mod watched;
 
 pub use engine::{Census, Engine, EngineConfig};
 pub use ledger_records::LedgerRecords;

@@ -66,17 +66,41 @@ pub(super) fn answer(
     };
     match &answer {
         Ok(_) => {
-            tracing::debug!(reservation = %id, uid = peer.uid, pid = peer.process.pid, "served")
+            tracing::debug!(reservation = %id, uid = peer.uid, pid = peer.pid(), "served")
         }
         Err(error) => tracing::info!(
             reservation = %id,
             uid = peer.uid,
-            pid = peer.process.pid,
+            pid = peer.pid(),
             reason = error.reason().name(),
             "refused"
         ),
     }
     answer
+}
+
+/// A fetch by the process that is the holder already, where nothing has to be waited for.
+pub(super) fn at_once(
+    engine: &Engine,
+    peer: &Peer,
+    request: &Request,
+    fds: &[OwnedFd],
+) -> Option<Answer> {
+    let Request::Fetch { reservation, epoch } = request else { return None };
+    let id = ReservationId::new(reservation.as_str());
+    if !fds.is_empty() || check_role(peer, &id).is_err() {
+        return None;
+    }
+    let epoch = (*epoch != 0).then_some(Epoch(*epoch));
+    let again = engine.hand_over_again(&id, peer.uid, epoch, peer.identity()?, MAX_ANSWER_FDS)?;
+    Some(match again.handed {
+        Ok(handed) => handed_over(&again.snapshot, &id, again.holder, handed),
+        Err(error) => refusal(&error),
+    })
+}
+
+fn who<'a>(peer: &'a Peer, id: &ReservationId) -> Result<&'a HolderProcess, ApiError> {
+    peer.process().map_err(|errno| kernel(id, &format!("look at process {}", peer.pid()), errno))
 }
 
 fn fetch(
@@ -96,9 +120,10 @@ fn fetch(
     })?;
     let snapshot = may_fetch(engine, peer, id, holder.as_ref())?;
     let own = || peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno));
+    let asks = who(peer, id)?;
     let (process, pidfd, fetcher) = match holder {
-        None => (peer.process.clone(), own()?, None),
-        Some(holder) if holder.process == peer.process => (holder.process, holder.pidfd, None),
+        None => (asks.clone(), own()?, None),
+        Some(holder) if holder.process == *asks => (holder.process, holder.pidfd, None),
         Some(holder) => (holder.process, holder.pidfd, Some(own()?)),
     };
     let epoch = (epoch != 0).then_some(Epoch(epoch));
@@ -217,7 +242,7 @@ fn register(
     };
     engine.reservation_for(id, peer.uid)?;
     let pidfd = peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno))?;
-    let iova = engine.register(id, (&peer.process, pidfd), memory.as_fd(), wanted)?;
+    let iova = engine.register(id, (who(peer, id)?, pidfd), memory.as_fd(), wanted)?;
     Ok(reply(id, Reply { iova: Some(Iova(iova)), ..Reply::default() }))
 }
 

@@ -3,13 +3,14 @@
 use std::{
     fmt,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::OnceLock,
 };
 
 use berth_ownership::HolderProcess;
 use rustix::{io::Errno, net::sockopt::socket_peercred};
 
 use crate::{
-    acts::{holder::process_of, revoke::start_time},
+    acts::{holder::process_of, revoke::start_time, watched::identity},
     config::Access,
     model::Role,
 };
@@ -21,9 +22,10 @@ pub(super) struct Peer {
     pub(super) uid: u32,
     /// What it may at this socket; `None` shuts it out.
     pub(super) role: Option<Role>,
-    /// Its process.
-    pub(super) process: HolderProcess,
+    pid: i32,
     pidfd: OwnedFd,
+    /// Found out when it is asked for, as that means to read `/proc`.
+    process: OnceLock<HolderProcess>,
 }
 
 impl Peer {
@@ -34,21 +36,47 @@ impl Peer {
     pub(super) fn of(socket: impl AsFd, access: &Access) -> Result<Self, Errno> {
         let credentials = socket_peercred(&socket)?;
         let uid = credentials.uid.as_raw();
+        let role = access.role_of(Some(uid));
         let pid = credentials.pid.as_raw_nonzero().get();
-        let (process, opened) = process_of(pid)?;
-        let pidfd = match berth_uapi::peer_pidfd(&socket) {
-            // The kernel's own descriptor can't be of a later process with the same pid; as it
-            // names this pid and runs, what was read by the pid was about the same process.
-            Ok(pidfd) if pid_of(&pidfd) == Some(pid) => pidfd,
-            Ok(_) => return Err(Errno::SRCH),
+        match berth_uapi::peer_pidfd(&socket) {
+            Ok(pidfd) => Ok(Self { uid, role, pid, pidfd, process: OnceLock::new() }),
             // Before 6.5: a pid that changed hands since the connect shows by its start time.
-            Err(error) if error.errno == Errno::NOPROTOOPT => opened,
-            Err(error) => return Err(error.errno),
-        };
-        if start_time(pid) != Some(process.start_ticks) {
+            Err(error) if error.errno == Errno::NOPROTOOPT => {
+                let (process, pidfd) = process_of(pid)?;
+                if start_time(pid) != Some(process.start_ticks) {
+                    return Err(Errno::SRCH);
+                }
+                Ok(Self { uid, role, pid, pidfd, process: process.into() })
+            }
+            Err(error) => Err(error.errno),
+        }
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// ESRCH when it is gone.
+    pub(super) fn process(&self) -> Result<&HolderProcess, Errno> {
+        if let Some(process) = self.process.get() {
+            return Ok(process);
+        }
+        let (process, _) = process_of(self.pid)?;
+        // The kernel's own descriptor can't be of a later process with the same pid; as it still names
+        // this pid, what was read by the pid was about the same process.
+        if pid_of(&self.pidfd) != Some(self.pid) {
             return Err(Errno::SRCH);
         }
-        Ok(Self { uid, role: access.role_of(Some(uid)), process, pidfd })
+        Ok(self.process.get_or_init(|| process))
+    }
+
+    /// What tells its process from all others, where the kernel has that.
+    pub(super) fn identity(&self) -> Option<u64> {
+        identity(&self.pidfd)
+    }
+
+    /// Its pid when it connected, to name it by.
+    pub(super) const fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// A duplicate of its pidfd, for the watch.

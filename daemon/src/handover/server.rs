@@ -133,14 +133,13 @@ impl Drop for Seat {
 
 async fn converse(socket: OwnedFd, engine: &Engine, access: &Access) -> std::io::Result<()> {
     let peer = Arc::new(Peer::of(&socket, access)?);
+    let mut came = first(&socket, engine, &peer)?;
     let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
     loop {
-        let mut guard = socket.readable().await?;
-        let received =
-            match guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, REQUEST)?)) {
-                Err(_would_block) => continue,
-                Ok(received) => received?,
-            };
+        let received = match came.take() {
+            Some(received) => received,
+            None => next(&socket).await?,
+        };
         let answer = match received {
             Received::End => return Ok(()),
             Received::TooMuch(what) => refused("packet", what),
@@ -157,11 +156,40 @@ async fn converse(socket: OwnedFd, engine: &Engine, access: &Access) -> std::io:
     }
 }
 
+/// Answers the request that is there already, mostly, if that needs no waiting: readiness is not even
+/// asked for. Gives back what else came.
+fn first(socket: &OwnedFd, engine: &Engine, peer: &Peer) -> std::io::Result<Option<Received>> {
+    let received = match receive(socket, RecvFlags::DONTWAIT, REQUEST) {
+        Ok(received) => received,
+        Err(Errno::AGAIN) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let Received::Packet(bytes, fds) = &received else { return Ok(Some(received)) };
+    let request = serde_json::from_slice(bytes).ok();
+    let answer = request.and_then(|request| desk::at_once(engine, peer, &request, fds));
+    let Some(answer) = answer else { return Ok(Some(received)) };
+    let sent = send_now(socket, &answer);
+    if would_block(&sent) { Ok(Some(received)) } else { sent.map(|()| None) }
+}
+
+async fn next(socket: &AsyncFd<OwnedFd>) -> std::io::Result<Received> {
+    loop {
+        let mut guard = socket.readable().await?;
+        let received = guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, REQUEST)?));
+        if let Ok(received) = received {
+            return received;
+        }
+    }
+}
+
 async fn serve_one(engine: &Engine, peer: &Arc<Peer>, bytes: &[u8], fds: Vec<OwnedFd>) -> Answer {
     let request: Request = match serde_json::from_slice(bytes) {
         Ok(request) => request,
         Err(error) => return refused("packet", &format!("the request can't be read: {error}")),
     };
+    if let Some(answer) = desk::at_once(engine, peer, &request, &fds) {
+        return answer;
+    }
     let (engine, peer) = (engine.clone(), Arc::clone(peer));
     let work = move || desk::answer(&engine, &peer, request, fds);
     match tokio::task::spawn_blocking(work).await {
@@ -179,16 +207,26 @@ fn refused(object: &str, message: &str) -> Answer {
     ))
 }
 
-async fn deliver(socket: &AsyncFd<OwnedFd>, answer: &Answer) -> std::io::Result<()> {
+fn send_now(socket: impl AsFd, answer: &Answer) -> std::io::Result<()> {
     let bytes = serde_json::to_vec(&answer.reply)?;
     let fds: Vec<_> = answer.fds.iter().map(AsFd::as_fd).collect();
+    Ok(send(socket, &bytes, &fds, SendFlags::DONTWAIT)?)
+}
+
+fn would_block(sent: &std::io::Result<()>) -> bool {
+    sent.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+async fn deliver(socket: &AsyncFd<OwnedFd>, answer: &Answer) -> std::io::Result<()> {
+    let sent = send_now(socket, answer);
+    if !would_block(&sent) {
+        return sent;
+    }
     let sending = async {
         loop {
             let mut guard = socket.writable().await?;
-            let sent = guard.try_io(|socket| Ok(send(socket, &bytes, &fds, SendFlags::DONTWAIT)?));
-            match sent {
-                Err(_would_block) => {}
-                Ok(sent) => return sent,
+            if let Ok(sent) = guard.try_io(|socket| send_now(socket, answer)) {
+                return sent;
             }
         }
     };
