@@ -369,6 +369,24 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
             unclaim(reservation);
             reservation.expires.clone_from(expires);
         }
+        Event::BindSeen { .. } | Event::HolderMoved { .. } | Event::HolderPassed { .. } => {
+            change_holder(reservation, event);
+        }
+        Event::DetachedByRestart { why, expires, .. } => {
+            unclaim(reservation);
+            why.clone_into(&mut reservation.detail);
+            reservation.expires.clone_from(expires);
+            if reservation.state != ReservationState::Preparing {
+                keep_only_release(reservation);
+            }
+        }
+        _ => change_lease(reservation, event),
+    }
+}
+
+/// Changes who has one reservation, and how.
+fn change_holder(reservation: &mut Reservation, event: &Event) {
+    match event {
         Event::BindSeen { process, .. } => {
             match reservation.state {
                 ReservationState::Handed => reservation.state = ReservationState::Held,
@@ -392,15 +410,7 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
                 _ => format!("{process} came of the holder and has the devices open"),
             };
         }
-        Event::DetachedByRestart { why, expires, .. } => {
-            unclaim(reservation);
-            why.clone_into(&mut reservation.detail);
-            reservation.expires.clone_from(expires);
-            if reservation.state != ReservationState::Preparing {
-                keep_only_release(reservation);
-            }
-        }
-        _ => change_lease(reservation, event),
+        _ => {}
     }
 }
 
