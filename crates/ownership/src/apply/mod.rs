@@ -398,10 +398,15 @@ fn change_holder(reservation: &mut Reservation, event: &Event) {
             }
         }
         Event::HolderMoved { process, .. } => {
-            reservation.process = Some(process.clone());
+            // The holder itself may be dead, and what it sent to somebody not received yet.
+            reservation.detail = match reservation.process.replace(process.clone()) {
+                Some(holder) if holder == *process => {
+                    format!("what {process} had is still open")
+                }
+                _ => format!("{process} still has the devices open"),
+            };
             reservation.resume = None;
             reservation.state = ReservationState::Draining;
-            reservation.detail = format!("{process} still has the devices open");
         }
         Event::HolderPassed { process, .. } => {
             reservation.process = Some(process.clone());
