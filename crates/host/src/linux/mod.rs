@@ -201,7 +201,9 @@ impl Host for LinuxHost {
                 // A sibling's own descriptor is no use of this device.
                 let sibling =
                     |what: &str| what.parse::<PciAddress>().is_ok_and(|device| device != address);
-                found.retain(|process| process.pid != me && !sibling(&process.what));
+                // What we just forked has what we have, until it is a helper: none of ours has more.
+                let ours = |process: &ProcessUse| process.pid == me || process.parent == me;
+                found.retain(|process| !ours(process) && !sibling(&process.what));
                 procs::without_guesses(&mut found);
                 Ok(found)
             }
