@@ -26,6 +26,7 @@ mod berthd_private;
 mod berthd_run;
 mod berthd_shared;
 mod berthd_tools;
+mod berthd_wedged;
 mod conformance;
 mod daemon;
 mod dma;
@@ -61,6 +62,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_handed::SCENARIOS,
     berthd_in_flight::SCENARIOS,
     berthd_alive::SCENARIOS,
+    berthd_wedged::SCENARIOS,
     berthd_run::SCENARIOS,
     berthd_crash::SCENARIOS,
     systemd::SCENARIOS,
