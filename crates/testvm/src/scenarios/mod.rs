@@ -23,6 +23,7 @@ mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
 mod berthd_private;
+mod berthd_revoke;
 mod berthd_run;
 mod berthd_shared;
 mod berthd_tools;
@@ -63,6 +64,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_in_flight::SCENARIOS,
     berthd_alive::SCENARIOS,
     berthd_wedged::SCENARIOS,
+    berthd_revoke::SCENARIOS,
     berthd_run::SCENARIOS,
     berthd_crash::SCENARIOS,
     systemd::SCENARIOS,
