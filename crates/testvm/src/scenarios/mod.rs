@@ -22,6 +22,7 @@ mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
+mod berthd_memlock;
 mod berthd_private;
 mod berthd_revoke;
 mod berthd_run;
@@ -65,6 +66,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_alive::SCENARIOS,
     berthd_wedged::SCENARIOS,
     berthd_revoke::SCENARIOS,
+    berthd_memlock::SCENARIOS,
     berthd_run::SCENARIOS,
     berthd_crash::SCENARIOS,
     systemd::SCENARIOS,
