@@ -41,17 +41,19 @@ const TYPE1: &[Capability] = &[Capability::Daemon, Type1, Intremap, Qemu];
 
 /// What processes may lock by default.
 const MEMLOCK: u64 = 8 << 20;
+/// The disk that the VM is given.
+pub(super) const DISK: &str = NVME1;
 /// The memory of the VM, and what is added to it for what else QEMU maps.
-const GUEST: u64 = 64 << 20;
+pub(super) const GUEST: u64 = 64 << 20;
 const SLACK: u64 = 256 << 20;
 /// Where on the disk the host's pattern is, and where the VM's goes.
-const HOSTS: u32 = 16;
+pub(super) const HOSTS: u32 = 16;
 const GUESTS: u32 = 64;
-const LENGTH: usize = 4096;
+pub(super) const LENGTH: usize = 4096;
 
 fn iommufd(ctx: &mut Ctx) -> Result<Outcome> {
     let daemon = Daemon::start(ctx)?;
-    let delivery = Delivery { backend: "iommufd", word: "unbound", fds: true };
+    let delivery = Delivery::UNBOUND;
     needs_memory(ctx, &daemon, delivery)?;
     life(ctx, &daemon, delivery, "exclusive", &["-device", "vfio-pci,host=08:00.0,addr=0x7"], 11)?;
     life(ctx, &daemon, delivery, "group", &[], 23)?;
@@ -67,7 +69,7 @@ fn iommufd_node(ctx: &mut Ctx) -> Result<Outcome> {
 
 fn type1(ctx: &mut Ctx) -> Result<Outcome> {
     let daemon = Daemon::start(ctx)?;
-    let delivery = Delivery { backend: "type1", word: "node", fds: false };
+    let delivery = Delivery::NODE;
     needs_memory(ctx, &daemon, delivery)?;
     life(ctx, &daemon, delivery, "exclusive", &["-device", "vfio-pci,host=08:00.0,addr=0x7"], 53)?;
     life(ctx, &daemon, delivery, "group", &[], 71)?;
@@ -76,7 +78,7 @@ fn type1(ctx: &mut Ctx) -> Result<Outcome> {
 
 /// How the VM gets the device.
 #[derive(Debug, Clone, Copy)]
-struct Delivery {
+pub(super) struct Delivery {
     backend: &'static str,
     word: &'static str,
     /// By descriptors: nothing opens for the holder, ever.
@@ -84,7 +86,17 @@ struct Delivery {
 }
 
 impl Delivery {
-    fn reserve(self, daemon: &Daemon, policy: &str, memory: Option<u64>) -> Result<String> {
+    /// By descriptors.
+    pub(super) const UNBOUND: Self = Self { backend: "iommufd", word: "unbound", fds: true };
+    /// By the group's node.
+    pub(super) const NODE: Self = Self { backend: "type1", word: "node", fds: false };
+
+    pub(super) fn reserve(
+        self,
+        daemon: &Daemon,
+        policy: &str,
+        memory: Option<u64>,
+    ) -> Result<String> {
         let memory = memory.map(|bytes| bytes.to_string());
         let mut words = vec!["--device", NVME1, "--policy", policy, "--take-from-host"];
         words.extend(["--backend", self.backend, "--delivery", self.word]);
@@ -94,7 +106,7 @@ impl Delivery {
 }
 
 /// A QEMU that `berth run` became. Dropping it kills it.
-struct Vm {
+pub(super) struct Vm {
     child: Child,
     listener: UnixListener,
     log: PathBuf,
@@ -111,7 +123,12 @@ impl Drop for Vm {
 
 impl Vm {
     /// Starts it as the holder's user, without capabilities, by the hand-over socket alone.
-    fn start(ctx: &Ctx, daemon: &Daemon, reservation: &str, more: &[&str]) -> Result<Self> {
+    pub(super) fn start(
+        ctx: &Ctx,
+        daemon: &Daemon,
+        reservation: &str,
+        more: &[&str],
+    ) -> Result<Self> {
         let qemu = ctx.config.qemu.as_ref().context("no QEMU")?;
         let socket = ctx.dir().join("qtest.sock");
         let _ = fs::remove_file(&socket);
@@ -138,12 +155,12 @@ impl Vm {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits until QEMU has its devices and asks for what to do.
-    fn connected(&mut self, ctx: &Ctx) -> Result<Qtest> {
+    pub(super) fn connected(&mut self, ctx: &Ctx) -> Result<Qtest> {
         let (child, listener) = (&mut self.child, &self.listener);
         let ended = |child: &mut Child| child.try_wait().ok().flatten();
         let found = wait_for("QEMU to connect", ctx.patience(), || match listener.accept() {
@@ -161,6 +178,15 @@ impl Vm {
         let answer = qtest.config_read(0, 0);
         answer.with_context(|| format!("QEMU doesn't answer: {}", self.said()))?;
         Ok(qtest)
+    }
+
+    /// Waits until the process that was started has ended, as it should.
+    pub(super) fn ends(&mut self, ctx: &Ctx) -> Result<()> {
+        let child = &mut self.child;
+        let status =
+            wait_for("berth run's process to end", ctx.patience(), || child.try_wait().ok()?)?;
+        ensure!(status.success(), "it ended with {status}: {}", self.said());
+        Ok(())
     }
 
     fn kill(&mut self) -> Result<()> {
@@ -233,7 +259,7 @@ fn life(
     before.is_back()
 }
 
-fn offset(block: u32) -> u64 {
+pub(super) fn offset(block: u32) -> u64 {
     u64::from(block) * BLOCK as u64
 }
 
@@ -264,7 +290,7 @@ fn is_kept() -> Result<()> {
 }
 
 /// Waits for a state of the reservation, and gives the reservation.
-fn becomes(ctx: &Ctx, daemon: &Daemon, id: &str, state: &str) -> Result<Value> {
+pub(super) fn becomes(ctx: &Ctx, daemon: &Daemon, id: &str, state: &str) -> Result<Value> {
     wait_for(&format!("{id} to be {state}"), ctx.patience(), || {
         let shown = daemon.cli(&["reservation", "show", id]).ok()?.ok().ok()?;
         (shown["state"] == state).then_some(shown)

@@ -16,6 +16,7 @@
 
 mod berthd_alive;
 mod berthd_crash;
+mod berthd_daemonize;
 mod berthd_exclusive;
 mod berthd_group;
 mod berthd_handed;
@@ -68,6 +69,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_revoke::SCENARIOS,
     berthd_memlock::SCENARIOS,
     berthd_run::SCENARIOS,
+    berthd_daemonize::SCENARIOS,
     berthd_crash::SCENARIOS,
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,
