@@ -23,6 +23,7 @@ mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
+mod berthd_lives_on;
 mod berthd_memlock;
 mod berthd_private;
 mod berthd_revoke;
@@ -65,6 +66,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_handed::SCENARIOS,
     berthd_in_flight::SCENARIOS,
     berthd_alive::SCENARIOS,
+    berthd_lives_on::SCENARIOS,
     berthd_wedged::SCENARIOS,
     berthd_revoke::SCENARIOS,
     berthd_memlock::SCENARIOS,
