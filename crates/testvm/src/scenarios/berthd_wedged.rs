@@ -4,7 +4,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use berth_uapi::{Device, GroupNumber, VfioContainer, VfioGroup};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -12,7 +12,7 @@ use super::berthd_tools::{Before, is_refused, reserve};
 use crate::{
     guest::{
         Ctx, Outcome, Scenario,
-        daemon::{Daemon, Options},
+        daemon::{Answer, Daemon, Options},
         eventually,
         probe::{self, Probed},
         sysfs, wait_for,
@@ -32,7 +32,10 @@ const IOMMUFD: &[Capability] = &[Capability::Daemon, Iommufd, Cdev, Type1, Intre
 const TYPE1: &[Capability] = &[Capability::Daemon, Type1, Intremap];
 
 /// A helper is given up soon, and the machine looked at often: each look comes by the stuck device.
-const HURRIES: &str = "[timeouts]\nact_ms = 3000\nrescan_ms = 1000\n";
+const HURRIES: &str = "[timeouts]\nact_ms = 3000\nrescan_ms = 3000\n";
+
+const RESCAN: Duration = Duration::from_secs(3);
+const TRIES: u32 = 20;
 
 fn iommufd(ctx: &mut Ctx) -> Result<Outcome> {
     let open = || Ok(Foreign::Iommufd(probe::bind_cdev(E1000E).map_err(anyhow::Error::from)?));
@@ -83,8 +86,7 @@ fn wedged(ctx: &Ctx, open: impl Fn() -> Result<Foreign>, end: End) -> Result<Out
     fs::write(&file, HURRIES)?;
     let arguments = vec!["--config".into(), file.into()];
     let mut daemon = Daemon::start_with(ctx, Options { arguments, ..Options::default() })?;
-    let foreign = open()?;
-    let set = daemon.cli(&["kernel-dma", "set", E1000E, "--driver", "e1000e"])?;
+    let (foreign, set) = unbinds(&daemon, &open)?;
     let who = format!("{} ({})", own_name()?, std::process::id());
     is_refused(&set, "WEDGED", &[&who])?;
     ensure!(sysfs::driver(E1000E).is_none(), "the kernel has not begun to unbind");
@@ -115,6 +117,21 @@ fn wedged(ctx: &Ctx, open: impl Fn() -> Result<Foreign>, end: End) -> Result<Out
     sysfs::set_driver_override(E1000E, "")?;
     before.is_back()?;
     Ok(Outcome::Pass)
+}
+
+/// Has the device opened and a host driver ordered for it, before a look of the daemon has found the
+/// device taken.
+fn unbinds(daemon: &Daemon, open: impl Fn() -> Result<Foreign>) -> Result<(Foreign, Answer)> {
+    for _ in 0..TRIES {
+        let foreign = open()?;
+        let set = daemon.cli(&["kernel-dma", "set", E1000E, "--driver", "e1000e"])?;
+        if !set.stderr.contains("FOREIGN_OWNER") {
+            return Ok((foreign, set));
+        }
+        drop(foreign);
+        std::thread::sleep(RESCAN + Duration::from_secs(1));
+    }
+    bail!("the daemon was faster {TRIES} times")
 }
 
 const RESERVE: [&str; 7] =
