@@ -23,6 +23,7 @@ mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
+mod berthd_labels;
 mod berthd_lives_on;
 mod berthd_memlock;
 mod berthd_private;
@@ -69,6 +70,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_lives_on::SCENARIOS,
     berthd_wedged::SCENARIOS,
     berthd_revoke::SCENARIOS,
+    berthd_labels::SCENARIOS,
     berthd_memlock::SCENARIOS,
     berthd_run::SCENARIOS,
     berthd_daemonize::SCENARIOS,
