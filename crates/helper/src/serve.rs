@@ -170,6 +170,7 @@ mod tests {
     fn a_list_that_is_too_long_is_shortened() {
         let (here, there) = pair();
         let one = ProcessUse {
+            parent: 0,
             pid: 1,
             start_time: 7,
             name: "x".repeat(15),

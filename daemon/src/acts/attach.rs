@@ -8,6 +8,7 @@ use berth_ownership::{Command, DomainId, Policy, Reason, Refusal};
 use super::{
     explain_errno,
     job::{GroupJob, Job},
+    proof,
     runtime::{LiveContext, LiveDevice, LiveDomain},
     tools::{Tools, patiently},
 };
@@ -216,6 +217,8 @@ fn detach_all(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>>
         return block(tools, job);
     }
     close(tools, job);
+    // What is open all the same is nobody's who could have taken the group.
+    proof::closed(tools, job)?;
     hold_again(tools, intent, job);
     Ok(())
 }

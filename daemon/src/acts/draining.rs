@@ -43,7 +43,7 @@ impl Engine {
     }
 
     /// A holder that was to be ended and could not be: it drains, and is cut off again and again, as it
-    /// may map at any time.
+    /// may map at any time; and it is killed once that is possible.
     pub(super) fn keep_cut_off(&self, id: &ReservationId) {
         let snapshot = self.snapshot();
         let Ok(job) = Job::of(&snapshot, id) else { return };
@@ -74,8 +74,10 @@ impl Engine {
             return false;
         }
         let Ok(job) = Job::of(&snapshot, id) else { return true };
-        if lock(&self.inner.holders.cut_off).contains(id) {
-            revoke::unmap(self.tools(), &job);
+        if lock(&self.inner.holders.cut_off).contains(id)
+            && let Err(refusal) = revoke::again(self.tools(), &job, process)
+        {
+            tracing::warn!(reservation = %id, why = refusal.message, "revoke, once more");
         }
         let Ok(users) = self.tools().users_of(&job) else { return true };
         let keeps = |pid: i32| u32::try_from(pid) == Ok(process.pid);

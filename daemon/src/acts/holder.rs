@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use berth_host::{BackendKind, HostError, Node, PciAddress, ProcessUse};
+use berth_host::{BackendKind, Node, PciAddress, ProcessUse};
 use berth_ownership::{
     Command, Delivery, HolderProcess, Order, Reason, Refusal, Reservation, ReservationId,
     ReservationState,
@@ -23,7 +23,7 @@ use super::{
     engine::Engine,
     job::Job,
     kin::{self, Kinship},
-    memlock, memory,
+    memlock, memory, proof,
     ready::ready,
     revoke::start_time,
     runtime::{LiveContext, Sending},
@@ -56,9 +56,6 @@ impl Holders {
 
 /// How often a process that can't be opened is looked for.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
-
-/// How often it is asked whether a device is closed, before it counts as open.
-const TRIES: u32 = 5;
 
 /// Before the end of a process is looked at once more.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -368,6 +365,11 @@ impl Engine {
             return;
         }
         match next {
+            // It can't be opened to be watched, and hasn't ended.
+            Some((User::Named(same), _)) if same == *process && is_told(record) => {
+                self.let_in_again(&job);
+                self.watch_named(id, same);
+            }
             Some((next, kinship)) => {
                 tracing::warn!(reservation = %id, pid = next.pid(), ?kinship, "still open");
                 self.told(next.follows(id, kinship));
@@ -382,9 +384,21 @@ impl Engine {
             }
             None => {
                 if !self.claims_end(&job) {
+                    self.drains_unseen(&job, process);
                     self.ended_later(id, process, LOOK);
                 }
             }
+        }
+    }
+
+    /// A dead holder's device is open, and in no process: it drains, as that holder's.
+    fn drains_unseen(&self, job: &Job, dead: &HolderProcess) {
+        let snapshot = self.snapshot();
+        let record = snapshot.state.reservation(&job.reservation);
+        let is_news = record.is_some_and(|record| record.state != ReservationState::Draining);
+        if is_news && self.is_still_with(job, dead) {
+            let (reservation, process) = (job.reservation.clone(), dead.clone());
+            self.told(Command::HolderMoved { reservation, process });
         }
     }
 
@@ -440,7 +454,8 @@ impl Engine {
         Ok(seen.or_else(|| {
             let (user, kinship) = users.into_iter().next()?;
             let pid = u32::try_from(user.pid).unwrap_or_default();
-            let process = HolderProcess { name: user.name, ..HolderProcess::new(pid, 0) };
+            let started = HolderProcess::new(pid, user.start_time);
+            let process = HolderProcess { name: user.name, ..started };
             Some((User::Named(process), kinship))
         }))
     }
@@ -490,20 +505,9 @@ impl Engine {
         true
     }
 
-    /// Whether the kernel has every device of the job closed. The last close of a descriptor ends
-    /// after the process that had it.
-    fn are_closed(&self, job: &Job) -> bool {
-        let host = &self.tools().host;
-        let open = |device| match host.in_use(device) {
-            Err(HostError::NoDevice(_)) => false,
-            answer => answer.unwrap_or(true),
-        };
-        (0..TRIES).any(|tried| {
-            if tried > 0 {
-                std::thread::sleep(AGAIN);
-            }
-            !job.devices().any(open)
-        })
+    /// Whether the kernel has every device of the job closed.
+    pub(crate) fn are_closed(&self, job: &Job) -> bool {
+        proof::are_closed(self.tools(), job)
     }
 
     /// The dead holder may have left mappings, and duplicates with others: the context goes with
@@ -564,6 +568,11 @@ impl Engine {
         berth_uapi::same_file(&own, &shown)
             .map_err(|error| ApiError::new(Reason::KernelRefused, id, format!("kcmp: {error}")))
     }
+}
+
+/// Whether it is recorded who has the devices of a dead holder.
+fn is_told(record: &Reservation) -> bool {
+    record.state == ReservationState::Draining
 }
 
 /// # Errors

@@ -3,7 +3,9 @@
 //! That no process has a device open says little: a descriptor that was sent over a socket and not
 //! received yet is in no process's table, and keeps the device open all the same.
 
-use berth_host::{ProcessUse, VfioError};
+use std::{thread::sleep, time::Duration};
+
+use berth_host::{HostError, ProcessUse, VfioError};
 use berth_ownership::{Hold, Reason, Refusal};
 use rustix::io::Errno;
 
@@ -12,6 +14,41 @@ use super::{
     job::{GroupJob, Job},
     tools::{Tools, patiently},
 };
+
+/// How often it is asked whether a device is closed, before it counts as open.
+const TRIES: u32 = 5;
+
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Whether the kernel has every device of the job closed. The last close of a descriptor ends
+/// after the process that had it.
+pub(crate) fn are_closed(tools: &Tools, job: &Job) -> bool {
+    let open = |device| match tools.host.in_use(device) {
+        Err(HostError::NoDevice(_)) => false,
+        answer => answer.unwrap_or(true),
+    };
+    (0..TRIES).any(|tried| {
+        if tried > 0 {
+            sleep(AGAIN);
+        }
+        !job.devices().any(open)
+    })
+}
+
+/// Proves that of the devices of a job that ours are closed of.
+///
+/// # Errors
+/// `HOLDER_DRAINING` while something is open that no process shows.
+pub(crate) fn closed(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
+    match job.groups.first() {
+        Some(group) if !are_closed(tools, job) => {
+            let object = format!("group {}", group.number);
+            Err(still_open(job, group, &VfioError::new("close", object, Errno::BUSY)))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Proves it. Without a member on a VFIO driver there is no node that anybody could have open; and
 /// a group that others hold isn't given back yet.

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use berth_host::{Act, PciAddress, ProcessUse};
-use berth_ownership::{Policy, Reason, Refusal};
+use berth_ownership::{HolderProcess, Policy, Reason, Refusal};
 use rustix::process::Signal;
 
 use super::{hand_over, job::Job, tools::Tools};
@@ -31,15 +31,36 @@ pub(crate) fn run(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refus
         let Some(first) = users.first().filter(|_| Instant::now() < deadline) else {
             return Err(still_there(job, &all));
         };
-        let device = job.devices().next().ok_or_else(|| still_there(job, &users))?;
         tools.note(intent, "revoke", format!("{} ({})", first.name, first.pid))?;
-        let stopped = Stopped::stop(tools, device, &users);
-        unmap(tools, job);
-        // One that let go before it was stopped is none of ours any more.
-        let still = certain(tools, job, &tools.users_of(job)?);
-        stopped.kill(&still);
+        strike(tools, job, &users)?;
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The same once more for one process, after a revoke that could not end it. Nobody else is killed:
+/// the reservation may be another holder's by now.
+///
+/// # Errors
+/// Who has a device open can't be told.
+pub(super) fn again(tools: &Tools, job: &Job, one: &HolderProcess) -> Result<(), Box<Refusal>> {
+    // Cut off in any case, also where nobody can be told apart.
+    unmap(tools, job);
+    let mut users = certain(tools, job, &tools.users_of(job)?);
+    users.retain(|user| {
+        u32::try_from(user.pid) == Ok(one.pid) && user.start_time == one.start_ticks
+    });
+    if users.is_empty() { Ok(()) } else { strike(tools, job, &users) }
+}
+
+/// Stops, cuts off, kills.
+fn strike(tools: &Tools, job: &Job, users: &[ProcessUse]) -> Result<(), Box<Refusal>> {
+    let device = job.devices().next().ok_or_else(|| still_there(job, users))?;
+    let stopped = Stopped::stop(tools, device, users);
+    unmap(tools, job);
+    // One that let go before it was stopped is none of ours any more.
+    let still = certain(tools, job, &tools.users_of(job)?);
+    stopped.kill(&still);
+    Ok(())
 }
 
 /// Nobody is killed on a guess: an older kernel doesn't tell whose device it is.
@@ -119,7 +140,7 @@ fn refusal_is_late(refusal: &Refusal) -> bool {
 
 /// What siblings have too, the domain with shared and the iommufd of one token, is left to them:
 /// there the kill alone cuts.
-pub(super) fn unmap(tools: &Tools, job: &Job) {
+fn unmap(tools: &Tools, job: &Job) {
     if job.policy == Policy::Shared {
         return;
     }

@@ -190,7 +190,10 @@ impl Tools {
                 Err(HostError::NoDevice(_)) => Vec::new(),
                 found => found.map_err(|error| explain_errno::host(&error, address))?,
             };
-            for user in found {
+            let sure = found.iter().all(ProcessUse::is_certain);
+            // Where the kernel has this device closed, what a guess has open is another one.
+            let closed = !sure && matches!(self.host.in_use(address), Ok(false));
+            for user in found.into_iter().filter(|user| !closed || user.is_certain()) {
                 if !users.iter().any(|known| known.pid == user.pid) {
                     users.push(user);
                 }

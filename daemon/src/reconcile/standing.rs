@@ -101,7 +101,14 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
     };
     let let_in = engine.lets_in(record) && record.process.as_ref().is_some_and(lives);
     if users.is_empty() && !let_in {
-        return Ok(false);
+        let Some(process) = &record.process else { return Ok(false) };
+        if engine.are_closed(job) {
+            return Ok(false);
+        }
+        // In no process, and open: under way to one.
+        engine.shut_out(job);
+        engine.look_at(&record.id, process);
+        return Ok(true);
     }
     if let_in {
         engine.let_in(job)?;

@@ -418,9 +418,11 @@ async fn a_revoke_of_what_was_handed_over_unbound_cuts_before_it_kills() {
     assert_eq!(world.state("r-1"), ReservationState::Draining);
     assert_ne!(world.ownership(DEVICE), Ownership::Free);
     world.sim.clear_faults();
-    world.check();
-    force(&world).unwrap();
+    // Killed as soon as that is possible, without another order.
+    world.book.wait_for("the end of the revoke", is(ReservationState::Reserved));
     assert!(!qemu.running());
+    world.check();
+    world.release("r-1").unwrap();
     world.check_given_back();
 }
 

@@ -210,6 +210,9 @@ pub struct ProcessUse {
     /// Its start time, field 22 of `/proc/PID/stat`, read while it was looked at: a later process
     /// with its pid has another one.
     pub start_time: u64,
+    /// Its parent's pid, field 4 of the same; 0 where it isn't told.
+    #[serde(default)]
+    pub parent: i32,
     /// `/proc/PID/comm`.
     pub name: String,
     /// The node.

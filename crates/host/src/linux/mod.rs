@@ -213,9 +213,11 @@ impl Host for LinuxHost {
                 // A sibling's own descriptor is no use of this device.
                 let sibling =
                     |what: &str| what.parse::<PciAddress>().is_ok_and(|device| device != address);
-                found.retain(|process| {
-                    process.pid != me && Some(process.pid) != self.keeper && !sibling(&process.what)
-                });
+                // What we just forked has what we have, until it is a helper: none of ours has more.
+                let ours = |process: &ProcessUse| {
+                    process.pid == me || process.parent == me || Some(process.pid) == self.keeper
+                };
+                found.retain(|process| !ours(process) && !sibling(&process.what));
                 procs::without_guesses(&mut found);
                 Ok(found)
             }

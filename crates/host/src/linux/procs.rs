@@ -126,6 +126,7 @@ fn each(
             list.push(ProcessUse {
                 pid,
                 start_time: found.start_time,
+                parent: found.parent,
                 name: found.name.clone(),
                 what,
                 reservation: found.reservation.clone(),
@@ -151,6 +152,7 @@ pub(super) fn without_guesses(found: &mut Vec<ProcessUse>) {
 #[derive(Default)]
 struct Found {
     start_time: u64,
+    parent: i32,
     name: String,
     reservation: String,
     /// What it has open, and whether that is certain.
@@ -169,7 +171,7 @@ fn look(dir: &Path, sought: &Sought) -> Result<Found, Errno> {
         of_threads(dir.as_fd(), sought, &mut found.open)?;
     }
     if !found.open.is_empty() {
-        found.start_time = start_time_at(&dir)?;
+        (found.parent, found.start_time) = parent_and_start_at(&dir)?;
         found.name = tree::text_at(&dir, "comm").unwrap_or_default();
         found.reservation = reservation_of(&dir).unwrap_or_default();
     }
@@ -198,14 +200,19 @@ pub(crate) fn reservation_of_pid(pid: i32) -> String {
 
 /// When the process started, in clock ticks since boot.
 pub(super) fn start_time_at(process: impl AsFd) -> Result<u64, Errno> {
-    let mut buffer = [0; tree::PAGE_BYTES];
-    let stat = tree::read_at(process, "stat", &mut buffer)?;
-    start_time_of(&String::from_utf8_lossy(stat)).ok_or(Errno::IO)
+    parent_and_start_at(process).map(|(_, start)| start)
 }
 
-/// Field 22 of `/proc/PID/stat`. The command's name, field 2, may contain anything.
-fn start_time_of(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+fn parent_and_start_at(process: impl AsFd) -> Result<(i32, u64), Errno> {
+    let mut buffer = [0; tree::PAGE_BYTES];
+    let stat = tree::read_at(process, "stat", &mut buffer)?;
+    parent_and_start_of(&String::from_utf8_lossy(stat)).ok_or(Errno::IO)
+}
+
+/// Fields 4 and 22 of `/proc/PID/stat`. The command's name, field 2, may contain anything.
+fn parent_and_start_of(stat: &str) -> Option<(i32, u64)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
+    Some((fields.next()?.parse().ok()?, fields.nth(17)?.parse().ok()?))
 }
 
 /// A process whose first thread has ended shows no descriptors; the others still have them.

@@ -82,6 +82,7 @@ impl Shared {
             .map(|(pid, name, kind)| ProcessUse {
                 pid,
                 start_time: start_time(pid),
+                parent: 0,
                 name,
                 what: self.node(kind),
                 reservation: String::new(),
@@ -93,6 +94,7 @@ impl Shared {
             found.extend(real.map(|(pid, start_time, name, kind)| ProcessUse {
                 pid,
                 start_time,
+                parent: 0,
                 name,
                 what: self.node(kind),
                 reservation: reservation_of_pid(pid),

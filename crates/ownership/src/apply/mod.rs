@@ -369,6 +369,24 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
             unclaim(reservation);
             reservation.expires.clone_from(expires);
         }
+        Event::BindSeen { .. } | Event::HolderMoved { .. } | Event::HolderPassed { .. } => {
+            change_holder(reservation, event);
+        }
+        Event::DetachedByRestart { why, expires, .. } => {
+            unclaim(reservation);
+            why.clone_into(&mut reservation.detail);
+            reservation.expires.clone_from(expires);
+            if reservation.state != ReservationState::Preparing {
+                keep_only_release(reservation);
+            }
+        }
+        _ => change_lease(reservation, event),
+    }
+}
+
+/// Changes who has one reservation, and how.
+fn change_holder(reservation: &mut Reservation, event: &Event) {
+    match event {
         Event::BindSeen { process, .. } => {
             match reservation.state {
                 ReservationState::Handed => reservation.state = ReservationState::Held,
@@ -380,10 +398,15 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
             }
         }
         Event::HolderMoved { process, .. } => {
-            reservation.process = Some(process.clone());
+            // The holder itself may be dead, and what it sent to somebody not received yet.
+            reservation.detail = match reservation.process.replace(process.clone()) {
+                Some(holder) if holder == *process => {
+                    format!("what {process} had is still open")
+                }
+                _ => format!("{process} still has the devices open"),
+            };
             reservation.resume = None;
             reservation.state = ReservationState::Draining;
-            reservation.detail = format!("{process} still has the devices open");
         }
         Event::HolderPassed { process, .. } => {
             reservation.process = Some(process.clone());
@@ -392,15 +415,7 @@ fn change_reservation(reservation: &mut Reservation, event: &Event) {
                 _ => format!("{process} came of the holder and has the devices open"),
             };
         }
-        Event::DetachedByRestart { why, expires, .. } => {
-            unclaim(reservation);
-            why.clone_into(&mut reservation.detail);
-            reservation.expires.clone_from(expires);
-            if reservation.state != ReservationState::Preparing {
-                keep_only_release(reservation);
-            }
-        }
-        _ => change_lease(reservation, event),
+        _ => {}
     }
 }
 

@@ -83,7 +83,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
     Ok(())
 }
 
-fn receive(socket: impl AsFd) -> Result<Packet> {
+pub(super) fn receive(socket: impl AsFd) -> Result<Packet> {
     let mut bytes = vec![0; PACKET_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

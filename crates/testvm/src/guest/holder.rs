@@ -7,25 +7,31 @@ use std::{
     collections::BTreeMap,
     fs::OpenOptions,
     io::{BufRead, BufReader, Write},
-    os::fd::AsFd,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_uapi::{
-    Cdev, Device, Errno, IoasId, Iommufd, IovaChoice, PtId, VfioContainer, VfioGroup,
+    BoundDevice, Cdev, DevId, Device, Errno, IoasId, Iommufd, IovaChoice, PtId, VfioContainer,
+    VfioGroup,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{Ctx, edu::Edu, handover, memory::Memory, unpriv};
+use super::{Ctx, edu::Edu, gift, handover, memory::Memory, unpriv};
 
 /// The first argument by which the runner's own program is told to be a holder.
 pub const VERB: &str = "holder";
 /// What holders may lock: the kernel's usual limit.
 const MEMLOCK_BYTES: u64 = 8 << 20;
 const PAGE: u64 = 4096;
+/// Threads that map in a storm.
+const MAPPERS: u64 = 3;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
@@ -45,6 +51,14 @@ enum Order {
     CopyIn { device: String, iova: u64 },
     CopyOut { device: String, iova: u64 },
     Close,
+    Give { device: String, socket: PathBuf },
+    Take { socket: PathBuf },
+    Start { device: String, words: Vec<String> },
+    Become { device: String, words: Vec<String> },
+    MakeSpaces { count: u32 },
+    Space,
+    Attach { device: String, space: u32 },
+    Storm { device: String, memory: usize, iova: u64 },
 }
 
 /// What goes with a request.
@@ -284,6 +298,66 @@ impl Holder {
         self.order(&Order::Close)
     }
 
+    pub(super) fn give(&mut self, device: &str, socket: &Path) -> Result<()> {
+        self.order(&Order::Give { device: device.to_owned(), socket: socket.to_owned() })
+    }
+
+    pub(super) fn take(&mut self, socket: &Path) -> Result<()> {
+        self.order(&Order::Take { socket: socket.to_owned() })
+    }
+
+    /// Starts a program that has a device's descriptor as its standard input, and gives its pid.
+    ///
+    /// # Errors
+    /// It was not handed that device, or there is no such program.
+    pub fn start_with(&mut self, device: &str, words: &[&str]) -> Result<u32> {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        self.order(&Order::Start { device: device.to_owned(), words })
+    }
+
+    /// Becomes another program, which has a device's descriptor as its standard input. It takes no
+    /// orders any more.
+    ///
+    /// # Errors
+    /// It was not handed that device.
+    pub fn exec_with(&mut self, device: &str, words: &[&str]) -> Result<()> {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        self.order(&Order::Become { device: device.to_owned(), words })
+    }
+
+    /// Makes I/O address spaces that it has no use for in the iommufd that it was handed.
+    ///
+    /// # Errors
+    /// It was handed none.
+    pub fn make_spaces(&mut self, count: u32) -> Result<()> {
+        self.order(&Order::MakeSpaces { count })
+    }
+
+    /// The id of the I/O address space that its devices are attached to.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn space(&mut self) -> Result<u32> {
+        self.order(&Order::Space)
+    }
+
+    /// Attaches a device to an I/O address space by its id, and gives the errno, 0 for none.
+    ///
+    /// # Errors
+    /// It was not handed that device.
+    pub fn attach(&mut self, device: &str, space: u32) -> Result<i32> {
+        self.order(&Order::Attach { device: device.to_owned(), space })
+    }
+
+    /// From now on it does nothing but map and unmap memory on several threads, and lets its `edu`
+    /// write to the first page of it. It takes no orders any more.
+    ///
+    /// # Errors
+    /// It was not handed what it takes.
+    pub fn storm(&mut self, device: &str, memory: usize, iova: u64) -> Result<()> {
+        self.order(&Order::Storm { device: device.to_owned(), memory, iova })
+    }
+
     /// Kills it and waits until it is gone.
     ///
     /// # Errors
@@ -316,6 +390,12 @@ struct Hands {
     devices: BTreeMap<String, Edu>,
     // The registers are mapped; the descriptors are what keeps the claim alive.
     open: Vec<Device>,
+    /// What other processes gave it.
+    gifts: Vec<OwnedFd>,
+    /// What it does when it has answered.
+    storm: Option<Storm>,
+    becomes: Option<Command>,
+    started: Vec<Child>,
     group: Option<VfioGroup>,
     mapper: Option<Mapper>,
     /// What is still to be bound, and to what.
@@ -339,8 +419,22 @@ pub fn serve() -> Result<()> {
         bytes.push(b'\n');
         output.write_all(&bytes)?;
         output.flush()?;
+        if let Some(storm) = hands.storm.take() {
+            hands.rage(&storm)?;
+        }
+        if let Some(mut command) = hands.becomes.take() {
+            return Err(command.exec().into());
+        }
     }
     Ok(())
+}
+
+/// A device, and memory that it writes to while that comes and goes.
+#[derive(Debug)]
+struct Storm {
+    device: String,
+    memory: usize,
+    iova: u64,
 }
 
 impl Hands {
@@ -368,17 +462,44 @@ impl Hands {
             Order::Read { memory, offset, length } => {
                 return Ok(json!(self.at(memory)?.read(offset, length)?));
             }
-            Order::Map { memory, iova } => self.map(memory, iova)?,
-            Order::Unmap { iova, length } => self.unmap(iova, length)?,
+            Order::Map { memory, iova } => self.mapper()?.map(self.at(memory)?, iova)?,
+            Order::Unmap { iova, length } => self.mapper()?.unmap(iova, length)?,
             Order::CopyIn { device, iova } => self.edu(&device)?.copy_in(iova, PAGE)?,
             Order::CopyOut { device, iova } => self.edu(&device)?.copy_out(iova, PAGE)?,
             Order::Close => {
                 self.devices.clear();
                 self.open.clear();
+                self.gifts.clear();
                 self.group = None;
                 self.mapper = None;
                 self.cdevs.clear();
                 self.unbound = None;
+            }
+            Order::MakeSpaces { count } => {
+                let context = self.unbound.as_ref().context("no iommufd was handed over")?;
+                for _ in 0..count {
+                    context.ioas_alloc()?;
+                }
+            }
+            Order::Space => match &self.mapper {
+                Some(Mapper::Iommufd(_, space)) => return Ok(json!(space.0)),
+                _ => bail!("no I/O address space"),
+            },
+            Order::Attach { device, space } => return Ok(json!(self.attach(&device, space)?)),
+            Order::Storm { device, memory, iova } => {
+                self.edu(&device)?;
+                self.at(memory)?;
+                self.storm = Some(Storm { device, memory, iova });
+            }
+            Order::Give { device, socket } => gift::give(&socket, self.device(&device)?)?,
+            Order::Take { socket } => self.gifts.push(gift::receive(&socket)?),
+            Order::Become { device, words } => self.becomes = Some(self.program(&device, &words)?),
+            Order::Start { device, words } => {
+                let mut command = self.program(&device, &words)?;
+                let child = command.spawn().with_context(|| format!("start {words:?}"))?;
+                let pid = child.id();
+                self.started.push(child);
+                return Ok(json!(pid));
             }
         }
         Ok(Value::Null)
@@ -387,6 +508,47 @@ impl Hands {
     fn add(&mut self, memory: Memory) -> Value {
         self.memories.push(memory);
         json!(self.memories.len() - 1)
+    }
+
+    /// A program with a device's descriptor as its standard input.
+    fn program(&self, device: &str, words: &[String]) -> Result<Command> {
+        let [program, arguments @ ..] = words else { bail!("no program") };
+        let fd = self.device(device)?.as_fd().try_clone_to_owned()?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::from(fd)).stdout(Stdio::null());
+        Ok(command)
+    }
+
+    fn attach(&self, address: &str, space: u32) -> Result<i32> {
+        let fd = self.device(address)?.as_fd().try_clone_to_owned()?;
+        let device = BoundDevice::from_fd(fd, DevId(0), address);
+        let attached = device.attach_pt(PtId::Ioas(IoasId(space)));
+        Ok(attached.err().map_or(0, |error| error.errno().raw_os_error()))
+    }
+
+    /// Until it is killed. What the kernel refuses meanwhile is what this is about.
+    fn rage(&self, storm: &Storm) -> Result<()> {
+        let edu = self.edu(&storm.device)?;
+        let (mapper, memory) = (self.mapper()?, self.at(storm.memory)?);
+        std::thread::scope(|scope| {
+            for thread in 0..MAPPERS {
+                let iova = storm.iova + thread % 2 * PAGE;
+                scope.spawn(move || {
+                    loop {
+                        let _ = mapper.map(memory, iova);
+                        let _ = mapper.unmap(iova, PAGE);
+                    }
+                });
+            }
+            loop {
+                let _ = edu.copy_out(storm.iova, PAGE);
+            }
+        })
+    }
+
+    fn device(&self, address: &str) -> Result<&Device> {
+        let device = self.open.iter().find(|device| device.name() == address);
+        device.with_context(|| format!("{address} was not handed over"))
     }
 
     fn at(&self, memory: usize) -> Result<&Memory> {
@@ -490,21 +652,26 @@ impl Hands {
         Ok(0)
     }
 
-    fn map(&self, memory: usize, iova: u64) -> Result<()> {
-        let memory = self.at(memory)?;
-        match self.mapper.as_ref().context("no context was handed over")? {
-            Mapper::Iommufd(context, ioas) => {
+    fn mapper(&self) -> Result<&Mapper> {
+        self.mapper.as_ref().context("no context was handed over")
+    }
+}
+
+impl Mapper {
+    fn map(&self, memory: &Memory, iova: u64) -> Result<()> {
+        match self {
+            Self::Iommufd(context, ioas) => {
                 memory.map_iommufd(context, *ioas, IovaChoice::Fixed(iova))?;
             }
-            Mapper::Container(container) => memory.map_type1(container, iova)?,
+            Self::Container(container) => memory.map_type1(container, iova)?,
         }
         Ok(())
     }
 
     fn unmap(&self, iova: u64, length: u64) -> Result<()> {
-        let unmapped = match self.mapper.as_ref().context("no context was handed over")? {
-            Mapper::Iommufd(context, ioas) => context.unmap(*ioas, iova, length)?,
-            Mapper::Container(container) => container.unmap_dma(iova, length)?,
+        let unmapped = match self {
+            Self::Iommufd(context, ioas) => context.unmap(*ioas, iova, length)?,
+            Self::Container(container) => container.unmap_dma(iova, length)?,
         };
         ensure!(unmapped == length, "{unmapped} bytes were unmapped, not {length}");
         Ok(())

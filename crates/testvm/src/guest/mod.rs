@@ -3,9 +3,11 @@
 pub mod access;
 pub mod bar;
 pub mod capabilities;
+pub mod cgroup;
 pub mod daemon;
 pub mod disk;
 pub mod edu;
+pub mod gift;
 pub mod handover;
 pub mod holder;
 pub mod killer;

@@ -255,6 +255,10 @@ fn end_cgroup() -> Result<()> {
     eventually("the scenario's processes to end", Duration::from_secs(60), || {
         fs::read_to_string(dir.join("cgroup.events")).is_ok_and(|text| text.contains("populated 0"))
     })?;
+    // A scenario that failed may have left some of its own in it.
+    for entry in fs::read_dir(&dir)?.flatten().filter(|entry| entry.path().is_dir()) {
+        fs::remove_dir(entry.path()).context("remove a cgroup that the scenario made")?;
+    }
     fs::remove_dir(&dir).context("remove the scenario's cgroup")
 }
 

@@ -53,6 +53,12 @@ fn in_flight(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     let device = fetched.fds.into_iter().next().context("no device came")?;
     let under_way = send(device)?;
 
+    for _ in 0..2 {
+        let words = ["detach", &id];
+        is_refused(&daemon.cli(&words)?, "HOLDER_DRAINING", &["no process shows it", &id])?;
+        let shown = daemon.cli(&["reservation", "show", &id])?.ok()?;
+        ensure!(shown["state"] == "HELD", "after a detach that was refused: {shown}");
+    }
     for force in [&["release", &id][..], &["release", &id, "--force"]] {
         is_refused(&daemon.cli(force)?, "HOLDER_DRAINING", &["no process shows it", &id])?;
         let stranger = probe::stranger(EDU_ROOT);

@@ -41,6 +41,8 @@ const TYPE1: &[Capability] = &[Capability::Daemon, Type1, Intremap, Qemu];
 
 /// What processes may lock by default.
 const MEMLOCK: u64 = 8 << 20;
+/// The disk that the VM is given.
+pub(super) const DISK: &str = NVME1;
 /// The memory of the VM, and what is added to it for what else QEMU maps.
 pub(super) const GUEST: u64 = 64 << 20;
 const SLACK: u64 = 256 << 20;
@@ -51,7 +53,7 @@ pub(super) const LENGTH: usize = 4096;
 
 fn iommufd(ctx: &mut Ctx) -> Result<Outcome> {
     let daemon = Daemon::start(ctx)?;
-    let delivery = Delivery { backend: "iommufd", word: "unbound", fds: true };
+    let delivery = Delivery::UNBOUND;
     needs_memory(ctx, &daemon, delivery)?;
     life(ctx, &daemon, delivery, "exclusive", &["-device", "vfio-pci,host=08:00.0,addr=0x7"], 11)?;
     life(ctx, &daemon, delivery, "group", &[], 23)?;
@@ -67,7 +69,7 @@ fn iommufd_node(ctx: &mut Ctx) -> Result<Outcome> {
 
 fn type1(ctx: &mut Ctx) -> Result<Outcome> {
     let daemon = Daemon::start(ctx)?;
-    let delivery = Delivery { backend: "type1", word: "node", fds: false };
+    let delivery = Delivery::NODE;
     needs_memory(ctx, &daemon, delivery)?;
     life(ctx, &daemon, delivery, "exclusive", &["-device", "vfio-pci,host=08:00.0,addr=0x7"], 53)?;
     life(ctx, &daemon, delivery, "group", &[], 71)?;
@@ -84,6 +86,11 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    /// By descriptors.
+    pub(super) const UNBOUND: Self = Self { backend: "iommufd", word: "unbound", fds: true };
+    /// By the group's node.
+    pub(super) const NODE: Self = Self { backend: "type1", word: "node", fds: false };
+
     pub(super) fn reserve(
         self,
         daemon: &Daemon,
@@ -171,6 +178,15 @@ impl Vm {
         let answer = qtest.config_read(0, 0);
         answer.with_context(|| format!("QEMU doesn't answer: {}", self.said()))?;
         Ok(qtest)
+    }
+
+    /// Waits until the process that was started has ended, as it should.
+    pub(super) fn ends(&mut self, ctx: &Ctx) -> Result<()> {
+        let child = &mut self.child;
+        let status =
+            wait_for("berth run's process to end", ctx.patience(), || child.try_wait().ok()?)?;
+        ensure!(status.success(), "it ended with {status}: {}", self.said());
+        Ok(())
     }
 
     pub(super) fn kill(&mut self) -> Result<()> {

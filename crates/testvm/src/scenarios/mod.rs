@@ -14,20 +14,27 @@
 //! the constants of [`topology`](crate::topology). Each scenario runs in a process of its own; what
 //! it leaves running is killed, and a device it leaves on another driver than before makes it fail.
 
+mod berthd_alive;
 mod berthd_crash;
+mod berthd_daemonize;
 mod berthd_exclusive;
 mod berthd_group;
 mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
 mod berthd_in_flight;
+mod berthd_labels;
 mod berthd_leaks;
+mod berthd_lives_on;
+mod berthd_memlock;
 mod berthd_private;
 mod berthd_regions;
+mod berthd_revoke;
 mod berthd_run;
 mod berthd_run_restarts;
 mod berthd_shared;
 mod berthd_tools;
+mod berthd_wedged;
 mod conformance;
 mod daemon;
 mod dma;
@@ -63,9 +70,16 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_held::SCENARIOS,
     berthd_handed::SCENARIOS,
     berthd_in_flight::SCENARIOS,
+    berthd_alive::SCENARIOS,
+    berthd_lives_on::SCENARIOS,
+    berthd_wedged::SCENARIOS,
+    berthd_revoke::SCENARIOS,
+    berthd_labels::SCENARIOS,
+    berthd_memlock::SCENARIOS,
     berthd_regions::SCENARIOS,
     berthd_run::SCENARIOS,
     berthd_run_restarts::SCENARIOS,
+    berthd_daemonize::SCENARIOS,
     berthd_crash::SCENARIOS,
     berthd_leaks::SCENARIOS,
     systemd::SCENARIOS,

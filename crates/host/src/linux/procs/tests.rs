@@ -126,11 +126,18 @@ fn the_other_threads_of_a_process_still_have_what_the_first_one_had() {
 }
 
 #[test]
-fn the_start_time_is_found_behind_any_name() {
-    assert_eq!(start_time_of(&testing::process_stat(7, "a) b (c)", 22)), Some(22));
+fn the_parent_and_the_start_time_are_found_behind_any_name() {
+    assert_eq!(parent_and_start_of(&testing::process_stat(7, "a) b (c)", 22)), Some((1, 22)));
     for garbage in ["", ")", "7 (x) S 1 2", "7 x"] {
-        assert_eq!(start_time_of(garbage), None);
+        assert_eq!(parent_and_start_of(garbage), None);
     }
+    let child = std::process::Command::new("sleep").arg("100").spawn();
+    let mut child = child.unwrap();
+    let dir = tree::open_dir(&Path::new("/proc").join(child.id().to_string())).unwrap();
+    let own = i32::try_from(std::process::id()).unwrap();
+    assert_eq!(parent_and_start_at(&dir).map(|(parent, _)| parent), Ok(own));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
