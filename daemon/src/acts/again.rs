@@ -6,7 +6,7 @@ use berth_ownership::{
     Delivery, Epoch, HolderProcess, Reservation, ReservationId, ReservationState,
 };
 
-use super::{engine::Engine, holder::HandOver};
+use super::{engine::Engine, fetch::HandOver};
 use crate::model::{ApiError, Snapshot};
 
 /// What the recorded holder gets once more.

@@ -12,8 +12,9 @@ use tokio::io::Interest;
 use super::{
     access, attach,
     engine::Engine,
+    fetch::{HandOver, Handed, not_busy, not_with_us},
     hand_over,
-    holder::{HandOver, Handed, LOOK, not_busy, not_with_us, process_of},
+    holder::{LOOK, process_of},
     job::Job,
     ready::ready,
     runtime::lock,

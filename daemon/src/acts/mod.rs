@@ -19,6 +19,7 @@ mod draining;
 mod drivers;
 pub(crate) mod engine;
 mod explain_errno;
+pub(crate) mod fetch;
 pub(crate) mod hand_over;
 mod handed;
 pub(crate) mod holder;

@@ -13,7 +13,7 @@ use super::peer::{Named, Peer, named};
 use crate::{
     acts::{
         Engine,
-        holder::{HandOver, Handed},
+        fetch::{HandOver, Handed},
         memory,
         runtime::Sending,
     },
