@@ -205,6 +205,7 @@ async fn a_batch_that_can_not_be_written_leaves_the_one_before_it_alone() {
     let applied = answer(bad).await.expect("writable again");
     assert_eq!(applied.seq, sent[0].record().seq + 1, "the next number after what is durable");
     assert_ne!(before, all(&world));
+    drop(rival);
     let host = world.kill().await;
     let world = World::open(dir.path(), host).await;
     assert!(is_cordoned(&world, FREE) && is_cordoned(&world, OTHER));

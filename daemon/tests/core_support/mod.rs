@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -148,6 +148,7 @@ pub(crate) struct World {
     pub(crate) executor: Arc<Instant>,
     pub(crate) task: tokio::task::JoinHandle<()>,
     pub(crate) intents: Vec<berthd::model::OpenIntent>,
+    dir: PathBuf,
 }
 
 pub(crate) fn small() -> Arc<SimHost> {
@@ -166,6 +167,7 @@ impl World {
 
     pub(crate) async fn with(config: LedgerConfig, host: Arc<SimHost>) -> Self {
         let shared: Arc<dyn Host> = Arc::clone(&host) as Arc<dyn Host>;
+        let dir = config.state_dir.clone();
         let Opened { ledger, intents, task, .. } =
             ledger::open(config, Arc::clone(&shared)).await.expect("a store that opens");
         ledger.rescan(Meta::internal("start")).await.expect("a scan");
@@ -177,19 +179,41 @@ impl World {
         });
         ledger.set_executor(Arc::clone(&executor) as Arc<dyn Executor>).expect("none before");
         let service = Service::new(ledger.clone(), shared, ServiceConfig::default());
-        Self { host, ledger, service, executor, task, intents }
+        Self { host, ledger, service, executor, task, intents, dir }
     }
 
     /// Ends as a kill does: nothing is told that it ends.
     pub(crate) async fn kill(self) -> Arc<SimHost> {
         self.task.abort();
         let _ = self.task.await;
+        // A process that is killed takes SQLite's thread with it. This one doesn't end here: the thread
+        // still does what it was told, which the next ledger must not run into.
+        let ends = tokio::time::Instant::now() + PATIENCE;
+        while is_written(&self.dir) {
+            assert!(tokio::time::Instant::now() < ends, "the writer doesn't end");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         self.host
     }
 
     pub(crate) fn parts(&self) -> Parts {
         self.ledger.snapshot().state.parts()
     }
+}
+
+/// Whether this process has a directory's database open for writing.
+fn is_written(dir: &Path) -> bool {
+    let database = dir.join("berth.db");
+    let open = std::fs::read_dir("/proc/self/fd").expect("of this process").flatten();
+    open.filter(|file| std::fs::read_link(file.path()).is_ok_and(|to| to == database)).any(|file| {
+        let info = Path::new("/proc/self/fdinfo").join(file.file_name());
+        let info = std::fs::read_to_string(info).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        // O_RDWR.
+        flags
+            .and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok())
+            .is_some_and(|f| f & 3 == 2)
+    })
 }
 
 pub(crate) fn operator() -> Caller {
