@@ -3,24 +3,17 @@
  * and descriptors, says "ready", and lives until standard input ends or it is killed.
  *
  * hold MIB COUNT               COUNT memfds of its own
+ * hold MIB BACKEND ADDRESS     a device that it opens itself
  * hold MIB SOCKET RESERVATION  what it fetches at berthd's hand-over socket
  */
 #define _GNU_SOURCE
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <unistd.h>
+
+#include "vfio.h"
 
 #define MOST_FDS 253
-
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
 
 static void fetch(const char *path, const char *reservation)
 {
@@ -59,7 +52,7 @@ static void fetch(const char *path, const char *reservation)
 int main(int argc, char **argv)
 {
     if (argc != 3 && argc != 4) {
-        fputs("usage: hold MIB COUNT | hold MIB SOCKET RESERVATION\n", stderr);
+        fputs("usage: hold MIB COUNT | hold MIB iommufd|type1 ADDRESS | hold MIB SOCKET RESERVATION\n", stderr);
         return 2;
     }
     size_t bytes = strtoul(argv[1], NULL, 10) << 20;
@@ -69,7 +62,9 @@ int main(int argc, char **argv)
             fail("mmap");
         memset(memory, 1, bytes);
     }
-    if (argc == 4)
+    if (argc == 4 && is_backend(argv[2]))
+        open_device(argv[2], argv[3]);
+    else if (argc == 4)
         fetch(argv[2], argv[3]);
     else
         for (int left = atoi(argv[2]); left > 0; left--)

@@ -1,24 +1,23 @@
 /*
  * The peer of `fd_claim`: one process connects, asks, receives descriptors and closes them; another
- * one accepts, and sends duplicates of some memfds. Nobody is asked who he is.
+ * one accepts, and sends duplicates of some memfds, or of a device and its context that it has opened
+ * itself. Nobody is asked who he is.
  *
- * pass COUNT
+ * pass COUNT             as many memfds
+ * pass BACKEND ADDRESS   the device and its iommufd or container
  *
  * Each line on standard input is a number of milliseconds; the answer is the time that half of the
  * passes took at most and that 99 of 100 did, in microseconds.
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <signal.h>
 #include <time.h>
-#include <unistd.h>
+
+#include "vfio.h"
 
 #define MOST_FDS 64
 #define MOST_TIMES 1000000
@@ -29,12 +28,6 @@ static const char request[] =
 static char answer[320];
 static double times[MOST_TIMES];
 
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
 static double now_us(void)
 {
     struct timespec time;
@@ -42,12 +35,8 @@ static double now_us(void)
     return time.tv_sec * 1e6 + time.tv_nsec / 1e3;
 }
 
-static void serve(int listener, int count)
+static void serve(int listener, const int *files, int count)
 {
-    int files[MOST_FDS];
-    for (int at = 0; at < count; at++)
-        if ((files[at] = memfd_create("pass", MFD_CLOEXEC)) < 0)
-            fail("memfd_create");
     for (;;) {
         int sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (sock < 0)
@@ -116,11 +105,21 @@ static int compare(const void *one, const void *two)
 
 int main(int argc, char **argv)
 {
-    int count = argc == 2 ? atoi(argv[1]) : 0;
+    int device = argc == 3 && is_backend(argv[1]);
+    int count = device ? 2 : argc == 2 ? atoi(argv[1]) : 0;
     if (count < 1 || count > MOST_FDS) {
-        fprintf(stderr, "usage: pass COUNT, of 1 to %d\n", MOST_FDS);
+        fprintf(stderr, "usage: pass COUNT, of 1 to %d | pass iommufd|type1 ADDRESS\n", MOST_FDS);
         return 2;
     }
+    int files[MOST_FDS];
+    if (device) {
+        struct opened it = open_device(argv[1], argv[2]);
+        files[0] = it.device;
+        files[1] = it.context;
+    }
+    for (int at = 0; !device && at < count; at++)
+        if ((files[at] = memfd_create("pass", MFD_CLOEXEC)) < 0)
+            fail("memfd_create");
     memset(answer, ' ', sizeof answer);
     int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     /* Without a name the kernel chooses an abstract one. */
@@ -134,8 +133,10 @@ int main(int argc, char **argv)
         fail("fork");
     if (server == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        serve(listener, count);
+        serve(listener, files, count);
     }
+    for (int at = 0; at < count; at++)
+        close(files[at]);
     close(listener);
     char line[64];
     while (fgets(line, sizeof line, stdin)) {

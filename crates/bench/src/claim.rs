@@ -2,9 +2,9 @@
 //! was handed before, and closes what it got.
 //!
 //! The peer passes as many descriptors by `SCM_RIGHTS` over a connection of its own, and knows
-//! nobody. On both sides client and server are two processes, and the descriptors memfds: the
-//! simulated host's files are. Afterwards as many fetches as are asked for must have left no
-//! descriptor, with the daemon or with the client.
+//! nobody. On both sides client and server are two processes, and the descriptors are of the same
+//! kind: those of a device and its context, or memfds as the simulated host's files are. Afterwards
+//! as many fetches as are asked for must have left no descriptor, with the daemon or with the client.
 
 use std::{
     fs,
@@ -14,22 +14,22 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use berth_handover::Client;
-use berth_host::sim::Topology;
 
 use crate::{
     Places,
     compare::{Question, Target, compare, median},
-    daemon::{Machine, Running},
+    daemon::Running,
     front::rpc,
     ledger::runtime,
     orders,
     peer::Program,
     report::Row,
+    site::Site,
 };
 
 /// A slice.
 const SLICE: Duration = Duration::from_millis(250);
-/// The device and the iommufd.
+/// The device, and its iommufd or container.
 const FDS: usize = 2;
 /// How long the daemon may take to close the last connections.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -39,18 +39,16 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// # Errors
 /// Of either side; descriptors that stayed open.
 pub(crate) fn bench(places: &Places) -> Result<Vec<Row>> {
-    let dir = tempfile::tempdir_in(&places.memory).context("make a directory in memory")?;
-    let file = dir.path().join("machine.toml");
-    fs::write(&file, Topology::generated(1).to_toml()?).context("write the machine")?;
-    let daemon = Running::start(&places.programs, Machine::Simulated(&file), dir.path())?;
+    let site = Site::start(places)?;
     let id = runtime()?.block_on(async {
-        let channel = rpc::connect(&dir.path().join("berthd.sock")).await?;
-        let id = orders::reserve(&channel, "0000:01:00.0", orders::bound()).await?;
+        let channel = rpc::connect(&site.grpc()).await?;
+        let bound = orders::bound(site.backend());
+        let id = orders::reserve(&channel, site.device(), bound).await?;
         orders::attach(&channel, &id).await?;
         anyhow::Ok(id)
     })?;
-    let socket = dir.path().join("handover.sock");
-    let mut pass = Program::start(&places.peers.join("pass"), &[&FDS.to_string()])?;
+    let socket = site.handover();
+    let mut pass = Program::start(&places.peers.join("pass"), &site.beside(FDS))?;
     let (mut own, mut others) = (Vec::new(), Vec::new());
     let mut ours = || {
         let [middle, most] = slice(&socket, &id)?;
@@ -64,20 +62,21 @@ pub(crate) fn bench(places: &Places) -> Result<Vec<Row>> {
     };
     let question = Question {
         name: "fd_claim",
-        case: format!("connect, fetch, close {FDS} fds / SCM_RIGHTS in C"),
+        case: site.case(&format!("connect, fetch, close {FDS} fds / SCM_RIGHTS in C")),
         unit: "us",
-        target: Target::AtMost(2.0),
+        target: site.target(Target::AtMost(2.0)),
     };
     let mut row = compare(&question, &mut ours, &mut peer)?;
     let note = format!(
         "99 of 100 within {:.0} us, and {:.0} us of the peer's; {}",
         median(&own),
         median(&others),
-        leaks(&daemon, &socket, &id, places.fetches)?
+        leaks(&site.daemon, &socket, &id, places.fetches)?
     );
+    let note = site.note(&note);
     eprintln!("{note}");
     row.notes.push(note);
-    daemon.stop()?;
+    site.daemon.stop()?;
     Ok(vec![row])
 }
 

@@ -33,6 +33,8 @@ const READY: Duration = Duration::from_secs(30);
 /// What machine a daemon finds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Machine<'a> {
+    /// This one, as it is.
+    Kernel,
     /// This one's kernel, with a tree of files as sysfs.
     Tree(&'a Path),
     /// A simulated one, by its file.
@@ -58,6 +60,7 @@ impl Running {
         fs::write(&config, "").context("write a configuration")?;
         let mut command = Command::new(programs.join("berthd"));
         match machine {
+            Machine::Kernel => command.args(["--host", "linux"]),
             Machine::Tree(tree) => command.args(["--host", "linux", "--sysfs-root"]).arg(tree),
             Machine::Simulated(file) => {
                 command.args(["--host", &format!("sim:{}", file.display())])

@@ -1,18 +1,18 @@
 //! `vm_death`: from the `SIGKILL` of a holder until a watcher reads that its claims have ended.
 //!
 //! By then it is proven that nobody has the device open, the daemon has closed its own descriptors
-//! and taken the hold again, and that is on record, in memory. The peer is the same program with as
-//! many descriptors of its own, from the `SIGKILL` until its pidfd says that it has ended. The
-//! host is simulated; who has its descriptors is looked for in the real `/proc`.
+//! and taken the hold again, and that is on record, in memory. The peer is the same program with
+//! descriptors of its own, from the `SIGKILL` until its pidfd says that it has ended: a real device
+//! that it has bound and attached is closed, and reset, by then. Where the host is simulated they are
+//! memfds; who has its descriptors is looked for in the real `/proc`.
 
 use std::{
-    fs,
+    ffi::OsStr,
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
-use berth_host::sim::Topology;
 use berth_proto::v1::{self, events_client::EventsClient};
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -24,24 +24,26 @@ use tonic::{Streaming, transport::Channel};
 use crate::{
     Places,
     compare::{Question, Target, compare, median},
-    daemon::{Machine, Running},
     front::rpc,
     ledger::runtime,
     orders,
     peer::Program,
     report::Row,
+    site::Site,
 };
 
 /// How many die in a slice.
 const DEATHS: usize = 5;
-/// The device and the iommufd.
-const FDS: &str = "2";
+/// How many with a real device, whose reset takes a tenth of a second and more.
+const REAL_DEATHS: usize = 2;
+/// The device, and its iommufd or container.
+const FDS: usize = 2;
 /// Memory that the process has written to, in MiB, and the target: what the kernel needs to free
 /// a VM's memory is most of both sides, so that it is printed beside.
 const CASES: [(&str, Target); 2] = [("0", Target::AtMost(1.5)), ("256", Target::Beside)];
 
 /// Starts one that holds something.
-fn start(program: &Path, words: &[&str]) -> Result<Program> {
+fn start(program: &Path, words: &[impl AsRef<OsStr>]) -> Result<Program> {
     let mut program = Program::start(program, words)?;
     let line = program.line()?;
     if line.trim() != "ready" {
@@ -82,8 +84,8 @@ impl Ours<'_> {
     }
 }
 
-fn bare(program: &Path, mib: &str) -> Result<f64> {
-    let process = start(program, &[mib, FDS])?;
+fn bare(program: &Path, words: &[String]) -> Result<f64> {
+    let process = start(program, words)?;
     let pid = pid(&process)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("open its pidfd")?;
     let began = Instant::now();
@@ -92,8 +94,8 @@ fn bare(program: &Path, mib: &str) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
-fn slice(mut death: impl FnMut() -> Result<f64>) -> Result<f64> {
-    let times: Result<Vec<f64>> = (0..DEATHS).map(|_| death()).collect();
+fn slice(deaths: usize, mut death: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let times: Result<Vec<f64>> = (0..deaths).map(|_| death()).collect();
     Ok(median(&times?))
 }
 
@@ -102,34 +104,34 @@ fn slice(mut death: impl FnMut() -> Result<f64>) -> Result<f64> {
 /// # Errors
 /// Of either side.
 pub(crate) fn bench(places: &Places) -> Result<Vec<Row>> {
-    let dir = tempfile::tempdir_in(&places.memory).context("make a directory in memory")?;
-    let file = dir.path().join("machine.toml");
-    fs::write(&file, Topology::generated(1).to_toml()?).context("write the machine")?;
-    let daemon = Running::start(&places.programs, Machine::Simulated(&file), dir.path())?;
+    let site = Site::start(places)?;
     let runtime = runtime()?;
     let program = places.peers.join("hold");
     let (channel, events, id) = runtime.block_on(async {
-        let channel = rpc::connect(&dir.path().join("berthd.sock")).await?;
-        let id = orders::reserve(&channel, "0000:01:00.0", orders::bound()).await?;
+        let channel = rpc::connect(&site.grpc()).await?;
+        let bound = orders::bound(site.backend());
+        let id = orders::reserve(&channel, site.device(), bound).await?;
         let request = v1::WatchRequest { object: id.clone(), ..v1::WatchRequest::default() };
         let events = EventsClient::new(channel.clone()).watch(request).await?.into_inner();
         anyhow::Ok((channel, events, id))
     })?;
-    let socket = dir.path().join("handover.sock").display().to_string();
+    let socket = site.handover().display().to_string();
     let mut ours =
         Ours { runtime: &runtime, program: program.clone(), socket, channel, events, id };
+    let deaths = if site.is_real() { REAL_DEATHS } else { DEATHS };
     let mut rows = Vec::new();
     for (mib, target) in CASES {
         let question = Question {
             name: "vm_death",
-            case: format!("kill to claims ended / to exit, {mib} MiB, {FDS} fds"),
+            case: site.case(&format!("kill to claims ended / to exit, {mib} MiB, {FDS} fds")),
             unit: "ms",
-            target,
+            target: site.target(target),
         };
-        let mut own = || slice(|| ours.death(mib));
-        let mut peer = || slice(|| bare(&program, mib));
+        let words = [vec![mib.to_owned()], site.beside(FDS)].concat();
+        let mut own = || slice(deaths, || ours.death(mib));
+        let mut peer = || slice(deaths, || bare(&program, &words));
         rows.push(compare(&question, &mut own, &mut peer)?);
     }
-    daemon.stop()?;
+    site.daemon.stop()?;
     Ok(rows)
 }

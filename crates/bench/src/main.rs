@@ -13,7 +13,9 @@ mod handover;
 mod ledger;
 mod orders;
 mod peer;
+mod region;
 mod report;
+mod site;
 mod watch;
 
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use report::Row;
+use site::{Backend, Kernel};
 
 /// Measures Berth beside its peers.
 #[derive(Debug, Parser)]
@@ -42,6 +45,15 @@ struct Arguments {
     /// After how many fetches `fd_claim` counts descriptors.
     #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
     fetches: u64,
+    /// Work on real devices of this kernel, on this back end: `region`, `vm_death`, `fd_claim`.
+    #[arg(long, requires_all = ["device", "beside"])]
+    backend: Option<Backend>,
+    /// The daemon's device, which is on vfio-pci.
+    #[arg(long, value_name = "ADDRESS", requires = "backend")]
+    device: Option<String>,
+    /// The peer's device, which is on vfio-pci in another group.
+    #[arg(long, value_name = "ADDRESS", requires = "backend")]
+    beside: Option<String>,
     /// Where the results go as JSON.
     #[arg(long, value_name = "FILE")]
     json: PathBuf,
@@ -55,6 +67,8 @@ pub(crate) struct Places {
     pub(crate) disk: PathBuf,
     pub(crate) memory: PathBuf,
     pub(crate) fetches: u64,
+    /// Real devices, where benches are to work on some.
+    pub(crate) kernel: Option<Kernel>,
 }
 
 type Bench = fn(&Places) -> Result<Vec<Row>>;
@@ -71,17 +85,26 @@ const BENCHES: &[(&str, Bench)] = &[
     ("vm_death", death::bench),
 ];
 
+/// Those that work on real devices.
+const ON_KERNEL: &[(&str, Bench)] =
+    &[("region", region::bench), ("vm_death", death::bench), ("fd_claim", claim::bench)];
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let Arguments { names, programs, peers, disk, memory, fetches, json } = arguments;
-    let places = Places { programs, peers, disk, memory, fetches };
-    if let Some(unknown) = names.iter().find(|name| BENCHES.iter().all(|(known, _)| known != name))
+    let Arguments { names, programs, peers, disk, memory, fetches, json, .. } = arguments;
+    let kernel = match (arguments.backend, arguments.device, arguments.beside) {
+        (Some(backend), Some(device), Some(beside)) => Some(Kernel { backend, device, beside }),
+        _ => None,
+    };
+    let benches = if kernel.is_some() { ON_KERNEL } else { BENCHES };
+    let places = Places { programs, peers, disk, memory, fetches, kernel };
+    if let Some(unknown) = names.iter().find(|name| benches.iter().all(|(known, _)| known != name))
     {
-        let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
-        bail!("no bench is called {unknown}; there are {}", known.join(", "));
+        let known: Vec<&str> = benches.iter().map(|(name, _)| *name).collect();
+        bail!("no bench is called {unknown} here; there are {}", known.join(", "));
     }
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
-    for (name, bench) in BENCHES {
+    for (name, bench) in benches {
         if !names.is_empty() && names.iter().all(|wanted| wanted != name) {
             continue;
         }

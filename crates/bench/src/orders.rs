@@ -34,11 +34,11 @@ pub(crate) async fn attach(channel: &Channel, id: &str) -> Result<()> {
     answer.map(drop).with_context(|| format!("attach {id}"))
 }
 
-/// Delivery `bound` on iommufd.
-pub(crate) fn bound() -> v1::ReserveRequest {
+/// Delivery `bound`.
+pub(crate) fn bound(backend: v1::Backend) -> v1::ReserveRequest {
     v1::ReserveRequest {
         delivery: v1::Delivery::Bound.into(),
-        backend: v1::Backend::Iommufd.into(),
+        backend: backend.into(),
         ..v1::ReserveRequest::default()
     }
 }

@@ -1,6 +1,7 @@
 //! Programs that run beside: started once, asked for slices over a pipe.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -23,7 +24,7 @@ impl Program {
     ///
     /// # Errors
     /// It can't be started.
-    pub(crate) fn start(program: &Path, words: &[&str]) -> Result<Self> {
+    pub(crate) fn start(program: &Path, words: &[impl AsRef<OsStr>]) -> Result<Self> {
         let name = program.display().to_string();
         let mut child = Command::new(program)
             .args(words)

@@ -116,6 +116,11 @@ pub enum Mode {
         /// The terminal's columns.
         columns: u16,
     },
+    /// Measure, with `berth-bench`.
+    Bench {
+        /// Its arguments, but for places and devices.
+        words: Vec<String>,
+    },
 }
 
 /// Everything that the guest has to know.
@@ -199,7 +204,12 @@ pub enum Message {
         /// How long it took.
         seconds: f64,
     },
-    /// No more scenarios.
+    /// What was measured.
+    Rows {
+        /// The rows, as `berth-bench` writes them: JSON.
+        text: String,
+    },
+    /// Nothing more comes.
     End,
     /// The runner itself failed.
     Broken {

@@ -24,11 +24,23 @@ const SQLITE: [&str; 7] = [
 ];
 
 /// The peers that need the C library alone.
-const PLAIN: [&str; 3] = ["scan", "pass", "hold"];
+const PLAIN: [&str; 4] = ["scan", "pass", "hold", "map"];
 
-/// Puts the peers into a directory.
-pub(super) fn build(dir: &Path) -> Result<()> {
+/// Puts the peers into a directory; the one with SQLite, which takes long, only where it is needed.
+pub(super) fn build(dir: &Path, with_sqlite: bool) -> Result<()> {
     let source = workspace::root().join("crates/bench/peers");
+    if with_sqlite {
+        build_commit(dir, &source)?;
+    }
+    PLAIN.iter().try_for_each(|name| {
+        cc(Command::new("cc")
+            .args(["-O2", "-Wall", "-Wextra", "-o"])
+            .arg(dir.join(name))
+            .arg(source.join(name).with_extension("c")))
+    })
+}
+
+fn build_commit(dir: &Path, source: &Path) -> Result<()> {
     let sqlite = sqlite()?;
     let version = sqlite
         .parent()
@@ -53,13 +65,7 @@ pub(super) fn build(dir: &Path) -> Result<()> {
         .arg(&sqlite)
         .arg(source.join("commit.c"))
         .arg(&object)
-        .args(["-lpthread", "-lm", "-ldl"]))?;
-    PLAIN.iter().try_for_each(|name| {
-        cc(Command::new("cc")
-            .args(["-O2", "-Wall", "-Wextra", "-o"])
-            .arg(dir.join(name))
-            .arg(source.join(name).with_extension("c")))
-    })
+        .args(["-lpthread", "-lm", "-ldl"]))
 }
 
 fn cc(command: &mut Command) -> Result<()> {

@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context as _, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::workspace;
 
 /// One line, as `berth-bench` gives it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Row {
     name: String,
     case: String,
@@ -52,7 +52,8 @@ fn line(row: &Row) -> String {
     )
 }
 
-/// Puts it into docs/benchmarks.md. Lines of benches that did not run stay.
+/// Puts it into docs/benchmarks.md. Lines of benches that did not run stay, and of those that did
+/// the lines of other machines: this one is a machine, and so is a guest with each back end.
 pub(super) fn write(rows: &[Row]) -> Result<()> {
     let path = workspace::root().join("docs/benchmarks.md");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -73,12 +74,20 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
     Ok((before, table, after))
 }
 
+/// On which machine a case was measured, or a note made.
+fn machine(text: &str) -> &'static str {
+    ["iommufd", "type1"]
+        .into_iter()
+        .find(|backend| text.contains(&format!("{backend}, Linux ")))
+        .unwrap_or_default()
+}
+
 fn merge(table: &str, rows: &[Row]) -> String {
-    let fresh: BTreeSet<String> = rows.iter().map(|row| format!("`{}`", row.name)).collect();
-    let of = |name: &str| fresh.iter().any(|fresh| name.contains(fresh.as_str()));
+    let fresh: BTreeSet<(String, &str)> =
+        rows.iter().map(|row| (format!("`{}`", row.name), machine(&row.case))).collect();
     let kept = table.lines().filter(|line| {
         let name = line.trim_start_matches("| ").split([' ', ':']).next().unwrap_or("");
-        name.starts_with('`') && !of(name)
+        name.starts_with('`') && !fresh.contains(&(name.to_owned(), machine(line)))
     });
     let (lines, notes): (Vec<&str>, Vec<&str>) = kept.partition(|line| line.starts_with('|'));
     let new = render(rows);
@@ -112,6 +121,17 @@ mod tests {
             holds: "holds".to_owned(),
             notes: vec![note.to_owned()],
         }
+    }
+
+    #[test]
+    fn lines_of_other_machines_stay() {
+        let mut guest = row("one", "type1, Linux 6.12: guest's note");
+        guest.case = "a / b, type1, Linux 6.12".to_owned();
+        let first = render(&[row("one", "old note"), guest]);
+        let merged = merge(&first, &[row("one", "new note")]);
+        assert_eq!(merged.matches("| `one` |").count(), 2, "{merged}");
+        assert!(merged.contains("new note") && merged.contains("guest's note"), "{merged}");
+        assert!(!merged.contains("old note"), "{merged}");
     }
 
     #[test]

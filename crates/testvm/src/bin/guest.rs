@@ -5,7 +5,7 @@ use std::{env, process::ExitCode};
 
 use anyhow::{Result, bail};
 use berth_testvm::{
-    guest::{holder, runner, shell, unpriv},
+    guest::{bench, holder, runner, shell, unpriv},
     wire::Mode,
 };
 
@@ -27,6 +27,7 @@ fn run() -> Result<()> {
             match config.mode {
                 Mode::Scenarios { .. } => runner::run_all(&config),
                 Mode::Shell { .. } => shell::run(&config),
+                Mode::Bench { .. } => bench::run(&config),
             }
         }
         Some((runner::VERB, [name])) => runner::run_here(name),

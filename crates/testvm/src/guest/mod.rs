@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod bar;
+pub mod bench;
 pub mod capabilities;
 pub mod cgroup;
 pub mod daemon;

@@ -47,12 +47,21 @@ pub fn config() -> Result<GuestConfig> {
     Ok(config)
 }
 
-struct Reporter {
+/// Tells the host.
+#[derive(Debug)]
+pub(super) struct Reporter {
     port: File,
 }
 
 impl Reporter {
-    fn send(&mut self, message: &Message) -> Result<()> {
+    /// Opens the port.
+    pub(super) fn open() -> Result<Self> {
+        let path = machine::port(RESULTS_PORT)?;
+        Ok(Self { port: OpenOptions::new().write(true).open(&path)? })
+    }
+
+    /// Sends one message.
+    pub(super) fn send(&mut self, message: &Message) -> Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         self.port.write_all(&line).context("write to the results port")
@@ -64,9 +73,7 @@ impl Reporter {
 /// # Errors
 /// The host can't be told.
 pub fn run_all(config: &GuestConfig) -> Result<()> {
-    let path = machine::port(RESULTS_PORT)?;
-    let port = OpenOptions::new().write(true).open(&path)?;
-    let mut reporter = Reporter { port };
+    let mut reporter = Reporter::open()?;
     if let Err(error) = run_matching(config, &mut reporter) {
         reporter.send(&Message::Broken { reason: format!("{error:#}") })?;
     }
@@ -195,7 +202,8 @@ fn start(name: &str) -> Result<(Child, mpsc::Receiver<String>)> {
     Ok((child, lines))
 }
 
-fn forward(output: impl Read + Send + 'static, sender: Sender<String>) {
+/// Sends the lines of a stream on, from a thread of its own.
+pub(super) fn forward(output: impl Read + Send + 'static, sender: Sender<String>) {
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n') {
             let Ok(line) = line else { return };

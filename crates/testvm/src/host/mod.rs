@@ -1,6 +1,7 @@
 //! The host side: kernels, initramfs, QEMU, results.
 
 pub mod apt;
+pub mod bench;
 pub mod cache;
 pub mod initramfs;
 pub mod inverse;

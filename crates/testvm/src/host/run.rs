@@ -55,12 +55,13 @@ pub struct Options {
 
 /// Everything that is the same for all boots of a run.
 #[derive(Debug)]
-struct Prepared {
-    qemu: PathBuf,
+pub(super) struct Prepared {
+    pub(super) qemu: PathBuf,
     takes_descriptors: bool,
     init: PathBuf,
-    stage: tempfile::TempDir,
-    accel: Accel,
+    /// The programs of the guest.
+    pub(super) stage: tempfile::TempDir,
+    pub(super) accel: Accel,
     /// A root of its own, for the machines that have one, or why there is none.
     root: Option<Result<PathBuf, String>>,
 }
@@ -114,7 +115,7 @@ pub fn shell<T>(
     session.wait()
 }
 
-fn prepare(options: &Options) -> Result<Prepared> {
+pub(super) fn prepare(options: &Options) -> Result<Prepared> {
     let accel = Accel::choose()?;
     let qemu = packages::ensure_qemu()?;
     let takes_descriptors = packages::takes_descriptors(&qemu)?;
@@ -170,7 +171,7 @@ fn own_dir(parent: &Path, prefix: &str) -> Result<tempfile::TempDir> {
 }
 
 /// Keeps a program as it is now, though cargo may write it anew while the guest runs.
-fn stage_program(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn stage_program(from: &Path, to: &Path) -> Result<()> {
     if !from.exists() {
         return Ok(());
     }
@@ -231,7 +232,8 @@ fn build_programs(options: &Options) -> Result<()> {
     succeed(command)
 }
 
-fn files_for(
+/// A guest's directory and what it is told.
+pub(super) fn files_for(
     options: &Options,
     prepared: &Prepared,
     kernel: &Kernel,
@@ -291,6 +293,14 @@ fn one_boot(
     outcome
 }
 
+/// How long a guest may take until its first word.
+pub(super) const fn boot_patience(accel: Accel) -> Duration {
+    Duration::from_secs(match accel {
+        Accel::Tcg => 400,
+        Accel::Kvm => 120,
+    })
+}
+
 struct Collector<'a> {
     kernel: Kind,
     profile: Profile,
@@ -300,7 +310,7 @@ struct Collector<'a> {
 
 impl Collector<'_> {
     fn collect(&mut self, session: &mut Session, accel: Accel) -> Result<()> {
-        let boot = Duration::from_secs(if accel == Accel::Tcg { 400 } else { 120 });
+        let boot = boot_patience(accel);
         let mut patience = boot;
         let mut log: Option<fs::File> = None;
         let mut running: Option<String> = None;
@@ -345,6 +355,7 @@ impl Collector<'_> {
                 }
                 Message::End => return Ok(()),
                 Message::Broken { reason } => bail!("the guest's runner failed: {reason}"),
+                Message::Rows { .. } => bail!("the guest sent what nobody asked to be measured"),
             }
         }
     }
