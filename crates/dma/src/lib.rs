@@ -12,6 +12,7 @@ mod alloc;
 mod backend;
 mod buffer;
 mod error;
+mod index;
 mod limits;
 mod memory;
 mod mirror;
