@@ -1,15 +1,11 @@
 //! Nodes of the index, and where they are kept.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::chunks::Chunks;
 
 /// Entries of a node. A leaf of this many is searched in one or two cache lines of keys.
 pub(super) const FANOUT: usize = 32;
-
-/// Nodes of the first chunk; each further chunk doubles what there is.
-const FIRST_CHUNK: u32 = 4;
-/// Chunks that there can be: as many as give 2^31 nodes.
-const CHUNKS: usize = 30;
 
 /// Keys in ascending order, each with a value: a leaf's entries, or the smallest key and the number
 /// of each child.
@@ -24,15 +20,17 @@ pub(super) struct Node {
     length: AtomicU32,
 }
 
-impl Node {
-    fn new() -> Self {
+impl Default for Node {
+    fn default() -> Self {
         Self {
             keys: [const { AtomicU64::new(0) }; FANOUT],
             values: [const { AtomicU32::new(0) }; FANOUT],
             length: AtomicU32::new(0),
         }
     }
+}
 
+impl Node {
     /// How many entries it has: at most [`FANOUT`], also for readers of a node that changes.
     pub(super) fn len(&self) -> usize {
         let length = self.length.load(Ordering::Relaxed);
@@ -105,64 +103,16 @@ impl Node {
     }
 }
 
-/// All nodes by their numbers. They never move, so that a reader can look at one while others are
-/// added; one that was given up is used again.
-#[derive(Debug)]
-pub(super) struct Nodes {
-    chunks: [OnceLock<Box<[Node]>>; CHUNKS],
-}
-
-impl Nodes {
-    pub(super) fn new() -> Self {
-        Self { chunks: [const { OnceLock::new() }; CHUNKS] }
-    }
-
-    /// The node of this number, if there is one. A number that a reader took from a node that
-    /// changes may be any.
-    pub(super) fn get(&self, number: u32) -> Option<&Node> {
-        let (chunk, at) = place(number);
-        self.chunks.get(chunk)?.get()?.get(at)
-    }
-
-    /// Makes sure that there is room for the node of this number, which follows those there are.
-    pub(super) fn grow_to(&self, number: u32) {
-        let (chunk, _) = place(number);
-        let size = usize::try_from(FIRST_CHUNK).unwrap_or(1) << chunk.saturating_sub(1);
-        self.chunks[chunk].get_or_init(|| (0..size).map(|_| Node::new()).collect());
-    }
-}
-
-/// In which chunk a node is, and where there: chunks have 4, 4, 8, 16, ... nodes.
-fn place(number: u32) -> (usize, usize) {
-    let index = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
-    if number < FIRST_CHUNK {
-        return (0, index(number));
-    }
-    let chunk = number.ilog2() - FIRST_CHUNK.ilog2() + 1;
-    let first = FIRST_CHUNK << (chunk - 1);
-    (index(chunk), index(number - first))
-}
+/// All nodes by their numbers; one that was given up is used again.
+pub(super) type Nodes = Chunks<Node>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_node_has_a_place_of_its_own() {
-        let nodes = Nodes::new();
-        for number in 0..1000 {
-            nodes.grow_to(number);
-            let node = nodes.get(number).expect("it was made");
-            assert_eq!(node.len(), 0, "{number} is another's place");
-            node.insert(0, u64::from(number), number);
-        }
-        assert!((0..1000).all(|number| nodes.get(number).is_some_and(|n| n.value(0) == number)));
-        assert!(nodes.get(u32::MAX).is_none());
-    }
-
-    #[test]
     fn a_rank_counts_keys_that_are_not_above() {
-        let node = Node::new();
+        let node = Node::default();
         assert_eq!(node.rank(0), 0);
         for at in 0..FANOUT {
             node.insert(at, 10 * (at as u64 + 1), 0);

@@ -91,7 +91,11 @@ fn what_grows_and_shrinks_keeps_its_nodes() {
             index.insert(&mut writer, order(n), u32::try_from(n).unwrap());
         }
         check(&index, &writer);
-        assert!(writer.made < 20_000 / (FANOUT as u32 / 4), "nodes are filled: {}", writer.made);
+        assert!(
+            (writer.made as usize) < 20_000 / (FANOUT / 4),
+            "nodes are filled: {}",
+            writer.made
+        );
         for n in (0..20_000).rev() {
             assert_eq!(index.remove(&mut writer, order(n)), Some(u32::try_from(n).unwrap()));
         }
