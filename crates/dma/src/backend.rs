@@ -220,8 +220,8 @@ impl Backend {
                 Ok(sim.allow(ranges).map_err(sim_error("allow", 0, 0))?)
             }
             Parts::Simulated(_) | Parts::Type1(_) => Err(DmaError::Cannot {
-                what: "restrict the address space",
-                why: "type1 permits what its devices do; leave the rest alone",
+                what: "keep addresses free of reserved ones",
+                why: "type1 has no such call; give out fixed places instead",
             }),
         }
     }

@@ -14,6 +14,8 @@ mod backend;
 mod buffer;
 mod chunks;
 mod error;
+#[cfg(feature = "vm-memory")]
+mod guest;
 mod index;
 mod limits;
 mod memory;
@@ -23,6 +25,8 @@ mod preflight;
 mod sim;
 mod space;
 mod table;
+#[cfg(feature = "vfio-ioctls")]
+mod vfio_ops;
 
 pub use arena::{Arena, Piece};
 pub use backend::{BackendKind, Parts};
@@ -36,3 +40,9 @@ pub use populate::{advise_large_pages, populate};
 pub use preflight::{Estimate, Planned, Preflight, large_page_share};
 pub use sim::{SimArea, SimFlavour, SimIoas, SimLimits};
 pub use space::{AddressSpace, Batch, BatchBuffer, Stats};
+#[cfg(feature = "vfio-ioctls")]
+pub use vfio_ops::VfioSpace;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/dma.md")]
+mod guide {}

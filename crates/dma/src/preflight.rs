@@ -59,7 +59,9 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    fn of(bytes: u64) -> Self {
+    /// For so much memory.
+    #[must_use]
+    pub fn of(bytes: u64) -> Self {
         let ms = |per_gib: u64| {
             let us = (u128::from(bytes) * u128::from(per_gib)) >> 30;
             u64::try_from(us / 1000).unwrap_or(u64::MAX)

@@ -196,7 +196,8 @@ impl SimIoas {
         target.map(place, length, perms, source)
     }
 
-    /// Restricts what may be mapped to these addresses; an empty list lifts it.
+    /// Says which addresses are to be used, so that they can't be reserved later; an empty list
+    /// lifts it.
     ///
     /// # Errors
     ///
@@ -222,7 +223,7 @@ impl SimIoas {
 
     /// Addresses that may be mapped.
     pub fn permitted(&self) -> Vec<IovaRange> {
-        self.lock().permitted().to_vec()
+        self.lock().limits.permitted.clone()
     }
 
     /// What addresses and lengths must be multiples of.
@@ -234,12 +235,15 @@ impl SimIoas {
     ///
     /// # Errors
     ///
-    /// `EADDRINUSE`: something is mapped outside them.
+    /// `EADDRINUSE`: something is mapped outside them, or allowed.
     pub fn set_permitted(&self, permitted: Vec<IovaRange>) -> Result<(), Errno> {
         let mut state = self.lock();
         let inside =
             |area: &SimArea| permitted.iter().any(|range| range.contains(area.iova, area.length));
-        if !state.areas.values().all(inside) {
+        let stays = |allowed: &IovaRange| {
+            permitted.iter().any(|range| range.start <= allowed.start && allowed.last <= range.last)
+        };
+        if !state.areas.values().all(inside) || !state.allowed.iter().all(stays) {
             return Err(Errno::ADDRINUSE);
         }
         state.limits.permitted = permitted;
@@ -293,7 +297,8 @@ impl State {
         std::mem::take(&mut self.areas).values().map(|area| area.length).sum()
     }
 
-    fn permitted(&self) -> &[IovaRange] {
+    /// Where the kernel looks for a place.
+    fn given_out(&self) -> &[IovaRange] {
         if self.allowed.is_empty() { &self.limits.permitted } else { &self.allowed }
     }
 
@@ -365,11 +370,11 @@ impl State {
         let taken =
             self.areas.values().map(|area| IovaRange { start: area.iova, last: area.last() });
         let wanted = Wanted { length, page: self.limits.alignment, memory };
-        place(wanted, self.permitted(), taken)
+        place(wanted, self.given_out(), taken)
     }
 
     fn check_permitted(&self, iova: u64, length: u64) -> Result<(), Errno> {
-        let inside = self.permitted().iter().any(|range| range.contains(iova, length));
+        let inside = self.limits.permitted.iter().any(|range| range.contains(iova, length));
         if inside { Ok(()) } else { Err(Errno::INVAL) }
     }
 

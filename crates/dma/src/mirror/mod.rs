@@ -92,6 +92,10 @@ pub(crate) struct Ticket {
 #[derive(Debug)]
 struct State {
     table: Table,
+    /// What the kernel maps.
+    permitted: Vec<IovaRange>,
+    /// What is given out of that, if not all.
+    allowed: Vec<IovaRange>,
     writer: Writer,
     addresses: Option<AddressWriter>,
     kept: Vec<Option<Arc<Mapping>>>,
@@ -117,6 +121,8 @@ impl Mirror {
         let (index, writer) = Index::new();
         let state = State {
             table: Table::new(page_bytes()),
+            permitted: Vec::new(),
+            allowed: Vec::new(),
             writer,
             addresses: None,
             kept: Vec::new(),
@@ -131,9 +137,18 @@ impl Mirror {
     pub(crate) fn permit(&self, mut ranges: Vec<IovaRange>) -> bool {
         ranges.sort_unstable();
         let mut state = self.lock();
-        let new = state.table.permitted() != ranges;
-        state.table.permit(ranges);
+        let new = state.permitted != ranges;
+        state.permitted = ranges;
+        state.give_out();
         new
+    }
+
+    /// Restricts what is given out where a place is left open; an empty list lifts it.
+    pub(crate) fn allow(&self, mut ranges: Vec<IovaRange>) {
+        ranges.sort_unstable();
+        let mut state = self.lock();
+        state.allowed = ranges;
+        state.give_out();
     }
 
     /// Takes addresses before the kernel is asked; what is kept goes over only where it succeeds.
@@ -180,7 +195,7 @@ impl Mirror {
         };
         let near = self.index.floor(iova).map(|(_, tile)| tile);
         let taken = match state.table.take(near, iova, length, false) {
-            // Address 0, or what another user seemed to have: the kernel knows.
+            // Address 0, what another user seemed to have, or what isn't given out: the kernel knows.
             Err(Refused::NotFree) if state.permits(iova, length) => {
                 state.table.take(near, iova, length, true)
             }
@@ -421,7 +436,19 @@ impl Mirror {
 
 impl State {
     fn permits(&self, iova: u64, length: u64) -> bool {
-        self.table.permitted().iter().any(|range| range.contains(iova, length))
+        self.permitted.iter().any(|range| range.contains(iova, length))
+    }
+
+    fn give_out(&mut self) {
+        if self.allowed.is_empty() {
+            return self.table.permit(self.permitted.clone());
+        }
+        let both = |range: &IovaRange, allowed: &IovaRange| {
+            let (start, last) = (range.start.max(allowed.start), range.last.min(allowed.last));
+            (start <= last).then_some(IovaRange { start, last })
+        };
+        let of = |range| self.allowed.iter().filter_map(move |allowed| both(range, allowed));
+        self.table.permit(self.permitted.iter().flat_map(of).collect());
     }
 
     /// Exchanges what is kept for a tile.

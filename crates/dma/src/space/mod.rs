@@ -108,7 +108,7 @@ impl AddressSpace {
     }
 
     /// The gaps in the aperture, ascending: what attached devices or the IOMMU reserve, such as the
-    /// window for interrupts, and what [`AddressSpace::allow`] leaves out.
+    /// window for interrupts.
     ///
     /// # Errors
     ///
@@ -124,8 +124,9 @@ impl AddressSpace {
         Ok(ranges.windows(2).filter_map(gap).collect())
     }
 
-    /// Restricts the address space to these addresses, so that no device which reserves any of them
-    /// can be attached later; none at all lifts it.
+    /// Says which addresses are to be used: no device that reserves any of them can be attached
+    /// later, and no others are given out where a place is left open. A fixed place may still be any
+    /// that is permitted. None at all lifts it.
     ///
     /// # Errors
     ///
@@ -137,7 +138,8 @@ impl AddressSpace {
     /// `IOMMU_IOAS_ALLOW_IOVAS`, 6.2.
     pub fn allow(&self, ranges: &[IovaRange]) -> Result<(), DmaError> {
         self.backend.allow(ranges)?;
-        self.refresh().map(drop)
+        self.mirror.allow(ranges.to_vec());
+        Ok(())
     }
 
     /// What was mapped through this value and is still mapped, ascending.

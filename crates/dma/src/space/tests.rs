@@ -275,6 +275,8 @@ fn what_is_allowed_is_all_that_is_given_out() {
         space.map_buffer(IovaChoice::Any, &buffer, RW),
         Err(DmaError::NoSpace { largest: 0, .. })
     ));
+    let fixed = IovaChoice::Fixed(0x20_0000);
+    assert_eq!(space.map_buffer(fixed, &buffer, RW), Ok(0x20_0000), "the kernel permits it");
     let error = space.allow(&[range(0xfee0_0000, 0xfee0_0fff)]).expect_err("reserved");
     assert_eq!(error.errno(), Errno::ADDRINUSE);
     space.allow(&[]).expect("lifted");

@@ -79,6 +79,7 @@ impl Table {
     }
 
     /// What may be given out, in ascending order.
+    #[cfg(test)]
     pub(crate) fn permitted(&self) -> &[IovaRange] {
         &self.permitted
     }
