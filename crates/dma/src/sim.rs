@@ -80,6 +80,8 @@ struct State {
     locked: u64,
     calls: u64,
     faults: VecDeque<Errno>,
+    #[cfg(test)]
+    pause: Option<Arc<std::sync::Barrier>>,
 }
 
 /// A simulated I/O address space; clones are handles on the same one.
@@ -98,7 +100,17 @@ impl SimIoas {
     /// An empty address space.
     pub fn new(flavour: SimFlavour, limits: SimLimits) -> Self {
         let (areas, faults, allowed) = (BTreeMap::new(), VecDeque::new(), Vec::new());
-        let state = State { flavour, limits, allowed, areas, locked: 0, calls: 0, faults };
+        let state = State {
+            flavour,
+            limits,
+            allowed,
+            areas,
+            locked: 0,
+            calls: 0,
+            faults,
+            #[cfg(test)]
+            pause: None,
+        };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -122,6 +134,8 @@ impl SimIoas {
         perms: DmaPerms,
         source: Source,
     ) -> Result<u64, Errno> {
+        #[cfg(test)]
+        self.paused();
         let mut state = self.lock();
         state.fault()?;
         let iova = match state.flavour {
@@ -277,6 +291,22 @@ impl SimIoas {
     /// Makes the next map or unmap fail, before it has any effect; several queue up.
     pub fn fail_next(&self, errno: Errno) {
         self.lock().faults.push_back(errno);
+    }
+
+    /// The next map waits in the kernel: it passes the barrier when it has come there, and again when
+    /// it may go on.
+    #[cfg(test)]
+    pub(crate) fn pause_next(&self, barrier: Arc<std::sync::Barrier>) {
+        self.lock().pause = Some(barrier);
+    }
+
+    #[cfg(test)]
+    fn paused(&self) {
+        let pause = self.lock().pause.take();
+        if let Some(barrier) = pause {
+            barrier.wait();
+            barrier.wait();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -51,7 +51,8 @@ impl AddressSpace {
     /// memory become one mapping. Those with an open place are put one behind the other, so that
     /// they are unmapped at once as well.
     ///
-    /// All are mapped or none is.
+    /// All are mapped or none is; only what the kernel refuses to take back is left, and is in
+    /// [`AddressSpace::regions`] then.
     ///
     /// # Errors
     ///
@@ -92,49 +93,39 @@ impl AddressSpace {
     /// Takes addresses for all areas, or none.
     fn reserve_all(&self, plan: &Plan, perms: DmaPerms) -> Result<Vec<Ticket>, DmaError> {
         let mut tickets = Vec::with_capacity(plan.areas.len());
-        let mut rest = &plan.areas[..];
-        while let Some(first) = rest.first() {
-            let at = plan.areas.len() - rest.len();
+        while tickets.len() < plan.areas.len() {
+            let at = tickets.len();
             let count = if at < plan.placed() { 1 } else { plan.row(at).get() };
-            let (row, behind) = rest.split_at(count);
-            let reserved = match self.reserve_row(first.place, row, perms) {
-                // So much in one piece is not free; perhaps it is in several.
-                Err(DmaError::NoSpace { .. }) if count > 1 => row
-                    .iter()
-                    .map(|area| self.reserve(area.place, &mut new(area, perms)))
-                    .try_fold(Vec::new(), |mut made, ticket| match ticket {
-                        Ok(ticket) => {
-                            made.push(ticket);
-                            Ok(made)
-                        }
-                        Err(error) => {
-                            self.free_all(&made);
-                            Err(error)
-                        }
-                    }),
-                answer => answer,
-            };
-            match reserved {
-                Ok(row) => tickets.extend(row),
-                Err(error) => {
-                    self.free_all(&tickets);
-                    return Err(error);
-                }
+            let row = &plan.areas[at..at + count];
+            if let Err(error) = self.reserve_row(row, perms, &mut tickets) {
+                self.free_all(&tickets);
+                return Err(error);
             }
-            rest = behind;
         }
         Ok(tickets)
     }
 
+    /// Takes addresses for areas one behind the other or, where so much in one piece isn't free, each
+    /// for itself.
     fn reserve_row(
         &self,
-        place: IovaChoice,
         row: &[Piece],
         perms: DmaPerms,
-    ) -> Result<Vec<Ticket>, DmaError> {
-        let mut row: Vec<New> = row.iter().map(|area| new(area, perms)).collect();
-        let total = row.iter().map(|new| new.length).fold(0, u64::saturating_add);
-        self.with_ranges(place, total, || self.mirror.reserve_row(place, &mut row))
+        tickets: &mut Vec<Ticket>,
+    ) -> Result<(), DmaError> {
+        let Some(first) = row.first() else { return Ok(()) };
+        let mut news: Vec<New> = row.iter().map(|area| new(area, perms)).collect();
+        let total = news.iter().map(|new| new.length).fold(0, u64::saturating_add);
+        let reserve = || self.mirror.reserve_row(first.place, &mut news);
+        match self.with_ranges(first.place, total, reserve) {
+            Err(DmaError::NoSpace { .. }) if row.len() > 1 => {
+                for area in row {
+                    tickets.push(self.reserve(area.place, &mut new(area, perms))?);
+                }
+            }
+            answer => tickets.extend(answer?),
+        }
+        Ok(())
     }
 
     fn free_all(&self, tickets: &[Ticket]) {

@@ -301,6 +301,34 @@ fn dropping_unmaps_and_taking_apart_does_not() {
 }
 
 #[test]
+fn no_lock_is_held_while_the_kernel_works() {
+    for flavour in [SimFlavour::Iommufd, SimFlavour::Type1] {
+        let (space, sim) = space(flavour);
+        let buffer = DmaBuffer::new(4096).expect("memory");
+        let first = space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
+        let slow = IovaChoice::Fixed(64 * PAGE);
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        sim.pause_next(Arc::clone(&barrier));
+        std::thread::scope(|scope| {
+            let mapping = scope.spawn(|| space.map_buffer(slow, &buffer, RW));
+            barrier.wait();
+            // It is in the kernel now, and everything else goes on.
+            assert_eq!(space.find(64 * PAGE), None, "it isn't mapped yet");
+            let error = space.map_buffer(slow, &buffer, RW).expect_err("it is being mapped");
+            assert!(matches!(error, DmaError::Overlap { with: Some(_), .. }));
+            let error = space.unmap(64 * PAGE, PAGE).expect_err("it is being mapped");
+            assert!(matches!(error, DmaError::Busy { .. }));
+            let second = space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
+            space.unmap_batch(&[(first, PAGE), (second, PAGE)]).expect("mapped");
+            assert_eq!(space.regions(), []);
+            barrier.wait();
+            assert_eq!(mapping.join().expect("no panic"), Ok(64 * PAGE));
+        });
+        assert!(space.find(64 * PAGE).is_some());
+    }
+}
+
+#[test]
 fn memory_stays_while_it_is_mapped() {
     let (space, _) = space(SimFlavour::Iommufd);
     let buffer = DmaBuffer::new(4096).expect("memory");
