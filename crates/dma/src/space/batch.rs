@@ -86,7 +86,7 @@ impl AddressSpace {
                 return Ok(batch(&plan, &tickets));
             };
             tries += 1;
-            self.undo_batch(&plan, tickets, (at, error), tries)?;
+            self.undo_batch(&plan, &tickets, (at, error), tries)?;
         }
     }
 
@@ -156,11 +156,12 @@ impl AddressSpace {
     fn undo_batch(
         &self,
         plan: &Plan,
-        tickets: Vec<Ticket>,
+        tickets: &[Ticket],
         (at, error): (usize, IoctlError),
         tries: u32,
     ) -> Result<(), DmaError> {
         let (mapped, not_mapped) = tickets.split_at(at);
+        let had = self.mirror.totals().0.saturating_sub(not_mapped.len());
         let mut left = 0;
         for run in mapped.chunk_by(|a, b| self.mirror.touch(a, b)) {
             left += self.unmap_run(run).0;
@@ -182,7 +183,11 @@ impl AddressSpace {
         if open && error.errno == Errno::INVAL && self.refresh().is_ok_and(|(_, new)| new) {
             return Ok(());
         }
-        Err(self.explain(place, plan.areas[at].length, error))
+        let mut error = self.explain(place, plan.areas[at].length, error);
+        if let DmaError::EntryLimit { mapped, .. } = &mut error {
+            *mapped = had;
+        }
+        Err(error)
     }
 }
 
