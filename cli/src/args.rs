@@ -90,11 +90,14 @@ pub(crate) enum Command {
     /// Why a device or group can or can't be given away, and what to do.
     #[command(visible_alias = "why")]
     Explain {
-        /// A device address, a group's stable id or number.
+        /// A device address, a group's stable id or number; with --memory also a reservation.
         object: String,
         /// Ask on behalf of this trust label.
         #[arg(long)]
         label: Option<String>,
+        /// Also what mapping so much memory takes: locked memory, mappings, addresses, time.
+        #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
+        memory: Option<u64>,
     },
     /// Reserve groups for a holder, durably.
     Reserve(Box<ReserveArgs>),

@@ -73,7 +73,7 @@ async fn what_a_release_resets_too_is_told_before_anything_is_reserved() {
     }
     let held = service.reserve(&me, of("vm-a", FIRST)).await.expect("reserved");
     assert_eq!(held.warnings, told, "and once it is");
-    let request = v1::ExplainRequest { object: FIRST.to_owned(), label: String::new() };
+    let request = v1::ExplainRequest { object: FIRST.to_owned(), ..Default::default() };
     let shown = service.explain(&me, request).await.expect("explained");
     let text = &shown.devices[0].text;
     assert!(text.contains(SECOND), "{text}");
@@ -95,7 +95,7 @@ async fn somebody_elses_device_is_not_reset() {
         assert_eq!(owner.reservation.as_ref().map(|id| id.as_str()), Some(held.id.as_str()));
         let way_out = format!("berth release {}", held.id);
         assert_eq!(refused.refusal().resolve[0], way_out);
-        let request = v1::ExplainRequest { object: second.to_owned(), label: String::new() };
+        let request = v1::ExplainRequest { object: second.to_owned(), ..Default::default() };
         let shown = service.explain(&me, request).await.expect("explained");
         let verdict = &shown.devices[0];
         assert!(verdict.blocks && verdict.text.contains(first), "{}", verdict.text);

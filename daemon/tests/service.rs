@@ -323,7 +323,7 @@ async fn explain_names_what_blocks_and_what_does_not() {
         .devices()
         .find(|device| snapshot.uses_of(device.address).iter().any(|one| one.kind == "mount"))
         .expect("small has a mounted disk");
-    let request = v1::ExplainRequest { object: mounted.address.to_string(), label: String::new() };
+    let request = v1::ExplainRequest { object: mounted.address.to_string(), ..Default::default() };
     let shown = world.service.explain(&operator(), request).await.expect("explained");
     let disk = shown
         .devices
@@ -334,7 +334,7 @@ async fn explain_names_what_blocks_and_what_does_not() {
     assert!(disk.resolve.contains("umount"), "{}", disk.resolve);
     assert!(shown.policies.iter().all(|verdict| !verdict.may));
 
-    let request = v1::ExplainRequest { object: "0000:02:01.0".to_owned(), label: String::new() };
+    let request = v1::ExplainRequest { object: "0000:02:01.0".to_owned(), ..Default::default() };
     let shown = world.service.explain(&operator(), request).await.expect("explained");
     let bridge = shown
         .devices

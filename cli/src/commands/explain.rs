@@ -14,10 +14,14 @@ pub(super) async fn run(
     channel: Channel,
     object: &str,
     label: Option<String>,
+    memory: Option<u64>,
     output: &Output,
 ) -> Result<(), CliError> {
-    let request =
-        v1::ExplainRequest { object: address::object(object), label: label.unwrap_or_default() };
+    let request = v1::ExplainRequest {
+        object: address::object(object),
+        label: label.unwrap_or_default(),
+        memory_bytes: memory.unwrap_or_default(),
+    };
     let explanation = Groups::new(channel).explain(request).await?.into_inner();
     output.show(&explanation, render::explain::text)
 }

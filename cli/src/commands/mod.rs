@@ -35,7 +35,9 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
     match cli.command {
         Command::Group(command) => group::run(channel, command, output).await,
         Command::Device(command) => device::run(channel, command, output).await,
-        Command::Explain { object, label } => explain::run(channel, &object, label, output).await,
+        Command::Explain { object, label, memory } => {
+            explain::run(channel, &object, label, memory, output).await
+        }
         Command::Reserve(args) => reserve::run(channel, *args, output).await,
         Command::Reservation(command) => reservation::run(channel, command, output).await,
         Command::Attach { order, domain } => {

@@ -28,6 +28,9 @@ pub(crate) fn text(explanation: &v1::Explanation) -> String {
     for note in &explanation.host_notes {
         let _ = writeln!(out, "host: {note}");
     }
+    for note in &explanation.memory_notes {
+        let _ = writeln!(out, "{note}");
+    }
     out.trim_end().to_owned()
 }
 

@@ -5,9 +5,11 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use berth_uapi::{
-    DmaPerms, Errno, IoasId, IoctlError, Iommufd, IommufdOp, IovaChoice, IovaRange, VfioContainer,
+    DmaPerms, Errno, IoasId, IoctlError, Iommufd, IommufdOp, IovaChoice, IovaRange, RlimitMode,
+    VfioContainer, same_file,
 };
 
+use crate::error::DmaError;
 use crate::mirror::Source;
 use crate::sim::{SimFlavour, SimIoas};
 
@@ -39,6 +41,17 @@ pub(crate) struct Backend {
     map_file: OnceLock<bool>,
 }
 
+/// What a back end says of itself.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) permitted: Vec<IovaRange>,
+    pub(crate) alignment: u64,
+    /// A bit for each size; 0 where it isn't said.
+    pub(crate) page_sizes: u64,
+    pub(crate) mappings_left: Option<u32>,
+    pub(crate) mode: RlimitMode,
+}
+
 /// An object for errors of the simulation, which has no ioctls.
 fn sim_error(op: &'static str, iova: u64, length: u64) -> impl FnOnce(Errno) -> IoctlError {
     move |errno| IoctlError::new(op, format!("{iova:#x}+{length:#x} of a simulated ioas"), errno)
@@ -61,18 +74,13 @@ impl Backend {
         }
     }
 
-    /// Whether the back end finds free addresses itself.
-    pub(crate) fn chooses_iova(&self) -> bool {
-        match &self.parts {
-            Parts::Iommufd(..) => true,
-            Parts::Type1(_) => false,
-            Parts::Simulated(sim) => sim.flavour() == SimFlavour::Iommufd,
-        }
-    }
-
     /// Whether its number of mappings is limited.
     pub(crate) fn limits_entries(&self) -> bool {
-        !self.chooses_iova()
+        match &self.parts {
+            Parts::Iommufd(..) => false,
+            Parts::Type1(_) => true,
+            Parts::Simulated(sim) => sim.flavour() == SimFlavour::Type1,
+        }
     }
 
     /// Whether memory can be mapped by file.
@@ -106,6 +114,30 @@ impl Backend {
         }
     }
 
+    /// How pinned memory is counted; on type1, for the process that maps.
+    pub(crate) fn rlimit_mode(&self) -> RlimitMode {
+        match &self.parts {
+            Parts::Iommufd(iommufd, _) => iommufd.rlimit_mode().unwrap_or(RlimitMode::User),
+            Parts::Type1(_) | Parts::Simulated(_) => RlimitMode::Process,
+        }
+    }
+
+    /// What there is room for.
+    pub(crate) fn room(&self) -> Result<Room, IoctlError> {
+        let mode = self.rlimit_mode();
+        let (permitted, alignment) = self.ranges()?;
+        let mut room = Room { permitted, alignment, page_sizes: 0, mappings_left: None, mode };
+        match &self.parts {
+            Parts::Iommufd(..) => {}
+            Parts::Type1(container) => {
+                let info = container.get_info()?;
+                (room.page_sizes, room.mappings_left) = (info.page_sizes, info.dma_avail);
+            }
+            Parts::Simulated(sim) => room.mappings_left = sim.entries_left(),
+        }
+        Ok(room)
+    }
+
     /// Maps memory by address.
     ///
     /// # Safety
@@ -113,29 +145,84 @@ impl Backend {
     /// As [`Iommufd::map`] and [`VfioContainer::map_dma`].
     pub(crate) unsafe fn map(
         &self,
-        iova: IovaChoice,
+        iova: u64,
         address: u64,
         length: u64,
         perms: DmaPerms,
     ) -> Result<u64, IoctlError> {
+        let place = IovaChoice::Fixed(iova);
         match &self.parts {
             Parts::Iommufd(iommufd, ioas) => {
                 // SAFETY: the caller's promise.
-                unsafe { iommufd.map(*ioas, iova, address, length, perms) }
+                unsafe { iommufd.map(*ioas, place, address, length, perms) }
             }
             Parts::Type1(container) => {
-                let IovaChoice::Fixed(iova) = iova else {
-                    return Err(IoctlError::new("map", "vfio container", Errno::INVAL));
-                };
                 // SAFETY: the caller's promise.
                 unsafe { container.map_dma(iova, address, length, perms) }?;
                 Ok(iova)
             }
             Parts::Simulated(sim) => {
                 let source = Source::Memory { address };
-                let at = fixed(iova);
-                sim.map(iova, length, perms, source).map_err(sim_error("map", at, length))
+                sim.map(place, length, perms, source).map_err(sim_error("map", iova, length))
             }
+        }
+    }
+
+    /// Whether mappings can be copied to another back end.
+    pub(crate) fn copies_to(&self, target: &Self) -> Result<(), DmaError> {
+        let cannot = |why| Err(DmaError::Cannot { what: "copy a mapping", why });
+        match (&self.parts, &target.parts) {
+            (Parts::Iommufd(from, _), Parts::Iommufd(to, _)) => match same_file(from, to) {
+                Ok(false) => cannot("both address spaces must be of one iommufd"),
+                // Where it can't be found out, ids of another context are ENOENT to the kernel.
+                Ok(true) | Err(_) => Ok(()),
+            },
+            (Parts::Simulated(from), Parts::Simulated(to))
+                if (from.flavour(), to.flavour()) == (SimFlavour::Iommufd, SimFlavour::Iommufd) =>
+            {
+                Ok(())
+            }
+            _ => cannot("only an iommufd can, within itself; map the memory again"),
+        }
+    }
+
+    /// Maps what is mapped at `iova` at `to` of the target, too.
+    ///
+    /// # Safety
+    ///
+    /// As [`Iommufd::copy`].
+    pub(crate) unsafe fn copy(
+        &self,
+        iova: u64,
+        target: &Self,
+        to: u64,
+        length: u64,
+        perms: DmaPerms,
+    ) -> Result<u64, IoctlError> {
+        let place = IovaChoice::Fixed(to);
+        match (&self.parts, &target.parts) {
+            (Parts::Iommufd(iommufd, from), Parts::Iommufd(_, ioas)) => {
+                // SAFETY: the caller's promise.
+                unsafe { iommufd.copy((*from, iova), (*ioas, place), length, perms) }
+            }
+            (Parts::Simulated(from), Parts::Simulated(target)) => {
+                from.copy(iova, target, place, length, perms).map_err(sim_error("copy", to, length))
+            }
+            _ => Err(IoctlError::new("copy", "another back end", Errno::NOTTY)),
+        }
+    }
+
+    /// Restricts what may be mapped.
+    pub(crate) fn allow(&self, ranges: &[IovaRange]) -> Result<(), DmaError> {
+        match &self.parts {
+            Parts::Iommufd(iommufd, ioas) => Ok(iommufd.allow_iovas(*ioas, ranges)?),
+            Parts::Simulated(sim) if sim.flavour() == SimFlavour::Iommufd => {
+                Ok(sim.allow(ranges).map_err(sim_error("allow", 0, 0))?)
+            }
+            Parts::Simulated(_) | Parts::Type1(_) => Err(DmaError::Cannot {
+                what: "keep addresses free of reserved ones",
+                why: "type1 has no such call; give out fixed places instead",
+            }),
         }
     }
 

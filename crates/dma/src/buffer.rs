@@ -1,6 +1,7 @@
 //! Memory for DMA that needs no unsafe code of its user.
 #![expect(unsafe_code, reason = "copies to and from memory that a device may change")]
 
+use std::num::NonZero;
 use std::sync::Arc;
 
 use berth_uapi::Errno;
@@ -42,6 +43,27 @@ impl DmaBuffer {
     #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
     pub fn len(&self) -> usize {
         self.memory.len()
+    }
+
+    /// Makes all pages present before they are mapped, with several threads: a device then waits for
+    /// no page to be zeroed, and neither does the map.
+    ///
+    /// # Errors
+    ///
+    /// `NoMemory`. `Invalid`: the kernel is older than 5.14.
+    pub fn populate(&self, threads: NonZero<usize>) -> Result<(), DmaError> {
+        // SAFETY: the memory is this buffer's as long as it lives.
+        unsafe { crate::populate::populate(self.memory.base(), self.len(), threads) }
+    }
+
+    /// Asks for transparent large pages. It does nothing for pages that are there already.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: the kernel has none.
+    pub fn advise_large_pages(&self) -> Result<(), DmaError> {
+        // SAFETY: the memory is this buffer's as long as it lives.
+        unsafe { crate::populate::advise_large_pages(self.memory.base(), self.len()) }
     }
 
     /// Copies `bytes` to `offset`.
@@ -97,6 +119,11 @@ impl DmaBuffer {
         // All of the buffer is inside.
         let _ = self.read(0, &mut bytes);
         bytes
+    }
+
+    /// Another handle on the same memory, for who writes to another part of it.
+    pub(crate) fn share(&self) -> Self {
+        Self { memory: Arc::clone(&self.memory) }
     }
 
     pub(crate) fn memory(&self) -> &Arc<Mapping> {

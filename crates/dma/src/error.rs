@@ -134,15 +134,18 @@ pub enum DmaError {
     /// The limit on locked memory does not allow it.
     #[error(
         "mapping {length:#x} bytes needs {needs_kib} KiB locked, RLIMIT_MEMLOCK of uid {uid} is \
-         {limit_kib} KiB; raise it to at least {needs_kib} KiB"
+         {limit_kib} KiB, of which it already has {locked_kib}; raise it to at least {needs_kib} KiB"
     )]
     Memlock {
         /// How long it was to be.
         length: u64,
-        /// Memory that would be locked, with what is locked by this process already.
+        /// Memory that would be locked, with what is locked already.
         needs_kib: u64,
         /// The limit.
         limit_kib: u64,
+        /// What is locked already, as far as it can be read: by this process or, where the back end
+        /// counts so, by all of the user's.
+        locked_kib: u64,
         /// Whose limit it is.
         uid: u32,
     },
@@ -187,6 +190,26 @@ pub enum DmaError {
         /// What the kernel says it removed.
         removed: u64,
     },
+    /// Some mappings of a batch were unmapped and others weren't.
+    #[error(
+        "{unmapped} mappings were unmapped, {failed} are still there; the first error: {first}"
+    )]
+    Partial {
+        /// How many are gone.
+        unmapped: usize,
+        /// How many are still mapped.
+        failed: usize,
+        /// What was wrong first.
+        first: Box<DmaError>,
+    },
+    /// The back end has no such thing.
+    #[error("this back end can't {what}: {why}")]
+    Cannot {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
     /// The kernel's answer, where there is nothing to add.
     #[error(transparent)]
     Kernel(#[from] IoctlError),
@@ -209,6 +232,8 @@ impl DmaError {
             Self::Busy { .. } => DmaErrorKind::Busy,
             Self::Mismatch { .. } => DmaErrorKind::Kernel,
             Self::Memory { errno, .. } => kind_of(*errno),
+            Self::Partial { first, .. } => first.kind(),
+            Self::Cannot { .. } => DmaErrorKind::Unsupported,
             Self::Kernel(error) => kind_of(error.errno),
         }
     }
@@ -228,6 +253,8 @@ impl DmaError {
             Self::Busy { .. } => Errno::BUSY,
             Self::Mismatch { .. } => Errno::IO,
             Self::Memory { errno, .. } | Self::OutsideBuffer { errno, .. } => *errno,
+            Self::Partial { first, .. } => first.errno(),
+            Self::Cannot { .. } => Errno::OPNOTSUPP,
             Self::Kernel(error) => error.errno,
         }
     }

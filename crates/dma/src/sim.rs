@@ -74,8 +74,14 @@ impl SimArea {
 struct State {
     flavour: SimFlavour,
     limits: SimLimits,
+    /// What its user restricted it to, if it did.
+    allowed: Vec<IovaRange>,
     areas: BTreeMap<u64, SimArea>,
+    locked: u64,
+    calls: u64,
     faults: VecDeque<Errno>,
+    #[cfg(test)]
+    pause: Option<Arc<std::sync::Barrier>>,
 }
 
 /// A simulated I/O address space; clones are handles on the same one.
@@ -93,7 +99,18 @@ impl Default for SimIoas {
 impl SimIoas {
     /// An empty address space.
     pub fn new(flavour: SimFlavour, limits: SimLimits) -> Self {
-        let state = State { flavour, limits, areas: BTreeMap::new(), faults: VecDeque::new() };
+        let (areas, faults, allowed) = (BTreeMap::new(), VecDeque::new(), Vec::new());
+        let state = State {
+            flavour,
+            limits,
+            allowed,
+            areas,
+            locked: 0,
+            calls: 0,
+            faults,
+            #[cfg(test)]
+            pause: None,
+        };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -117,16 +134,19 @@ impl SimIoas {
         perms: DmaPerms,
         source: Source,
     ) -> Result<u64, Errno> {
+        #[cfg(test)]
+        self.paused();
         let mut state = self.lock();
         state.fault()?;
         let iova = match state.flavour {
             SimFlavour::Iommufd => state.check_iommufd(iova, length, perms, source)?,
             SimFlavour::Type1 => state.check_type1(iova, length, perms, source)?,
         };
-        let locked: u64 = state.areas.values().map(|area| area.length).sum();
-        if locked.saturating_add(length) > state.limits.locked_bytes {
+        let locked = state.locked.saturating_add(length);
+        if locked > state.limits.locked_bytes {
             return Err(Errno::NOMEM);
         }
+        state.locked = locked;
         state.areas.insert(iova, SimArea { iova, length, perms, source });
         Ok(iova)
     }
@@ -161,6 +181,60 @@ impl SimIoas {
         Ok(state.clear())
     }
 
+    /// Maps what is mapped at `iova` at a place of `target`, too, as if both were of one iommufd.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: not all of it is mapped. `EPERM`: writing asked for read-only memory. Else as
+    /// [`SimIoas::map`].
+    pub fn copy(
+        &self,
+        iova: u64,
+        target: &Self,
+        place: IovaChoice,
+        length: u64,
+        perms: DmaPerms,
+    ) -> Result<u64, Errno> {
+        let area = self.lookup(iova).ok_or(Errno::NOENT)?;
+        let into = iova - area.iova;
+        if area.length - into < length {
+            return Err(Errno::NOENT);
+        }
+        if perms.write && !area.perms.write {
+            return Err(Errno::PERM);
+        }
+        let source = match area.source {
+            Source::Memory { address } => Source::Memory { address: address + into },
+            Source::File { offset } => Source::File { offset: offset + into },
+        };
+        target.map(place, length, perms, source)
+    }
+
+    /// Says which addresses are to be used, so that they can't be reserved later; an empty list
+    /// lifts it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: they overlap, or one ends before it starts. `EADDRINUSE`: not all is permitted.
+    pub fn allow(&self, ranges: &[IovaRange]) -> Result<(), Errno> {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_unstable();
+        let overlap = sorted.windows(2).any(|pair| pair[1].start <= pair[0].last);
+        if overlap || sorted.iter().any(|range| range.start >= range.last) {
+            return Err(Errno::INVAL);
+        }
+        let mut state = self.lock();
+        let permitted = &state.limits.permitted;
+        let inside = |range: &IovaRange| {
+            permitted.iter().any(|p| p.start <= range.start && range.last <= p.last)
+        };
+        if !sorted.iter().all(inside) {
+            return Err(Errno::ADDRINUSE);
+        }
+        state.allowed = sorted;
+        Ok(())
+    }
+
     /// Addresses that may be mapped.
     pub fn permitted(&self) -> Vec<IovaRange> {
         self.lock().limits.permitted.clone()
@@ -175,12 +249,15 @@ impl SimIoas {
     ///
     /// # Errors
     ///
-    /// `EADDRINUSE`: something is mapped outside them.
+    /// `EADDRINUSE`: something is mapped outside them, or allowed.
     pub fn set_permitted(&self, permitted: Vec<IovaRange>) -> Result<(), Errno> {
         let mut state = self.lock();
         let inside =
             |area: &SimArea| permitted.iter().any(|range| range.contains(area.iova, area.length));
-        if !state.areas.values().all(inside) {
+        let stays = |allowed: &IovaRange| {
+            permitted.iter().any(|range| range.start <= allowed.start && allowed.last <= range.last)
+        };
+        if !state.areas.values().all(inside) || !state.allowed.iter().all(stays) {
             return Err(Errno::ADDRINUSE);
         }
         state.limits.permitted = permitted;
@@ -199,9 +276,37 @@ impl SimIoas {
         (area.last() >= iova).then_some(*area)
     }
 
+    /// How many more mappings fit, where that is limited.
+    pub(crate) fn entries_left(&self) -> Option<u32> {
+        let state = self.lock();
+        let left = state.limits.entries.saturating_sub(state.areas.len());
+        (state.flavour == SimFlavour::Type1).then(|| u32::try_from(left).unwrap_or(u32::MAX))
+    }
+
+    /// How often the simulated kernel was entered to map, unmap or copy.
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
     /// Makes the next map or unmap fail, before it has any effect; several queue up.
     pub fn fail_next(&self, errno: Errno) {
         self.lock().faults.push_back(errno);
+    }
+
+    /// The next map waits in the kernel: it passes the barrier when it has come there, and again when
+    /// it may go on.
+    #[cfg(test)]
+    pub(crate) fn pause_next(&self, barrier: Arc<std::sync::Barrier>) {
+        self.lock().pause = Some(barrier);
+    }
+
+    #[cfg(test)]
+    fn paused(&self) {
+        let pause = self.lock().pause.take();
+        if let Some(barrier) = pause {
+            barrier.wait();
+            barrier.wait();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -211,12 +316,20 @@ impl SimIoas {
 }
 
 impl State {
+    /// Counts the call, and answers what was scripted for it.
     fn fault(&mut self) -> Result<(), Errno> {
+        self.calls += 1;
         self.faults.pop_front().map_or(Ok(()), Err)
     }
 
     fn clear(&mut self) -> u64 {
+        self.locked = 0;
         std::mem::take(&mut self.areas).values().map(|area| area.length).sum()
+    }
+
+    /// Where the kernel looks for a place.
+    fn given_out(&self) -> &[IovaRange] {
+        if self.allowed.is_empty() { &self.limits.permitted } else { &self.allowed }
     }
 
     fn check_iommufd(
@@ -287,7 +400,7 @@ impl State {
         let taken =
             self.areas.values().map(|area| IovaRange { start: area.iova, last: area.last() });
         let wanted = Wanted { length, page: self.limits.alignment, memory };
-        place(wanted, &self.limits.permitted, taken)
+        place(wanted, self.given_out(), taken)
     }
 
     fn check_permitted(&self, iova: u64, length: u64) -> Result<(), Errno> {
@@ -311,12 +424,11 @@ impl State {
         }
         let last = iova.checked_add(length - 1).ok_or(Errno::OVERFLOW)?;
         let mut unmapped = 0;
-        for area in self.in_range(iova, last) {
+        while let Some(area) = self.first_in(iova, last) {
             if area.iova < iova || area.last() > last {
                 return Err(Errno::NOENT);
             }
-            self.areas.remove(&area.iova);
-            unmapped += area.length;
+            unmapped += self.remove(area);
         }
         if unmapped == 0 { Err(Errno::NOENT) } else { Ok(unmapped) }
     }
@@ -326,26 +438,30 @@ impl State {
             return Err(Errno::INVAL);
         }
         let last = iova.checked_add(length - 1).ok_or(self.limits.type1_wrap)?;
-        let areas = self.in_range(iova, last);
         // Type1 v2 looks at both ends before it removes anything.
-        if areas.iter().any(|area| area.iova < iova || area.last() > last) {
+        let low = self.first_in(iova, iova).is_some_and(|area| area.iova < iova);
+        let high = self.first_in(last, last).is_some_and(|area| area.last() > last);
+        if low || high {
             return Err(Errno::INVAL);
         }
-        for area in &areas {
-            self.areas.remove(&area.iova);
+        let mut unmapped = 0;
+        while let Some(area) = self.first_in(iova, last) {
+            unmapped += self.remove(area);
         }
-        match areas.iter().map(|area| area.length).sum() {
-            0 => Err(Errno::NOENT),
-            unmapped => Ok(unmapped),
-        }
+        if unmapped == 0 { Err(Errno::NOENT) } else { Ok(unmapped) }
     }
 
-    /// Mappings with any address from `iova` to `last`, ascending.
-    fn in_range(&self, iova: u64, last: u64) -> Vec<SimArea> {
+    fn remove(&mut self, area: SimArea) -> u64 {
+        self.areas.remove(&area.iova);
+        self.locked -= area.length;
+        area.length
+    }
+
+    /// The first mapping with any address from `iova` to `last`.
+    fn first_in(&self, iova: u64, last: u64) -> Option<SimArea> {
         let before = self.areas.range(..iova).next_back().map(|(_, area)| *area);
-        let before = before.filter(|area| area.last() >= iova);
-        let inside = self.areas.range(iova..=last).map(|(_, area)| *area);
-        before.into_iter().chain(inside).collect()
+        let inside = || self.areas.range(iova..=last).next().map(|(_, area)| *area);
+        before.filter(|area| area.last() >= iova).or_else(inside)
     }
 }
 

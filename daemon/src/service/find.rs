@@ -2,6 +2,7 @@
 
 use berth_host::{DeviceFacts, PciAddress};
 use berth_ownership::{Domain, DomainId, Group, GroupId, Reservation, ReservationId};
+use berth_proto::v1;
 
 use crate::model::{ApiError, Snapshot};
 
@@ -50,6 +51,20 @@ pub(super) fn device(snapshot: &Snapshot, address: PciAddress) -> Result<&Device
     snapshot
         .device(address)
         .ok_or_else(|| ApiError::not_found(address, format!("no device is at {address}")))
+}
+
+/// What is to be explained: a group, also as the first one of a reservation whose memory is asked
+/// about.
+pub(super) fn explained(
+    snapshot: &Snapshot,
+    request: &v1::ExplainRequest,
+) -> Result<(Group, Option<Reservation>), ApiError> {
+    if request.memory_bytes == 0 || !request.object.starts_with("r-") {
+        return group(snapshot, &request.object).map(|found| (found.clone(), None));
+    }
+    let found = reservation(snapshot, &request.object)?;
+    let first = found.targets.first().map(|target| target.group.as_str()).unwrap_or_default();
+    Ok((group(snapshot, first)?.clone(), Some(found.clone())))
 }
 
 /// A reservation, released ones too while they are remembered.

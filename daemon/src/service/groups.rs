@@ -53,7 +53,7 @@ impl Service {
     ) -> Result<v1::Explanation, ApiError> {
         require(caller, Role::Viewer, "explain")?;
         let snapshot = self.snapshot();
-        let named = find::group(&snapshot, &request.object)?;
+        let (named, reservation) = find::explained(&snapshot, &request)?;
         let members: Vec<_> =
             named.devices.iter().filter_map(|id| id.as_str().parse().ok()).collect();
         let asked = members.clone();
@@ -69,7 +69,7 @@ impl Service {
             .await?;
         let refreshed = self.ledger.refresh(members, crate::model::Meta::internal("explain")).await;
         let snapshot = refreshed.map_or(snapshot, |applied| applied.snapshot);
-        let group = find::group(&snapshot, &request.object)?;
+        let group = find::group(&snapshot, named.id.as_str())?;
         let only: Option<DeviceId> = request
             .object
             .parse::<berth_host::PciAddress>()
@@ -82,6 +82,11 @@ impl Service {
             features: &features,
             only: only.as_ref(),
         };
-        Ok(view::explain(&snapshot, group, &asked))
+        let mut explanation = view::explain(&snapshot, group, &asked);
+        if let (Some(group), 1..) = (&explanation.group, request.memory_bytes) {
+            let bytes = request.memory_bytes;
+            explanation.memory_notes = view::memory_notes(group, reservation.as_ref(), bytes);
+        }
+        Ok(explanation)
     }
 }

@@ -58,6 +58,7 @@ pub fn explain(snapshot: &Snapshot, record: &Group, asked: &Asked<'_>) -> v1::Ex
         devices,
         policies,
         host_notes: host_notes(asked.features),
+        memory_notes: Vec::new(),
     }
 }
 

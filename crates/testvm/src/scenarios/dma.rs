@@ -34,26 +34,26 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("dma_memlock_type1", &[Type1, Intremap], memlock_type1),
 ];
 
-const PAGE: u64 = 4096;
-const RW: DmaPerms = DmaPerms::READ_WRITE;
+pub(super) const PAGE: u64 = 4096;
+pub(super) const RW: DmaPerms = DmaPerms::READ_WRITE;
 /// The edu cuts addresses to 32 bits, so places are chosen below that.
-const FIXED: u64 = 0x20_0000;
+pub(super) const FIXED: u64 = 0x20_0000;
 
 /// A device, and the address space that it is attached to as two users see it. Fields are dropped
 /// in this order, so that the device's file is closed before what it stands on.
-struct Bench {
-    space: AddressSpace,
-    twin: AddressSpace,
-    device: Bound,
+pub(super) struct Bench {
+    pub(super) space: AddressSpace,
+    pub(super) twin: AddressSpace,
+    pub(super) device: Bound,
 }
 
-enum Bound {
+pub(super) enum Bound {
     Iommufd(Probed),
     Type1(Device, VfioGroup),
 }
 
 impl Bench {
-    fn iommufd() -> Result<Self> {
+    pub(super) fn iommufd() -> Result<Self> {
         sysfs::to_vfio(EDU_SPARE)?;
         let probed = probe::bind_cdev(EDU_SPARE).context("bind the cdev")?;
         let ioas = probed.context.ioas_alloc()?;
@@ -63,7 +63,7 @@ impl Bench {
         Ok(Self { space, twin, device: Bound::Iommufd(probed) })
     }
 
-    fn type1() -> Result<Self> {
+    pub(super) fn type1() -> Result<Self> {
         sysfs::to_vfio(EDU_SPARE)?;
         let group = probe::open_group(EDU_SPARE).context("open the group")?;
         let container = VfioContainer::open()?;
@@ -75,14 +75,14 @@ impl Bench {
         Ok(Self { space, twin, device: Bound::Type1(device, group) })
     }
 
-    fn edu(&self) -> Result<Edu> {
+    pub(super) fn edu(&self) -> Result<Edu> {
         match &self.device {
             Bound::Iommufd(probed) => Edu::on_vfio(probed.device.device()),
             Bound::Type1(device, _group) => Edu::on_vfio(device),
         }
     }
 
-    fn end(self, edu: Edu) -> Result<Outcome> {
+    pub(super) fn end(self, edu: Edu) -> Result<Outcome> {
         drop((edu, self));
         sysfs::to_host(EDU_SPARE, None)?;
         Ok(Outcome::Pass)
@@ -90,7 +90,7 @@ impl Bench {
 }
 
 /// Once unmapped, the device does not reach the memory, and the IOMMU says so.
-fn is_blocked(ctx: &Ctx, edu: &Edu, kmsg: &mut Kmsg, iova: u64) -> Result<()> {
+pub(super) fn is_blocked(ctx: &Ctx, edu: &Edu, kmsg: &mut Kmsg, iova: u64) -> Result<()> {
     let fault = kmsg.provoke_fault(iova, ctx.patience(), || edu.copy_out(iova, PAGE))?;
     ensure!(fault.write && EDU_SPARE.ends_with(&fault.source), "another fault: {fault:?}");
     ctx.say(format!("{fault:?}"));

@@ -38,7 +38,10 @@ mod berthd_wedged;
 mod conformance;
 mod daemon;
 mod dma;
+mod dma_kinds;
 mod dma_model;
+mod dma_nvme;
+mod dma_random;
 mod host;
 mod host_handed;
 mod raw;
@@ -58,7 +61,10 @@ const TOPICS: &[&[Scenario]] = &[
     raw::SCENARIOS,
     uapi::SCENARIOS,
     dma::SCENARIOS,
+    dma_kinds::SCENARIOS,
     dma_model::SCENARIOS,
+    dma_nvme::SCENARIOS,
+    dma_random::SCENARIOS,
     host::SCENARIOS,
     host_handed::SCENARIOS,
     conformance::SCENARIOS,

@@ -1,0 +1,146 @@
+//! What readers see of one mapping.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use berth_uapi::DmaPerms;
+
+use super::{Region, Source};
+
+/// How far a mapping has come; no lock is held over the ioctl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// None is there.
+    Empty,
+    Mapping,
+    Mapped,
+    /// Mapped, and it stays until it has been copied.
+    Copying,
+    Unmapping,
+}
+
+/// A mapping's generation, stage, access and kind of source in one word, so that a change of stage
+/// is one compare-and-swap that fails for another mapping of the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word(u64);
+
+const STAGE: u64 = 0b111;
+const READ: u64 = 1 << 3;
+const WRITE: u64 = 1 << 4;
+const FILE: u64 = 1 << 5;
+const GENERATION: u32 = 8;
+
+impl Word {
+    pub(super) fn new(generation: u64, perms: DmaPerms, source: Source) -> Self {
+        let mut word = generation << GENERATION;
+        word |= if perms.read { READ } else { 0 };
+        word |= if perms.write { WRITE } else { 0 };
+        word |= if matches!(source, Source::File { .. }) { FILE } else { 0 };
+        Self(word).at(Stage::Mapping)
+    }
+
+    pub(super) fn stage(self) -> Stage {
+        match self.0 & STAGE {
+            0 => Stage::Empty,
+            1 => Stage::Mapping,
+            2 => Stage::Mapped,
+            3 => Stage::Copying,
+            _ => Stage::Unmapping,
+        }
+    }
+
+    /// The same mapping at another stage.
+    pub(super) fn at(self, stage: Stage) -> Self {
+        let stage = match stage {
+            Stage::Empty => 0,
+            Stage::Mapping => 1,
+            Stage::Mapped => 2,
+            Stage::Copying => 3,
+            Stage::Unmapping => 4,
+        };
+        Self((self.0 & !STAGE) | stage)
+    }
+
+    /// Whether devices can use it.
+    pub(super) fn is_mapped(self) -> bool {
+        matches!(self.stage(), Stage::Mapped | Stage::Copying)
+    }
+
+    fn perms(self) -> DmaPerms {
+        DmaPerms { read: self.0 & READ != 0, write: self.0 & WRITE != 0 }
+    }
+}
+
+/// A mapping. Only the word changes while an index names it.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    word: AtomicU64,
+    iova: AtomicU64,
+    length: AtomicU64,
+    source: AtomicU64,
+}
+
+impl Block {
+    /// Writes all of it, before an index names it.
+    pub(super) fn set(&self, region: &Region, word: Word) {
+        let (Source::Memory { address: source } | Source::File { offset: source }) = region.source;
+        self.iova.store(region.iova, Ordering::Relaxed);
+        self.length.store(region.length, Ordering::Relaxed);
+        self.source.store(source, Ordering::Relaxed);
+        self.word.store(word.0, Ordering::Release);
+    }
+
+    pub(super) fn word(&self) -> Word {
+        Word(self.word.load(Ordering::Acquire))
+    }
+
+    /// The mapping and its word. Whole only as far as an index named it all the while.
+    pub(super) fn get(&self) -> (Region, Word) {
+        let word = self.word();
+        let source = self.source.load(Ordering::Relaxed);
+        let source = if word.0 & FILE == 0 {
+            Source::Memory { address: source }
+        } else {
+            Source::File { offset: source }
+        };
+        let iova = self.iova.load(Ordering::Relaxed);
+        let length = self.length.load(Ordering::Relaxed);
+        (Region { iova, length, perms: word.perms(), source }, word)
+    }
+
+    /// Moves on a mapping of which this thread alone decides.
+    pub(super) fn store(&self, word: Word) {
+        self.word.store(word.0, Ordering::Release);
+    }
+
+    /// Moves a mapping on, unless another thread was faster.
+    pub(super) fn exchange(&self, from: Word, to: Word) -> bool {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+        self.word.compare_exchange(from.0, to.0, success, failure).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_keeps_what_it_was_made_of() {
+        let block = Block::default();
+        assert_eq!(block.word().stage(), Stage::Empty);
+        for (perms, source) in [
+            (DmaPerms::READ, Source::File { offset: 7 }),
+            (DmaPerms::WRITE, Source::Memory { address: u64::MAX }),
+            (DmaPerms::READ_WRITE, Source::Memory { address: 0 }),
+        ] {
+            let region = Region { iova: 0x1000, length: 0x2000, perms, source };
+            let first = Word::new(u64::MAX >> GENERATION, perms, source);
+            block.set(&region, first);
+            for stage in [Stage::Mapped, Stage::Copying, Stage::Unmapping] {
+                assert!(block.exchange(first.at(first.stage()), first.at(stage)));
+                assert!(!block.exchange(first.at(Stage::Mapping), first), "it was moved on");
+                assert_eq!((block.get().0, block.word().stage()), (region, stage));
+                block.store(first);
+            }
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! What an address space has mapped, kept beside the kernel's own table, which can't be read.
+
+mod block;
+mod by_address;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_uapi::{DmaPerms, IovaChoice, IovaRange};
+
+use self::block::{Block, Stage, Word};
+use self::by_address::{AddressWriter, ByAddress};
+use crate::chunks::Chunks;
+use crate::error::DmaError;
+use crate::index::{Index, Writer};
+use crate::memory::{Mapping, page_bytes};
+use crate::table::{Refused, Table};
+
+/// Where the memory of a mapping comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Memory of this process, by its address.
+    Memory {
+        /// The address.
+        address: u64,
+    },
+    /// Part of a file.
+    File {
+        /// Where in the file.
+        offset: u64,
+    },
+}
+
+/// One mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Where devices see it.
+    pub iova: u64,
+    /// How long it is.
+    pub length: u64,
+    /// What devices may do with it.
+    pub perms: DmaPerms,
+    /// What it shows.
+    pub source: Source,
+}
+
+impl Region {
+    /// The addresses it takes.
+    pub fn range(&self) -> IovaRange {
+        IovaRange { start: self.iova, last: self.iova.saturating_add(self.length - 1) }
+    }
+
+    /// The memory it shows, first and last address.
+    fn memory(&self) -> Option<(u64, u64)> {
+        match self.source {
+            Source::Memory { address } => Some((address, address.saturating_add(self.length - 1))),
+            Source::File { .. } => None,
+        }
+    }
+}
+
+/// What is to be mapped.
+#[derive(Clone, Debug)]
+pub(crate) struct New {
+    pub(crate) length: u64,
+    pub(crate) perms: DmaPerms,
+    pub(crate) source: Source,
+    /// Memory that must stay where it is until the kernel has let go of it.
+    pub(crate) keep: Option<Arc<Mapping>>,
+}
+
+/// Why addresses could not be reserved.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    /// This mapping is in the way.
+    Overlap(Region),
+    /// They aren't permitted, as far as is known.
+    NotPermitted,
+    /// Nothing this large is free, as far as is known; the largest there is.
+    NoSpace(u64),
+}
+
+/// A mapping of which this thread alone decides what becomes of it.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Ticket {
+    tile: u32,
+    word: Word,
+    pub(crate) iova: u64,
+    pub(crate) length: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    table: Table,
+    /// What the kernel maps.
+    permitted: Vec<IovaRange>,
+    /// What is given out of that, if not all.
+    allowed: Vec<IovaRange>,
+    writer: Writer,
+    addresses: Option<AddressWriter>,
+    kept: Vec<Option<Arc<Mapping>>>,
+    generations: u64,
+    bytes: u64,
+}
+
+/// All mappings.
+///
+/// The lock is held to reserve addresses and to give them up, never over an ioctl and never to look.
+/// In between, a mapping belongs to the thread that moved it on with a compare-and-swap: it alone
+/// says whether it is mapped now, or gone. So memory is let go only by who knows that the kernel has.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    index: Index,
+    by_address: ByAddress,
+    blocks: Chunks<Block>,
+    state: Mutex<State>,
+}
+
+impl Mirror {
+    pub(crate) fn new() -> Self {
+        let (index, writer) = Index::new();
+        let state = State {
+            table: Table::new(page_bytes()),
+            permitted: Vec::new(),
+            allowed: Vec::new(),
+            writer,
+            addresses: None,
+            kept: Vec::new(),
+            generations: 0,
+            bytes: 0,
+        };
+        let by_address = ByAddress::default();
+        Self { index, by_address, blocks: Chunks::new(), state: Mutex::new(state) }
+    }
+
+    /// Learns what is permitted, and answers whether that is something new.
+    pub(crate) fn permit(&self, mut ranges: Vec<IovaRange>) -> bool {
+        ranges.sort_unstable();
+        let mut state = self.lock();
+        let new = state.permitted != ranges;
+        state.permitted = ranges;
+        state.give_out();
+        new
+    }
+
+    /// Restricts what is given out where a place is left open; an empty list lifts it.
+    pub(crate) fn allow(&self, mut ranges: Vec<IovaRange>) {
+        ranges.sort_unstable();
+        let mut state = self.lock();
+        state.allowed = ranges;
+        state.give_out();
+    }
+
+    /// Takes addresses before the kernel is asked; what is kept goes over only where it succeeds.
+    pub(crate) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket, Denied> {
+        let mut state = self.lock();
+        let tile = self.take(&mut state, place, new)?;
+        Ok(self.put(&mut state, tile, new))
+    }
+
+    /// Takes addresses for all of these, one right behind the other where their place is left open.
+    /// All or none.
+    pub(crate) fn reserve_row(
+        &self,
+        place: IovaChoice,
+        row: &mut [New],
+    ) -> Result<Vec<Ticket>, Denied> {
+        let mut state = self.lock();
+        let total = row.iter().map(|new| new.length).fold(0, u64::saturating_add);
+        let Some(first) = row.first() else { return Ok(Vec::new()) };
+        let whole = New { length: total, keep: None, ..first.clone() };
+        let tile = self.take(&mut state, place, &whole)?;
+        let start = state.table.range(tile).start;
+        state.table.release(tile);
+        let mut tickets = Vec::with_capacity(row.len());
+        let mut iova = start;
+        for new in row {
+            let at = IovaChoice::Fixed(iova);
+            // It was free as a whole a moment ago, under the same lock.
+            let tile = self.take(&mut state, at, new)?;
+            iova = iova.saturating_add(new.length);
+            tickets.push(self.put(&mut state, tile, new));
+        }
+        Ok(tickets)
+    }
+
+    fn take(&self, state: &mut State, place: IovaChoice, new: &New) -> Result<u32, Denied> {
+        let length = new.length;
+        let iova = match place {
+            IovaChoice::Fixed(iova) => iova,
+            IovaChoice::Any => {
+                let (Source::Memory { address: at } | Source::File { offset: at }) = new.source;
+                return state.table.take_any(length, at).map_err(Denied::NoSpace);
+            }
+        };
+        let near = self.index.floor(iova).map(|(_, tile)| tile);
+        let taken = match state.table.take(near, iova, length, false) {
+            // Address 0, what another user seemed to have, or what isn't given out: the kernel knows.
+            Err(Refused::NotFree) if state.permits(iova, length) => {
+                state.table.take(near, iova, length, true)
+            }
+            answer => answer,
+        };
+        taken.map_err(|refused| match refused {
+            Refused::Taken(tile) => Denied::Overlap(self.block(tile).get().0),
+            Refused::NotFree => Denied::NotPermitted,
+        })
+    }
+
+    fn put(&self, state: &mut State, tile: u32, new: &mut New) -> Ticket {
+        let iova = state.table.range(tile).start;
+        let New { length, perms, source, .. } = *new;
+        let region = Region { iova, length, perms, source };
+        state.generations += 1;
+        let word = Word::new(state.generations, perms, source);
+        self.blocks.grow_to(tile);
+        self.block(tile).set(&region, word);
+        state.keep(tile, new.keep.take());
+        state.bytes += length;
+        self.index.insert(&mut state.writer, iova, tile);
+        if let (Some(addresses), Some(memory)) = (&mut state.addresses, region.memory()) {
+            addresses.insert(&self.by_address, tile, memory, |tile| self.memory_of(tile).1);
+        }
+        Ticket { tile, word, iova, length }
+    }
+
+    /// The kernel mapped what was reserved.
+    pub(crate) fn commit(&self, ticket: &Ticket) {
+        self.block(ticket.tile).store(ticket.word.at(Stage::Mapped));
+    }
+
+    /// The kernel has nothing (any more) where this ticket says: the addresses are free again. What
+    /// was kept is handed to the caller, who lets go of it without the lock.
+    pub(crate) fn free(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
+        let mut state = self.lock();
+        let kept = self.take_out(&mut state, ticket);
+        state.table.release(ticket.tile);
+        kept
+    }
+
+    /// As [`Mirror::free`], but the addresses are another user's, and perhaps some more behind them.
+    pub(crate) fn surrender(&self, ticket: &Ticket, more: u64) -> Option<Arc<Mapping>> {
+        let mut state = self.lock();
+        let kept = self.take_out(&mut state, ticket);
+        state.table.surrender(ticket.tile, more);
+        kept
+    }
+
+    fn take_out(&self, state: &mut State, ticket: &Ticket) -> Option<Arc<Mapping>> {
+        let block = self.block(ticket.tile);
+        let (region, word) = block.get();
+        self.index.remove(&mut state.writer, ticket.iova);
+        if let (Some(addresses), Some((address, _))) = (&mut state.addresses, region.memory()) {
+            let range_of = |tile| self.memory_of(tile);
+            addresses.remove(&self.by_address, ticket.tile, address, range_of);
+        }
+        block.store(word.at(Stage::Empty));
+        state.bytes -= ticket.length;
+        state.keep(ticket.tile, None)
+    }
+
+    /// Takes exactly one mapping to unmap it.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is there, or not exactly this, or it is busy.
+    pub(crate) fn begin_unmap(&self, iova: u64, length: u64) -> Result<Ticket, DmaError> {
+        let last = iova.saturating_add(length.saturating_sub(1));
+        loop {
+            let Some((tile, region, word)) = self.seen(last).filter(|s| s.1.range().last >= iova)
+            else {
+                return Err(DmaError::NotMapped { iova, length });
+            };
+            if (region.iova, region.length) != (iova, length) {
+                return Err(DmaError::Bisects { iova, length, mapping: region });
+            }
+            if word.stage() != Stage::Mapped {
+                return Err(DmaError::Busy { iova });
+            }
+            let leaving = word.at(Stage::Unmapping);
+            if self.block(tile).exchange(word, leaving) {
+                return Ok(Ticket { tile, word: leaving, iova, length });
+            }
+        }
+    }
+
+    /// Takes the mapping that has all of a range to copy it, and what is kept for it.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is there, or not all of it in one mapping, or it is busy.
+    pub(crate) fn begin_copy(
+        &self,
+        iova: u64,
+        length: u64,
+    ) -> Result<(Ticket, Region, Option<Arc<Mapping>>), DmaError> {
+        loop {
+            let seen = self.seen(iova).filter(|s| s.1.range().last >= iova);
+            let Some((tile, region, word)) = seen else {
+                return Err(DmaError::NotMapped { iova, length });
+            };
+            if !region.range().contains(iova, length) {
+                return Err(DmaError::Bisects { iova, length, mapping: region });
+            }
+            if word.stage() != Stage::Mapped {
+                return Err(DmaError::Busy { iova: region.iova });
+            }
+            let copying = word.at(Stage::Copying);
+            if self.block(tile).exchange(word, copying) {
+                let kept = self.lock().kept_of(tile);
+                let ticket =
+                    Ticket { tile, word: copying, iova: region.iova, length: region.length };
+                return Ok((ticket, region, kept));
+            }
+        }
+    }
+
+    /// Names every mapping that is complete now.
+    pub(crate) fn mapped(&self) -> Vec<Ticket> {
+        let state = self.lock();
+        let tickets = state.table.taken().filter_map(|tile| {
+            let (region, word) = self.block(tile).get();
+            let Region { iova, length, .. } = region;
+            (word.stage() == Stage::Mapped).then_some(Ticket { tile, word, iova, length })
+        });
+        tickets.collect()
+    }
+
+    /// Forgets mappings that were complete before the kernel unmapped everything. One that another
+    /// thread has taken meanwhile is that thread's to remove.
+    pub(crate) fn forget(&self, tickets: &[Ticket]) {
+        for ticket in tickets {
+            let gone = ticket.word.at(Stage::Unmapping);
+            if self.block(ticket.tile).exchange(ticket.word, gone) {
+                drop(self.free(ticket));
+            }
+        }
+    }
+
+    /// Whether one lies right behind the other, with nothing in between.
+    pub(crate) fn touch(&self, first: &Ticket, second: &Ticket) -> bool {
+        first.iova.checked_add(first.length) == Some(second.iova)
+    }
+
+    /// The complete mappings, ascending.
+    pub(crate) fn regions(&self) -> Vec<Region> {
+        let state = self.lock();
+        let seen = state.table.taken().map(|tile| self.block(tile).get());
+        seen.filter(|(_, word)| word.is_mapped()).map(|(region, _)| region).collect()
+    }
+
+    /// The complete mapping at an address, without a lock.
+    pub(crate) fn find(&self, iova: u64) -> Option<Region> {
+        let (_, region, word) = self.seen(iova)?;
+        (word.is_mapped() && region.range().last >= iova).then_some(region)
+    }
+
+    /// The last mapping that begins at or below an address, at whatever stage.
+    fn seen(&self, iova: u64) -> Option<(u32, Region, Word)> {
+        self.index.read(|index| {
+            let (_, tile) = index.floor(iova)?;
+            let (region, word) = self.blocks.get(tile)?.get();
+            Some((tile, region, word))
+        })
+    }
+
+    /// A complete mapping that shows all of this memory. Without a lock, unless some memory is
+    /// mapped more than once or nobody has asked before.
+    pub(crate) fn find_memory(&self, address: u64, length: u64) -> Option<Region> {
+        let last = address.checked_add(length.checked_sub(1)?)?;
+        let shows = |(region, word): &(Region, Word)| {
+            let memory = region.memory();
+            word.is_mapped() && memory.is_some_and(|(low, high)| low <= address && last <= high)
+        };
+        let index = match self.by_address.index() {
+            Some(index) => index,
+            None => self.build_addresses()?,
+        };
+        let seen = index.read(|index| {
+            let (_, tile) = index.floor(address)?;
+            Some(self.blocks.get(tile)?.get())
+        });
+        if let Some(found) = seen.filter(shows) {
+            return Some(found.0);
+        }
+        if !self.by_address.has_shadows() {
+            return None;
+        }
+        let state = self.lock();
+        let mut shadows = state.addresses.as_ref()?.shadows().iter();
+        shadows.find_map(|tile| Some(self.block(*tile).get()).filter(shows)).map(|found| found.0)
+    }
+
+    #[cold]
+    fn build_addresses(&self) -> Option<&Index> {
+        let mut state = self.lock();
+        if state.addresses.is_none() {
+            let mut addresses = self.by_address.build();
+            for tile in state.table.taken() {
+                if let Some(memory) = self.block(tile).get().0.memory() {
+                    addresses.insert(&self.by_address, tile, memory, |tile| self.memory_of(tile).1);
+                }
+            }
+            state.addresses = Some(addresses);
+        }
+        self.by_address.index()
+    }
+
+    /// How many mappings there are, complete or not, and how many bytes they have.
+    pub(crate) fn totals(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.writer.len(), state.bytes)
+    }
+
+    /// Gives up memory that the kernel may still hand to a device: it is never freed.
+    pub(crate) fn leak(&self) {
+        for kept in std::mem::take(&mut self.lock().kept) {
+            std::mem::forget(kept);
+        }
+    }
+
+    fn memory_of(&self, tile: u32) -> (u64, u64) {
+        self.block(tile).get().0.memory().unwrap_or_default()
+    }
+
+    #[expect(clippy::expect_used, reason = "tiles that were taken once have a block for good")]
+    fn block(&self, tile: u32) -> &Block {
+        self.blocks.get(tile).expect("a block of a tile")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a bug of this crate; what it left is still tiles and entries.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn permits(&self, iova: u64, length: u64) -> bool {
+        self.permitted.iter().any(|range| range.contains(iova, length))
+    }
+
+    fn give_out(&mut self) {
+        if self.allowed.is_empty() {
+            return self.table.permit(self.permitted.clone());
+        }
+        let both = |range: &IovaRange, allowed: &IovaRange| {
+            let (start, last) = (range.start.max(allowed.start), range.last.min(allowed.last));
+            (start <= last).then_some(IovaRange { start, last })
+        };
+        let of = |range| self.allowed.iter().filter_map(move |allowed| both(range, allowed));
+        self.table.permit(self.permitted.iter().flat_map(of).collect());
+    }
+
+    /// Exchanges what is kept for a tile.
+    fn keep(&mut self, tile: u32, keep: Option<Arc<Mapping>>) -> Option<Arc<Mapping>> {
+        let at = usize::try_from(tile).unwrap_or(usize::MAX);
+        if at >= self.kept.len() {
+            keep.as_ref()?;
+            self.kept.resize(at + 1, None);
+        }
+        std::mem::replace(&mut self.kept[at], keep)
+    }
+
+    fn kept_of(&self, tile: u32) -> Option<Arc<Mapping>> {
+        self.kept.get(usize::try_from(tile).ok()?)?.clone()
+    }
+}

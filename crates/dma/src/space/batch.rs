@@ -1,0 +1,203 @@
+//! Mapping many buffers at once.
+#![expect(unsafe_code, reason = "maps memory by address")]
+
+use std::ptr::NonNull;
+
+use berth_uapi::{DmaPerms, Errno, IoctlError, IovaChoice};
+
+use super::AddressSpace;
+use super::map::{aligned, check};
+use super::plan::{Piece, Plan, plan};
+use crate::error::DmaError;
+use crate::memory::as_u64;
+use crate::mirror::{New, Source, Ticket};
+
+/// How often a batch is tried where other users of the address space are in its way.
+const TRIES: u32 = 24;
+
+/// One buffer of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchBuffer {
+    /// Where devices are to see it.
+    pub iova: IovaChoice,
+    /// Its memory.
+    pub memory: NonNull<u8>,
+    /// How long it is: whole pages.
+    pub length: u64,
+}
+
+/// What a batch became. Its buffers live and end together: the kernel can't unmap a part of an area.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "without it the batch can only be unmapped by its regions"]
+pub struct Batch {
+    iovas: Vec<u64>,
+    areas: Vec<(u64, u64)>,
+}
+
+impl Batch {
+    /// Where devices see each buffer, in the order in which they were given.
+    pub fn iovas(&self) -> &[u64] {
+        &self.iovas
+    }
+
+    /// The mappings that were made, IOVA and length: what [`AddressSpace::unmap_batch`] takes.
+    pub fn areas(&self) -> &[(u64, u64)] {
+        &self.areas
+    }
+}
+
+impl AddressSpace {
+    /// Maps many buffers with as few ioctls as can be: buffers that lie one behind the other in
+    /// memory become one mapping. Those with an open place are put one behind the other, so that
+    /// they are unmapped at once as well.
+    ///
+    /// All are mapped or none is; only what the kernel refuses to take back is left, and is in
+    /// [`AddressSpace::regions`] then.
+    ///
+    /// # Errors
+    ///
+    /// As [`AddressSpace::map`], for the first buffer or run of buffers that can't be mapped.
+    ///
+    /// # Safety
+    ///
+    /// As [`AddressSpace::map`], for every buffer until the batch is unmapped.
+    pub unsafe fn map_batch(
+        &self,
+        buffers: &[BatchBuffer],
+        perms: DmaPerms,
+    ) -> Result<Batch, DmaError> {
+        let mut pieces = Vec::with_capacity(buffers.len());
+        for buffer in buffers {
+            let address = as_u64(buffer.memory.as_ptr().expose_provenance());
+            check(buffer.iova, buffer.length, perms)?;
+            aligned("address", address)?;
+            let BatchBuffer { iova: place, length, .. } = *buffer;
+            pieces.push(Piece { place, address, length });
+        }
+        let plan = plan(&pieces);
+        let mut tries = 0;
+        loop {
+            let tickets = self.reserve_all(&plan, perms)?;
+            // SAFETY: the caller's promise.
+            let Err((at, error)) = (unsafe { self.map_all(&plan, &tickets, perms) }) else {
+                for ticket in &tickets {
+                    self.mirror.commit(ticket);
+                }
+                return Ok(batch(&plan, &tickets));
+            };
+            tries += 1;
+            self.undo_batch(&plan, &tickets, (at, error), tries)?;
+        }
+    }
+
+    /// Takes addresses for all areas, or none.
+    fn reserve_all(&self, plan: &Plan, perms: DmaPerms) -> Result<Vec<Ticket>, DmaError> {
+        let mut tickets = Vec::with_capacity(plan.areas.len());
+        while tickets.len() < plan.areas.len() {
+            let at = tickets.len();
+            let count = if at < plan.placed() { 1 } else { plan.row(at).get() };
+            let row = &plan.areas[at..at + count];
+            if let Err(error) = self.reserve_row(row, perms, &mut tickets) {
+                self.free_all(&tickets);
+                return Err(error);
+            }
+        }
+        Ok(tickets)
+    }
+
+    /// Takes addresses for areas one behind the other or, where so much in one piece isn't free, each
+    /// for itself.
+    fn reserve_row(
+        &self,
+        row: &[Piece],
+        perms: DmaPerms,
+        tickets: &mut Vec<Ticket>,
+    ) -> Result<(), DmaError> {
+        let Some(first) = row.first() else { return Ok(()) };
+        let mut news: Vec<New> = row.iter().map(|area| new(area, perms)).collect();
+        let total = news.iter().map(|new| new.length).fold(0, u64::saturating_add);
+        let reserve = || self.mirror.reserve_row(first.place, &mut news);
+        match self.with_ranges(first.place, total, reserve) {
+            Err(DmaError::NoSpace { .. }) if row.len() > 1 => {
+                for area in row {
+                    tickets.push(self.reserve(area.place, &mut new(area, perms))?);
+                }
+            }
+            answer => tickets.extend(answer?),
+        }
+        Ok(())
+    }
+
+    fn free_all(&self, tickets: &[Ticket]) {
+        for ticket in tickets {
+            drop(self.mirror.free(ticket));
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`AddressSpace::map_batch`].
+    unsafe fn map_all(
+        &self,
+        plan: &Plan,
+        tickets: &[Ticket],
+        perms: DmaPerms,
+    ) -> Result<(), (usize, IoctlError)> {
+        for (at, (area, ticket)) in plan.areas.iter().zip(tickets).enumerate() {
+            // SAFETY: the caller's promise for all buffers of the area.
+            unsafe { self.backend.map(ticket.iova, area.address, area.length, perms) }
+                .map_err(|error| (at, error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything back that a batch did before the kernel refused an area. Where that may be
+    /// due to another user of the address space, there is nothing to report yet.
+    fn undo_batch(
+        &self,
+        plan: &Plan,
+        tickets: &[Ticket],
+        (at, error): (usize, IoctlError),
+        tries: u32,
+    ) -> Result<(), DmaError> {
+        let (mapped, not_mapped) = tickets.split_at(at);
+        let had = self.mirror.totals().0.saturating_sub(not_mapped.len());
+        let mut left = 0;
+        for run in mapped.chunk_by(|a, b| self.mirror.touch(a, b)) {
+            left += self.unmap_run(run).0;
+        }
+        let place = plan.areas[at].place;
+        let open = place == IovaChoice::Any && tries < TRIES && left == 0;
+        let foreign = open && error.errno == Errno::EXIST;
+        for (number, ticket) in not_mapped.iter().enumerate() {
+            if number == 0 && foreign {
+                let more = ticket.length.checked_shl(tries).unwrap_or(u64::MAX);
+                drop(self.mirror.surrender(ticket, more));
+            } else {
+                drop(self.mirror.free(ticket));
+            }
+        }
+        if foreign {
+            return Ok(());
+        }
+        if open && error.errno == Errno::INVAL && self.refresh().is_ok_and(|(_, new)| new) {
+            return Ok(());
+        }
+        let mut error = self.explain(place, plan.areas[at].length, error);
+        if let DmaError::EntryLimit { mapped, .. } = &mut error {
+            *mapped = had;
+        }
+        Err(error)
+    }
+}
+
+fn new(area: &Piece, perms: DmaPerms) -> New {
+    let source = Source::Memory { address: area.address };
+    New { length: area.length, perms, source, keep: None }
+}
+
+fn batch(plan: &Plan, tickets: &[Ticket]) -> Batch {
+    let iovas = plan.of.iter().map(|(area, offset)| tickets[*area].iova + offset).collect();
+    let areas = tickets.iter().map(|ticket| (ticket.iova, ticket.length)).collect();
+    Batch { iovas, areas }
+}

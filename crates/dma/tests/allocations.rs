@@ -1,0 +1,112 @@
+//! What a call costs: heap allocations and calls into the kernel, counted.
+#![expect(unsafe_code, reason = "counts allocations; maps memory by address on a simulated IOMMU")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+use berth_dma::{AddressSpace, DmaBuffer, DmaPerms, IovaChoice, SimFlavour, SimIoas, SimLimits};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: the system's allocator does everything; what is counted is no memory of its.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const PAGE: u64 = 4096;
+const RW: DmaPerms = DmaPerms::READ_WRITE;
+
+/// How many allocations and calls into the simulated kernel there were.
+fn cost(sim: &SimIoas, act: impl FnOnce()) -> (u64, u64) {
+    let (allocations, calls) = (ALLOCATIONS.with(Cell::get), sim.calls());
+    act();
+    (ALLOCATIONS.with(Cell::get) - allocations, sim.calls() - calls)
+}
+
+fn memory(page: u64) -> NonNull<u8> {
+    let address = usize::try_from(0x7f00_0000_0000 + page * PAGE).expect("64 bits");
+    NonNull::new(std::ptr::without_provenance_mut(address)).expect("not null")
+}
+
+#[test]
+fn a_call_is_one_ioctl_and_no_allocation() {
+    for flavour in [SimFlavour::Iommufd, SimFlavour::Type1] {
+        let sim = SimIoas::new(flavour, SimLimits::default());
+        let space = AddressSpace::simulated(sim.clone());
+        let buffer = DmaBuffer::new(4096).expect("memory");
+        // Few enough that the simulation's own tree has one node and allocates nothing either.
+        let round = |number: u64| {
+            let mut at = [0; 8];
+            for (page, at) in (0..).zip(&mut at) {
+                let place = match (page + number) % 3 {
+                    0 => IovaChoice::Any,
+                    1 => IovaChoice::Fixed((1000 + page) * PAGE),
+                    _ => {
+                        *at = space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
+                        continue;
+                    }
+                };
+                // SAFETY: the simulated IOMMU never touches memory.
+                *at = unsafe { space.map(place, memory(page), PAGE, RW) }.expect("room");
+            }
+            for (page, at) in (0..).zip(at) {
+                let found = space.find(at + 7).expect("mapped");
+                assert_eq!(found.iova, at);
+                space.translate(memory(page), PAGE);
+            }
+            at.iter().for_each(|at| space.unmap(*at, PAGE).expect("mapped"));
+        };
+        (0..30).for_each(round);
+        for number in 0..100 {
+            assert_eq!(cost(&sim, || round(number)), (0, 16), "{flavour:?}, round {number}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_one_ioctl_for_each_run_of_neighbours() {
+    let limits = SimLimits { entries: 16, ..SimLimits::default() };
+    let sim = SimIoas::new(SimFlavour::Type1, limits);
+    let space = AddressSpace::simulated(sim.clone());
+    let buffers: Vec<_> = (0..4096)
+        .map(|page| berth_dma::BatchBuffer {
+            iova: IovaChoice::Any,
+            // A gap behind every 256 pages.
+            memory: memory(page + page / 256),
+            length: PAGE,
+        })
+        .collect();
+    let mut batch = None;
+    let (_, calls) = cost(&sim, || {
+        // SAFETY: the simulated IOMMU never touches memory.
+        batch = Some(unsafe { space.map_batch(&buffers, RW) }.expect("room"));
+    });
+    let batch = batch.expect("it was mapped");
+    assert_eq!((calls, batch.areas().len()), (16, 16));
+    let (_, calls) = cost(&sim, || space.unmap_batch(batch.areas()).expect("mapped"));
+    assert_eq!(calls, 1, "they lie one behind the other");
+    assert_eq!(sim.areas(), []);
+}

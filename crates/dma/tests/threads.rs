@@ -1,0 +1,103 @@
+//! Eight threads on one address space: no mapping is lost, none is there twice.
+#![expect(
+    unsafe_code,
+    reason = "maps memory by address, on a simulated IOMMU that never touches it"
+)]
+
+use std::ptr::NonNull;
+use std::sync::Barrier;
+
+use berth_dma::{
+    AddressSpace, BatchBuffer, DmaErrorKind, DmaPerms, IovaChoice, SimFlavour, SimIoas, SimLimits,
+    Source,
+};
+
+const PAGE: u64 = 4096;
+const THREADS: u64 = 8;
+const ROUNDS: u64 = 3000;
+const RW: DmaPerms = DmaPerms::READ_WRITE;
+
+fn memory(address: u64) -> NonNull<u8> {
+    let address = usize::try_from(address).expect("64 bits");
+    NonNull::new(std::ptr::without_provenance_mut(address)).expect("not null")
+}
+
+/// Each thread maps memory of its own and finds exactly that, while the others do the same.
+fn work(space: &AddressSpace, sim: &SimIoas, thread: u64) -> u64 {
+    let base = (thread + 1) << 40;
+    let mut live: Vec<(u64, u64, u64)> = Vec::new();
+    let (mut random, mut refused) = (thread + 1, 0);
+    for round in 0..ROUNDS {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let pages = 1 + (random >> 60);
+        let address = base + round * (32 * PAGE);
+        let place = match random >> 40 & 3 {
+            0 => IovaChoice::Fixed((1 << 30) + (random >> 50 & 63) * PAGE),
+            _ => IovaChoice::Any,
+        };
+        // SAFETY: the simulated IOMMU never touches memory.
+        match unsafe { space.map(place, memory(address), pages * PAGE, RW) } {
+            Ok(iova) => live.push((iova, pages * PAGE, address)),
+            Err(error) => {
+                assert_eq!(error.kind(), DmaErrorKind::Overlap, "{error}");
+                refused += 1;
+            }
+        }
+        for (iova, length, address) in live.iter().rev().take(4) {
+            let region = space.find(iova + length - 1).expect("this thread mapped it");
+            assert_eq!((region.iova, region.length), (*iova, *length));
+            assert_eq!(region.source, Source::Memory { address: *address });
+            assert_eq!(space.translate(memory(address + 5), length - 5), Some(iova + 5));
+            assert_eq!(sim.lookup(*iova).map(|area| area.source), Some(region.source));
+        }
+        if live.len() > 24 {
+            let leave = live.split_off(8);
+            let ranges: Vec<_> = leave.iter().map(|(iova, length, _)| (*iova, *length)).collect();
+            if round % 2 == 0 {
+                space.unmap_batch(&ranges).expect("this thread mapped them");
+            } else {
+                ranges.iter().for_each(|r| space.unmap(r.0, r.1).expect("this thread mapped it"));
+            }
+        }
+        if round % 50 == 0 {
+            batch(space, base + (1 << 39));
+        }
+    }
+    live.iter().for_each(|r| space.unmap(r.0, r.1).expect("this thread mapped it"));
+    refused
+}
+
+fn batch(space: &AddressSpace, address: u64) {
+    let buffer = |n: u64| BatchBuffer {
+        iova: IovaChoice::Any,
+        memory: memory(address + (n + n / 4) * PAGE),
+        length: PAGE,
+    };
+    let buffers: Vec<_> = (0..16).map(buffer).collect();
+    // SAFETY: the simulated IOMMU never touches memory.
+    let batch = unsafe { space.map_batch(&buffers, RW) }.expect("room");
+    assert_eq!(batch.areas().len(), 4);
+    space.unmap_batch(batch.areas()).expect("this thread mapped it");
+}
+
+#[test]
+fn eight_threads_lose_nothing_and_double_nothing() {
+    for flavour in [SimFlavour::Iommufd, SimFlavour::Type1] {
+        let sim = SimIoas::new(flavour, SimLimits::default());
+        let space = AddressSpace::simulated(sim.clone());
+        let start = Barrier::new(usize::try_from(THREADS).expect("few"));
+        let refused: u64 = std::thread::scope(|scope| {
+            let threads = (0..THREADS).map(|thread| {
+                let (space, sim, start) = (&space, &sim, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    work(space, sim, thread)
+                })
+            });
+            let threads: Vec<_> = threads.collect();
+            threads.into_iter().map(|t| t.join().expect("nothing was lost")).sum()
+        });
+        assert_eq!((space.regions(), sim.areas()), (vec![], vec![]), "{refused} refused");
+        assert_eq!(space.stats().mappings, 0);
+    }
+}
