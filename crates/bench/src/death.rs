@@ -9,7 +9,7 @@
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -38,6 +38,8 @@ const DEATHS: usize = 5;
 const REAL_DEATHS: usize = 2;
 /// The device, and its iommufd or container.
 const FDS: usize = 2;
+/// When a process that was killed has not ended after so long, it does not.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Memory that the process has written to, in MiB, and the target: what the kernel needs to free
 /// a VM's memory is most of both sides, so that it is printed beside.
 const CASES: [(&str, Target); 2] = [("0", Target::AtMost(1.5)), ("256", Target::Beside)];
@@ -73,14 +75,19 @@ impl Ours<'_> {
         let began = Instant::now();
         kill_process(pid, Signal::KILL).context("kill the holder")?;
         self.runtime.block_on(async {
-            loop {
-                let event = self.events.message().await?.context("the events ended")?;
-                if event.kind == "reservation.holder_gone" {
-                    return anyhow::Ok(());
-                }
-            }
+            let seen = tokio::time::timeout(PATIENCE, self.claims_ended()).await;
+            seen.context("its claims did not end")?
         })?;
         Ok(began.elapsed().as_secs_f64() * 1e3)
+    }
+
+    async fn claims_ended(&mut self) -> Result<()> {
+        loop {
+            let event = self.events.message().await?.context("the events ended")?;
+            if event.kind == "reservation.holder_gone" {
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -1,9 +1,9 @@
-//! Finding free addresses; type1 leaves that to its user.
+//! Where a mapping fits, and where the simulated kernel puts one whose place is left open.
 
 use berth_uapi::IovaRange;
 
 /// Sizes of IOMMU pages that are worth aligning a mapping for.
-const LARGE_PAGES: [u64; 2] = [1 << 30, 2 << 20];
+pub(crate) const LARGE_PAGES: [u64; 2] = [1 << 30, 2 << 20];
 
 /// What is to be placed.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ pub(crate) fn place(
 }
 
 /// The lowest address in `gap` that is `offset` more than a multiple of `alignment`.
-fn fit(gap: IovaRange, length: u64, alignment: u64, offset: u64) -> Option<u64> {
+pub(crate) fn fit(gap: IovaRange, length: u64, alignment: u64, offset: u64) -> Option<u64> {
     let base = gap.start - gap.start % alignment;
     let low = base.checked_add(offset)?;
     let iova = if low >= gap.start { low } else { low.checked_add(alignment)? };

@@ -97,6 +97,11 @@ impl Book {
         *self.slow.lock().unwrap() = pause;
     }
 
+    fn pause(&self) {
+        let pause = *self.slow.lock().unwrap();
+        std::thread::sleep(pause);
+    }
+
     /// Records what the machine is like.
     pub fn look(&self) {
         let mut kept = self.kept();
@@ -235,6 +240,9 @@ impl Records for Book {
 
     fn command(&self, command: Command, _cause: &str) -> Result<(), ApiError> {
         self.crash.point("before a command");
+        if matches!(command, Command::HandOver { .. }) {
+            self.pause();
+        }
         self.order(&command)?;
         self.crash.point("after a command");
         Ok(())
@@ -246,8 +254,7 @@ impl Records for Book {
             other => panic!("{cause}: {other:?}"),
         };
         self.crash.point("before a command");
-        let pause = *self.slow.lock().unwrap();
-        std::thread::sleep(pause);
+        self.pause();
         self.kept().last_failure.remove(&of);
         let works = self.order(&command)?.iter().any(|event| intent_of(event).is_some());
         if works {

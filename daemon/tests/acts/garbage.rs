@@ -12,6 +12,7 @@ use std::{
 
 use berth_handover::Client;
 use berth_ownership::{Delivery, Policy, ReservationState};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use rustix::{
     io::Errno,
     net::{
@@ -30,24 +31,8 @@ use crate::{
 const PACKETS: u64 = 40;
 const RUNS: u64 = 60;
 
-/// Numbers that look random and are the same each time (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
-        of[usize::try_from(self.below(of.len() as u64)).unwrap()]
-    }
+fn one<'a, T: ?Sized>(dice: &mut StdRng, of: &[&'a T]) -> &'a T {
+    of[dice.random_range(0..of.len())]
 }
 
 const MEANT: &[&str] = &[
@@ -74,31 +59,31 @@ const ODD: &[&str] = &[
 ];
 
 /// A packet: bytes at random, something odd, or what is meant with some bytes changed or cut off.
-fn packet(dice: &mut Dice) -> Vec<u8> {
-    match dice.below(5) {
+fn packet(dice: &mut StdRng) -> Vec<u8> {
+    match dice.random_range(0..5) {
         0 => {
-            let length = dice.below(200);
-            (0..length).map(|_| dice.next().to_le_bytes()[0]).collect()
+            let length = dice.random_range(0..200);
+            (0..length).map(|_| dice.random::<u8>()).collect()
         }
-        1 => dice.one(ODD).as_bytes().to_vec(),
+        1 => one(dice, ODD).as_bytes().to_vec(),
         2 => {
-            let depth = usize::try_from(dice.below(3000)).unwrap();
+            let depth = dice.random_range(0..3000_usize);
             format!("{}{}", "[".repeat(depth), "]".repeat(depth)).into_bytes()
         }
         3 => {
-            let mut bytes = dice.one(MEANT).as_bytes().to_vec();
-            bytes.truncate(usize::try_from(dice.below(bytes.len() as u64)).unwrap());
+            let mut bytes = one(dice, MEANT).as_bytes().to_vec();
+            bytes.truncate(dice.random_range(0..bytes.len()));
             bytes
         }
         _ => {
-            let mut bytes = dice.one(MEANT).as_bytes().to_vec();
-            for _ in 0..=dice.below(4) {
-                let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();
-                bytes[at] ^= 1 << dice.below(8);
+            let mut bytes = one(dice, MEANT).as_bytes().to_vec();
+            for _ in 0..=dice.random_range(0..4) {
+                let at = dice.random_range(0..bytes.len());
+                bytes[at] ^= 1 << dice.random_range(0..8);
             }
             // Larger than a packet may be, sometimes.
-            if dice.below(8) == 0 {
-                bytes.resize(usize::try_from(dice.below(40_000)).unwrap().max(1), b' ');
+            if dice.random_range(0..8) == 0 {
+                bytes.resize(dice.random_range(0..40_000_usize).max(1), b' ');
             }
             bytes
         }
@@ -133,12 +118,12 @@ fn sent(socket: &OwnedFd, bytes: &[u8], fds: usize) -> bool {
 
 /// One connection's worth of it. Answers are read or not, and none of them says yes.
 fn throw(path: &Path, seed: u64) {
-    let mut dice = Dice(seed * 2 + 1);
+    let mut dice = StdRng::seed_from_u64(seed);
     let socket = connected(path);
-    let reads = dice.below(3) > 0;
+    let reads = dice.random_range(0..3) > 0;
     let mut buffer = vec![0; 64 * 1024];
     for _ in 0..PACKETS {
-        let fds = [0, 0, 0, 1, 2, 8, 9, 40][usize::try_from(dice.below(8)).unwrap()];
+        let fds = [0, 0, 0, 1, 2, 8, 9, 40][dice.random_range(0..8_usize)];
         if !sent(&socket, &packet(&mut dice), fds) {
             return;
         }

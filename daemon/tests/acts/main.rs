@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test program of several files")]
 
+mod again;
 mod anywhere;
 mod baseline;
 mod book;

@@ -9,12 +9,10 @@ mod bins;
 use berth_uapi::IovaRange;
 
 use self::bins::Bins;
+use crate::alloc::{LARGE_PAGES, fit};
 
 /// No tile.
 const NONE: u32 = u32::MAX;
-
-/// Sizes of IOMMU pages that are worth aligning a range for.
-const LARGE_PAGES: [u64; 2] = [1 << 30, 2 << 20];
 
 /// Free tiles that are tried for an alignment before a smaller one will do.
 const TRIES: usize = 32;
@@ -430,14 +428,6 @@ impl Table {
 
 /// Marks a tile that is in no bin.
 const UNLISTED: u32 = NONE - 1;
-
-/// The lowest address in `gap` that is `offset` more than a multiple of `alignment`.
-fn fit(gap: IovaRange, length: u64, alignment: u64, offset: u64) -> Option<u64> {
-    let base = gap.start - gap.start % alignment;
-    let low = base.checked_add(offset)?;
-    let iova = if low >= gap.start { low } else { low.checked_add(alignment)? };
-    gap.contains(iova, length).then_some(iova)
-}
 
 #[cfg(test)]
 mod tests;
