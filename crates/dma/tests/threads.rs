@@ -101,3 +101,57 @@ fn eight_threads_lose_nothing_and_double_nothing() {
         assert_eq!(space.stats().mappings, 0);
     }
 }
+
+/// Everybody asks for the first time at once, while the mappings are already there.
+#[test]
+fn what_is_mapped_is_found_by_whoever_asks_first() {
+    for _ in 0..500 {
+        let space =
+            AddressSpace::simulated(SimIoas::new(SimFlavour::Iommufd, SimLimits::default()));
+        let address = |n: u64| memory((1 << 40) + n * 2 * PAGE);
+        for n in 0..64 {
+            // SAFETY: the simulated IOMMU never touches memory.
+            unsafe { space.map(IovaChoice::Any, address(n), PAGE, RW) }.expect("room");
+        }
+        let start = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    (0..64).for_each(|n| {
+                        assert!(space.translate(address(63 - n), PAGE).is_some(), "{n} is mapped");
+                    });
+                });
+            }
+        });
+    }
+}
+
+/// Memory that is mapped twice goes from one mapping to the other; there is always one.
+#[test]
+fn memory_that_is_mapped_twice_is_found_while_either_is_there() {
+    let space = AddressSpace::simulated(SimIoas::new(SimFlavour::Iommufd, SimLimits::default()));
+    let shared = || memory(1 << 40);
+    // SAFETY: the simulated IOMMU never touches memory.
+    let map = || unsafe { space.map(IovaChoice::Any, shared(), PAGE, RW) }.expect("room");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut first = map();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(
+                        space.translate(shared(), PAGE).is_some(),
+                        "it is mapped all the while"
+                    );
+                }
+            });
+        }
+        for _ in 0..100_000 {
+            let second = map();
+            space.unmap(first, PAGE).expect("it is mapped");
+            first = second;
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

@@ -17,6 +17,8 @@ const MOVED: usize = 8;
 pub(super) struct ByAddress {
     index: OnceLock<Index>,
     shadows: AtomicUsize,
+    /// How often one of the list went into the index.
+    moves: AtomicUsize,
 }
 
 /// What it takes to change it.
@@ -34,17 +36,36 @@ impl ByAddress {
         self.index.get()
     }
 
-    /// Whether the index doesn't have all.
-    pub(super) fn has_shadows(&self) -> bool {
-        self.shadows.load(Ordering::Acquire) > 0
+    /// How often something moved into the index so far. Taken before the index is read.
+    pub(super) fn moves(&self) -> usize {
+        self.moves.load(Ordering::Acquire)
     }
 
-    /// Begins to keep it.
-    pub(super) fn build(&self) -> AddressWriter {
+    /// Whether what the index didn't have can be somewhere else: on the list, or moved from there
+    /// into the index since it was read.
+    pub(super) fn has_more(&self, moves: usize) -> bool {
+        // In this order: who finds the list empty since something moved sees that it moved.
+        self.shadows.load(Ordering::Acquire) > 0 || self.moves() != moves
+    }
+
+    /// Begins to keep all of `tiles`, each with the first and last address of its memory. Readers
+    /// see the index only once it has all of them.
+    pub(super) fn build(
+        &self,
+        tiles: impl Iterator<Item = (u32, (u64, u64))>,
+        last_of: impl Fn(u32) -> u64,
+    ) -> AddressWriter {
         let (index, writer) = Index::new();
+        let mut addresses = AddressWriter { writer, shadows: Vec::new(), next: 0 };
+        for (tile, memory) in tiles {
+            if !addresses.index_it(&index, tile, memory, &last_of) {
+                addresses.shadows.push(tile);
+            }
+        }
+        self.shadows.store(addresses.shadows.len(), Ordering::Release);
         // Under the lock of the one writer, so it isn't there yet.
         let _ = self.index.set(index);
-        AddressWriter { writer, shadows: Vec::new(), next: 0 }
+        addresses
     }
 }
 
@@ -97,6 +118,7 @@ impl AddressWriter {
             self.next = if self.next < self.shadows.len() { self.next } else { 0 };
             let shadow = self.shadows[self.next];
             if self.index_it(index, shadow, range_of(shadow), |tile| range_of(tile).1) {
+                by.moves.fetch_add(1, Ordering::Release);
                 self.shadows.swap_remove(self.next);
                 by.shadows.store(self.shadows.len(), Ordering::Release);
             } else {

@@ -376,32 +376,32 @@ impl Mirror {
             Some(index) => index,
             None => self.build_addresses()?,
         };
-        let seen = index.read(|index| {
-            let (_, tile) = index.floor(address)?;
-            Some(self.blocks.get(tile)?.get())
-        });
-        if let Some(found) = seen.filter(shows) {
+        let seen = || {
+            index.read(|index| {
+                let (_, tile) = index.floor(address)?;
+                Some(self.blocks.get(tile)?.get())
+            })
+        };
+        let moves = self.by_address.moves();
+        if let Some(found) = seen().filter(shows) {
             return Some(found.0);
         }
-        if !self.by_address.has_shadows() {
+        if !self.by_address.has_more(moves) {
             return None;
         }
         let state = self.lock();
         let mut shadows = state.addresses.as_ref()?.shadows().iter();
-        shadows.find_map(|tile| Some(self.block(*tile).get()).filter(shows)).map(|found| found.0)
+        let shadow = || shadows.find_map(|tile| Some(self.block(*tile).get()).filter(shows));
+        seen().filter(shows).or_else(shadow).map(|found| found.0)
     }
 
     #[cold]
     fn build_addresses(&self) -> Option<&Index> {
         let mut state = self.lock();
         if state.addresses.is_none() {
-            let mut addresses = self.by_address.build();
-            for tile in state.table.taken() {
-                if let Some(memory) = self.block(tile).get().0.memory() {
-                    addresses.insert(&self.by_address, tile, memory, |tile| self.memory_of(tile).1);
-                }
-            }
-            state.addresses = Some(addresses);
+            let of_memory = |tile| Some((tile, self.block(tile).get().0.memory()?));
+            let tiles = state.table.taken().filter_map(of_memory);
+            state.addresses = Some(self.by_address.build(tiles, |tile| self.memory_of(tile).1));
         }
         self.by_address.index()
     }
