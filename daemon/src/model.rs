@@ -4,6 +4,7 @@
 mod caller;
 mod error;
 mod intent;
+mod latency;
 mod snapshot;
 
 pub use caller::{Caller, Role, Transport};
@@ -12,4 +13,5 @@ pub use intent::{
     AnswerOf, Applied, Baseline, Completion, DomainNow, Executor, GivenBack, Intent, IntentBody,
     IntentKind, Meta, OpenIntent, Outcome, RequestId, StepNote,
 };
+pub use latency::{DmaLatencies, Latency};
 pub use snapshot::{Extra, HostUses, InventoryIndex, Looked, Snapshot};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use berth_host::Host;
-use berth_ownership::Table;
+use berth_ownership::{DomainId, Table};
 use tokio::{
     sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
@@ -25,7 +25,7 @@ use crate::{
     grpc, handover, heartbeat,
     ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey},
     listen::{self, Behind, BindError, Bound, Passed, SocketFile},
-    model::{ApiError, Executor, Intent, Meta, OpenIntent, Snapshot},
+    model::{ApiError, DmaLatencies, DomainNow, Executor, Intent, Meta, OpenIntent, Snapshot},
     notify, reconcile,
     rest::{self, Front, Metrics},
     service::{Service, ServiceConfig},
@@ -99,6 +99,14 @@ impl Executor for Hands {
         if let Some(engine) = self.0.upgrade() {
             engine.submit(intent, snapshot);
         }
+    }
+
+    fn domain(&self, domain: &DomainId) -> Option<DomainNow> {
+        self.0.upgrade()?.domain(domain)
+    }
+
+    fn dma_latencies(&self) -> Option<DmaLatencies> {
+        self.0.upgrade()?.dma_latencies()
     }
 }
 

@@ -20,10 +20,11 @@ mod watch;
 use std::sync::{Arc, OnceLock};
 
 use berth_host::{BackendKind, Host};
+use berth_ownership::{ContextId, DomainId};
 
 use crate::{
     ledger::LedgerHandle,
-    model::{ApiError, Caller, DomainNow, Role, Snapshot},
+    model::{ApiError, Caller, DmaLatencies, DomainNow, Role, Snapshot},
 };
 
 /// Defaults of the calls, from the configuration.
@@ -114,8 +115,24 @@ impl Service {
     }
 
     /// What the daemon sees of a domain now.
-    fn domain_now(&self, domain: &berth_ownership::DomainId) -> Option<DomainNow> {
+    fn domain_now(&self, domain: &DomainId) -> Option<DomainNow> {
         self.ledger.executor().and_then(|executor| executor.domain(domain))
+    }
+
+    /// The domains that the daemon has open, with their contexts and what it sees of them.
+    pub(crate) fn open_domains(&self) -> Vec<(DomainId, ContextId, DomainNow)> {
+        let snapshot = self.snapshot();
+        let domains = snapshot.state.domains();
+        let open = domains.filter_map(|record| {
+            let now = self.domain_now(&record.id)?;
+            Some((record.id.clone(), record.context.clone(), now))
+        });
+        open.collect()
+    }
+
+    /// How long mapping and unmapping client memory took since the start.
+    pub(crate) fn dma_latencies(&self) -> Option<DmaLatencies> {
+        self.ledger.executor()?.dma_latencies()
     }
 
     /// Runs something that reads the host, off the runtime's threads.

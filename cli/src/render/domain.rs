@@ -36,7 +36,30 @@ pub(crate) fn block(domain: &v1::Domain) -> String {
         ("label", domain.label.clone()),
         ("backend", word(domain.backend().as_str_name())),
         ("devices", devices(domain).join(" ")),
-        ("mapped", quantity::human(domain.mapped_bytes)),
+        ("mapped", mapped(domain)),
+        ("map", latency(domain.map_latency.as_ref())),
+        ("unmap", latency(domain.unmap_latency.as_ref())),
         ("IOVA", ranges.join("\n")),
     ])
+}
+
+fn mapped(domain: &v1::Domain) -> String {
+    let bytes = quantity::human(domain.mapped_bytes);
+    match domain.mappings {
+        0 => bytes,
+        mappings => {
+            let pinned = quantity::human(domain.pinned_bytes);
+            format!("{bytes} in {mappings} registrations, {pinned} of it pinned by berthd")
+        }
+    }
+}
+
+fn latency(counted: Option<&v1::DmaLatency>) -> String {
+    match counted {
+        Some(it) if it.count > 0 => {
+            let v1::DmaLatency { count, median_us, p99_us, max_us } = it;
+            format!("{count} calls, median {median_us} us, 99% {p99_us} us, longest {max_us} us")
+        }
+        _ => String::new(),
+    }
 }

@@ -14,12 +14,14 @@ use berth_ownership::{ContextId, Delivery, Policy, Reservation, ReservationId};
 
 use super::{
     attach,
+    domain::{LiveDomain, Registration},
     engine::Engine,
     hand_over,
     holder::process_of,
     job::{Job, backend_kind},
+    latency::Latencies,
     memory,
-    runtime::{LiveContext, LiveDevice, LiveDomain, LiveHold, Registration, lock},
+    runtime::{LiveContext, LiveDevice, LiveHold, lock},
     tools::Tools,
 };
 use crate::{
@@ -106,6 +108,7 @@ impl Engine {
             tools.runtime.put_device(address, live);
             attached?;
         }
+        tools.runtime.learn_ranges(&job.context);
         tools.write_note(&context);
         Ok(())
     }
@@ -182,7 +185,7 @@ fn adopt_context(
             }
             continue;
         }
-        let live = adopt_domain(&*context, domain, handle, &note)?;
+        let live = adopt_domain(&*context, domain, handle, &note, &tools.runtime.latencies)?;
         domains.insert(domain.clone(), Arc::new(live));
     }
     let kept = tools.keeper.kept_before(vec![context_name(id), note_name(id)]);
@@ -204,6 +207,7 @@ fn adopt_context(
         }
     }
     tools.runtime.tables().contexts.insert(id.clone(), live);
+    tools.runtime.learn_ranges(id);
     Ok(())
 }
 
@@ -220,6 +224,7 @@ fn adopt_domain(
     id: &berth_ownership::DomainId,
     handle: DomainHandle,
     note: &Note,
+    total: &Arc<Latencies>,
 ) -> Result<LiveDomain, Left> {
     let space = context.address_space(handle)?;
     let mut registrations = Vec::new();
@@ -243,12 +248,7 @@ fn adopt_domain(
     {
         tracing::error!(domain = %id, %error, "what was half registered may still be mapped");
     }
-    Ok(LiveDomain {
-        handle,
-        space,
-        registrations: Mutex::new(registrations),
-        registering: Mutex::default(),
-    })
+    Ok(LiveDomain::new(handle, space, registrations, total))
 }
 
 fn adopt_holds(

@@ -6,10 +6,11 @@ use berth_host::{BackendKind, PciAddress, VfioError};
 use berth_ownership::{Command, DomainId, Policy, Reason, Refusal};
 
 use super::{
+    domain::LiveDomain,
     explain_errno,
     job::{GroupJob, Job},
     proof,
-    runtime::{LiveContext, LiveDevice, LiveDomain},
+    runtime::{LiveContext, LiveDevice},
     tools::{Tools, patiently},
 };
 use crate::model::Outcome;

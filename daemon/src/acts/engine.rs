@@ -8,7 +8,7 @@ use std::{
 };
 
 use berth_host::{Host, PciAddress};
-use berth_ownership::{Blocker, Command, DeviceId, Reason, Refusal, ReservationId};
+use berth_ownership::{Blocker, Command, DeviceId, DomainId, Reason, Refusal, ReservationId};
 
 use super::{
     attach, hand_over,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     fdstore::{FdStore, Keeper},
-    model::{Executor, Intent, IntentBody, Outcome, Snapshot},
+    model::{DmaLatencies, DomainNow, Executor, Intent, IntentBody, Outcome, Snapshot},
 };
 
 /// How the engine is set up.
@@ -288,7 +288,6 @@ impl Engine {
 
     fn act(&self, intent: &Intent, snapshot: &Snapshot) -> Outcome {
         let tools = self.tools();
-        let id = intent.id;
         let job = match (&intent.reservation, intent.body.device()) {
             (Some(reservation), _) => match Job::of(snapshot, reservation) {
                 Ok(job) => Some(job),
@@ -296,6 +295,16 @@ impl Engine {
             },
             (None, _) => None,
         };
+        let context = job.as_ref().map(|job| job.context.clone());
+        let outcome = self.act_of(intent, job);
+        if let Some(context) = context {
+            tools.runtime.learn_ranges(&context);
+        }
+        outcome
+    }
+
+    fn act_of(&self, intent: &Intent, job: Option<Job>) -> Outcome {
+        let (tools, id) = (self.tools(), intent.id);
         match (&intent.body, job) {
             (IntentBody::Prepare, Some(job)) => prepare::run(tools, id, &job),
             (IntentBody::Attach { domain }, Some(job)) => {
@@ -339,6 +348,14 @@ impl Executor for Engine {
             engine.inner.watchdog.end(id);
         });
         self.inner.watchdog.submitted(id, ticket);
+    }
+
+    fn domain(&self, domain: &DomainId) -> Option<DomainNow> {
+        self.domain_now(domain)
+    }
+
+    fn dma_latencies(&self) -> Option<DmaLatencies> {
+        Some(self.tools().runtime.latencies.now())
     }
 }
 

@@ -7,8 +7,9 @@ use berth_ownership::{Delivery, HolderProcess, Reason, Refusal, ReservationId, R
 use rustix::fs::{OFlags, SealFlags};
 
 use super::{
+    domain::{LiveDomain, Registration},
     job::Job,
-    runtime::{LiveDomain, Registration, lock},
+    runtime::lock,
     tools::Tools,
 };
 
@@ -56,7 +57,6 @@ pub(crate) fn register(
     let iova = wanted.iova.map_or(IovaChoice::Any, IovaChoice::Fixed);
     let perms = DmaPerms { read: wanted.read, write: wanted.write };
     let mapped = domain
-        .space
         .map_file(iova, memory, wanted.offset, wanted.length_bytes, perms)
         .map_err(|error| refused(reservation, &error))?;
     lock(&domain.registrations).push(Registration {
@@ -98,7 +98,7 @@ pub(crate) fn unregister(
             format!("{reservation} has no registration of {length_bytes:#x} bytes at {iova:#x}"),
         ));
     };
-    domain.space.unmap(iova, length_bytes).map_err(|error| refused(reservation, &error))?;
+    domain.unmap(iova, length_bytes).map_err(|error| refused(reservation, &error))?;
     registrations.swap_remove(at);
     drop(registrations);
     note(tools, reservation);
@@ -145,7 +145,7 @@ fn end_in(domain: &LiveDomain, ends: impl Fn(&Registration) -> bool) {
         if !ends(known) {
             return true;
         }
-        match domain.space.unmap(known.iova, known.length_bytes) {
+        match domain.unmap(known.iova, known.length_bytes) {
             Ok(()) => {}
             Err(error) if error.kind() == DmaErrorKind::NotMapped => {}
             Err(error) => {

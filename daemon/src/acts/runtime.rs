@@ -6,11 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_dma::AddressSpace;
-use berth_host::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold, PciAddress};
-use berth_ownership::{ContextId, DomainId, HolderProcess, ReservationId};
+use berth_host::{AttachedDevice, BackendKind, Context, GroupHold, PciAddress};
+use berth_ownership::{ContextId, DomainId, ReservationId};
 
-use super::access::Access;
+use super::{access::Access, domain::LiveDomain, latency::Latencies};
 use crate::fdstore::{Kept, NoteFile};
 
 /// How long descriptors may be on their way: somewhat longer than a peer may leave them unread.
@@ -40,32 +39,6 @@ pub(crate) struct LiveDevice {
     pub(crate) kept: Option<Kept>,
     /// Dropping it closes it.
     pub(crate) device: Box<dyn AttachedDevice>,
-}
-
-/// Memory of a client that a domain maps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Registration {
-    /// Whose it is.
-    pub(crate) reservation: ReservationId,
-    /// The process that registered it; it ends with that.
-    pub(crate) process: HolderProcess,
-    /// Where it is mapped.
-    pub(crate) iova: u64,
-    /// How much.
-    pub(crate) length_bytes: u64,
-}
-
-/// A domain of an open context.
-#[derive(Debug)]
-pub(crate) struct LiveDomain {
-    /// The kernel's name for it.
-    pub(crate) handle: DomainHandle,
-    /// The fast path's view, in this process.
-    pub(crate) space: AddressSpace,
-    /// What is mapped, and for whom.
-    pub(crate) registrations: Mutex<Vec<Registration>>,
-    /// Held from the check of a budget until what it allowed is on the list.
-    pub(crate) registering: Mutex<()>,
 }
 
 /// An open iommufd or container.
@@ -117,6 +90,8 @@ pub(crate) struct Runtime {
     tables: Mutex<Tables>,
     /// Who was let into which nodes.
     pub(crate) access: Access,
+    /// Of all domains, since the start.
+    pub(crate) latencies: Arc<Latencies>,
     sending: Mutex<Vec<Weak<ReservationId>>>,
 }
 

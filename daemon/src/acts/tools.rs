@@ -12,10 +12,11 @@ use berth_ownership::{Command, ContextId, DomainId, Hold, Refusal, Reservation, 
 use rustix::io::Errno;
 
 use super::{
+    domain::LiveDomain,
     explain_errno,
     job::{GroupJob, Job},
     records::Records,
-    runtime::{LiveContext, LiveDomain, LiveHold, Runtime, lock},
+    runtime::{LiveContext, LiveHold, Runtime, lock},
 };
 use crate::{fdstore::Keeper, model::StepNote};
 
@@ -114,12 +115,8 @@ impl Tools {
         }
         let handle = context.context.new_domain()?;
         let space = context.context.address_space(handle)?;
-        let live = Arc::new(LiveDomain {
-            handle,
-            space,
-            registrations: Default::default(),
-            registering: Default::default(),
-        });
+        let total = &self.runtime.latencies;
+        let live = Arc::new(LiveDomain::new(handle, space, Vec::new(), total));
         lock(&context.domains).insert(id.clone(), Arc::clone(&live));
         Ok(live)
     }

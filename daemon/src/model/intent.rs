@@ -7,7 +7,7 @@ use berth_ownership::{Command, DeviceId, DomainId, Event, Refusal, ReservationId
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::Snapshot;
+use super::{DmaLatencies, Snapshot};
 
 /// What kind of kernel work an intent is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -164,6 +164,11 @@ pub trait Executor: Send + Sync + Debug {
         let _ = domain;
         None
     }
+
+    /// How long mapping and unmapping took since the start; `None` where nothing maps here.
+    fn dma_latencies(&self) -> Option<DmaLatencies> {
+        None
+    }
 }
 
 /// What the daemon sees of a domain that it has open.
@@ -171,8 +176,14 @@ pub trait Executor: Send + Sync + Debug {
 pub struct DomainNow {
     /// Permitted ranges.
     pub ranges: Vec<IovaRange>,
-    /// Mapped now.
+    /// Mapped now, by the daemon for its clients.
     pub mapped_bytes: u64,
+    /// In how many mappings.
+    pub mappings: u64,
+    /// Pinned in the daemon's name.
+    pub pinned_bytes: u64,
+    /// How long mapping and unmapping took since the domain was opened or taken over.
+    pub latencies: DmaLatencies,
 }
 
 /// Driver and override that a device had before it was touched.

@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Response};
 use berth_proto::v1;
 use http::{StatusCode, header};
 
+mod dma;
+
 use super::Front;
 use crate::model::Caller;
 
@@ -122,6 +124,7 @@ pub(super) async fn page(front: &Front) -> Response {
     if let Ok(reservations) = reservations {
         write_reservations(&mut text, &reservations);
     }
+    dma::write(&mut text, &front.service);
     front.metrics.write(&mut text);
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()

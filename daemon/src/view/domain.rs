@@ -4,7 +4,7 @@ use berth_ownership::{Context, Domain, State};
 use berth_proto::v1;
 
 use super::{reservation::claims, words};
-use crate::model::DomainNow;
+use crate::model::{DomainNow, Latency};
 
 /// A context as the API has it.
 #[must_use]
@@ -42,5 +42,18 @@ pub fn domain(state: &State, record: &Domain, now: Option<DomainNow>) -> v1::Dom
             .map(|range| v1::IovaRange { first: range.first, last: range.last, kind: range.kind })
             .collect(),
         mapped_bytes: now.mapped_bytes,
+        mappings: now.mappings,
+        pinned_bytes: now.pinned_bytes,
+        map_latency: Some(latency(&now.latencies.map)),
+        unmap_latency: Some(latency(&now.latencies.unmap)),
+    }
+}
+
+fn latency(counted: &Latency) -> v1::DmaLatency {
+    v1::DmaLatency {
+        count: counted.count(),
+        median_us: counted.percentile_us(50),
+        p99_us: counted.percentile_us(99),
+        max_us: counted.max_us,
     }
 }

@@ -4,10 +4,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use berth_handover::{Client, Request};
 use berth_ownership::{Backend, Delivery, Policy};
+use berthd::acts::Records as _;
+use berthd::model::{DomainNow, Executor as _};
 use rustix::fs::{Mode, OFlags, SealFlags};
 
 use crate::{
-    handover::{attached, client, desk, memory, reason, sealed},
+    handover::{Desk, attached, client, desk, memory, reason, sealed},
     world::Ask,
 };
 
@@ -52,6 +54,45 @@ async fn memory_is_registered_for_held_and_unmapped_at_the_end() {
         assert_eq!(late.await, "NOT_ATTACHED");
         desk.world.release("r-1").unwrap();
         desk.world.check_given_back();
+    }
+}
+
+/// The one domain, as its viewers see it.
+fn seen(desk: &Desk) -> DomainNow {
+    let snapshot = desk.world.book.snapshot();
+    let domain = snapshot.state.domains().next().expect("a domain").id.clone();
+    desk.world.engine.domain(&domain).expect("it is open")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_mapped_and_pinned_is_seen_with_its_latencies() {
+    for backend in [Backend::Iommufd, Backend::Type1] {
+        let desk = desk();
+        let mut ask = Ask::new("r-1", Policy::Exclusive, &[DEVICE]).backend(backend);
+        ask.memory_bytes = 1 << 20;
+        attached(&desk, &ask);
+        let empty = seen(&desk);
+        assert!(!empty.ranges.is_empty(), "known once a device is attached");
+        assert_eq!((empty.mappings, empty.mapped_bytes, empty.pinned_bytes), (0, 0, 0));
+        let at = client(&desk.path, |client| {
+            client.fetch("r-1", 0).unwrap();
+            let whole = sealed(1 << 20);
+            client.register("r-1", &whole, 0, 0x4000, Some(0x10_0000)).unwrap();
+            reason(client.register("r-1", &whole, 0, 0x4000, Some(0x10_0000)));
+            client.register("r-1", &whole, 0x4000, 0x3000, None).unwrap()
+        });
+        let at = at.await;
+        let full = seen(&desk);
+        assert_eq!((full.mappings, full.mapped_bytes, full.pinned_bytes), (2, 0x7000, 0x7000));
+        let latencies = full.latencies;
+        assert_eq!((latencies.map.count(), latencies.unmap.count()), (3, 0), "one was refused");
+        client(&desk.path, move |client| client.unregister("r-1", at, 0x3000).unwrap()).await;
+        assert_eq!((seen(&desk).mappings, seen(&desk).latencies.unmap.count()), (1, 1));
+        desk.world.detach("r-1").unwrap();
+        let left = seen(&desk);
+        assert_eq!((left.mappings, left.pinned_bytes), (0, 0), "they end with the attachment");
+        let all = desk.world.engine.dma_latencies().expect("an engine counts");
+        assert_eq!((all.map.count(), all.unmap.count()), (3, 2));
     }
 }
 

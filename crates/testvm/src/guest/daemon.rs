@@ -3,8 +3,12 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, OpenOptions},
+    io::{Read as _, Write as _},
     ops::Deref,
-    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixDatagram, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
@@ -187,6 +191,21 @@ impl Daemon {
     #[must_use]
     pub fn http(&self) -> PathBuf {
         self.dir.join("http.sock")
+    }
+
+    /// What it answers over HTTP to a GET.
+    ///
+    /// # Errors
+    /// It doesn't answer, or not with 200.
+    pub fn get(&self, path: &str) -> Result<String> {
+        let mut stream = UnixStream::connect(self.http()).context("connect to the HTTP socket")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).with_context(|| format!("read {path}"))?;
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
+            _ => bail!("GET {path} was answered with {answer}"),
+        }
     }
 
     /// The hand-over socket.

@@ -43,6 +43,7 @@ fn regions(ctx: &Ctx, backend: &str, delivery: &str) -> Result<Outcome> {
     let mut good = Client::of(ctx, &daemon, STRANGER_UID, &second, delivery)?;
     let memory = good.holder.memory(1)?;
     good.holder.register(&second, memory, YOURS)?;
+    is_seen(&daemon, &second)?;
     let beats = |good: &mut Client, seed| -> Result<()> {
         let edu = Edu::on_sysfs(PAIR_B)?;
         moves_by(&edu, &mut good.holder, memory, YOURS, seed).context("the other client's DMA")
@@ -82,6 +83,26 @@ fn regions(ctx: &Ctx, backend: &str, delivery: &str) -> Result<Outcome> {
     set_bridge(ctx, &daemon)?;
     before.iter().try_for_each(Before::is_back)?;
     Ok(Outcome::Pass)
+}
+
+/// One page of memory is registered: whoever looks at the domain or at the metrics finds that.
+fn is_seen(daemon: &Daemon, reservation: &str) -> Result<()> {
+    let domain = text(&daemon.cli(&["reservation", "show", reservation])?.ok()?, "domain")?;
+    let seen = daemon.cli(&["domain", "show", &domain])?.ok()?;
+    for (what, value) in [("mappings", "1"), ("mappedBytes", "4096"), ("pinnedBytes", "4096")] {
+        ensure!(seen[what] == value, "{what} isn't {value}: {seen}");
+    }
+    ensure!(seen["mapLatency"]["count"] == "1", "one map wasn't counted: {seen}");
+    ensure!(seen["ranges"][0]["last"].is_string(), "no permitted range: {seen}");
+    let metrics = daemon.get("/metrics")?;
+    for (start, end) in [
+        (format!("berth_domain_pinned_bytes{{domain=\"{domain}\""), " 4096"),
+        ("berth_dma_duration_seconds_count{op=\"map\"}".to_owned(), " 1"),
+    ] {
+        let found = metrics.lines().any(|line| line.starts_with(&start) && line.ends_with(end));
+        ensure!(found, "no {start}...{end} in {metrics}");
+    }
+    Ok(())
 }
 
 /// Reserves both devices of the pair for one domain, four pages of memory each, and attaches them.
