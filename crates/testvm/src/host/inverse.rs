@@ -25,6 +25,8 @@ pub const DMA: &[&str] = &[
     "dma_arena_iommufd",
     "dma_arena_type1",
     "dma_copy_iommufd",
+    "dma_hugetlb_iommufd",
+    "dma_hugetlb_type1",
     "dma_nvme_iommufd",
     "dma_nvme_type1",
     "host_attach_iommufd",

@@ -39,6 +39,7 @@ mod conformance;
 mod daemon;
 mod dma;
 mod dma_kinds;
+mod dma_large;
 mod dma_model;
 mod dma_nvme;
 mod dma_random;
@@ -62,6 +63,7 @@ const TOPICS: &[&[Scenario]] = &[
     uapi::SCENARIOS,
     dma::SCENARIOS,
     dma_kinds::SCENARIOS,
+    dma_large::SCENARIOS,
     dma_model::SCENARIOS,
     dma_nvme::SCENARIOS,
     dma_random::SCENARIOS,
