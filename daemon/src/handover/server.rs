@@ -60,9 +60,15 @@ pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io
                     no_seat(&socket);
                     continue;
                 };
-                let (engine, access) = (engine.clone(), access.clone());
+                // Before a task is made of it, as what is there is mostly answered at once.
+                let begun = Connection::begin(socket, &engine, &access);
+                let engine = engine.clone();
                 connections.spawn(async move {
-                    if let Err(error) = converse(socket, &engine, &access).await {
+                    let ended = match begun {
+                        Ok(connection) => connection.converse(&engine).await,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = ended {
                         tracing::debug!(%error, "a hand-over connection broke");
                     }
                     drop(seat);
@@ -131,28 +137,43 @@ impl Drop for Seat {
     }
 }
 
-async fn converse(socket: OwnedFd, engine: &Engine, access: &Access) -> std::io::Result<()> {
-    let peer = Arc::new(Peer::of(&socket, access)?);
-    let mut came = first(&socket, engine, &peer)?;
-    let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
-    loop {
-        let received = match came.take() {
-            Some(received) => received,
-            None => next(&socket).await?,
-        };
-        let answer = match received {
-            Received::End => return Ok(()),
-            Received::TooMuch(what) => refused("packet", what),
-            Received::Packet(bytes, fds) => serve_one(engine, &peer, &bytes, fds).await,
-        };
-        let delivered = deliver(&socket, &answer).await;
-        let Answer { sending, began, .. } = answer;
-        // What was not sent is closed by now, so it can be told whether somebody has it.
-        drop(sending);
-        if let (Err(_), Some((id, process))) = (&delivered, began) {
-            engine.not_received(&id, &process);
+/// A connection, and what came on it that isn't answered yet.
+struct Connection {
+    socket: OwnedFd,
+    peer: Arc<Peer>,
+    came: Option<Received>,
+}
+
+impl Connection {
+    /// Asks who it is, and answers what needs no waiting.
+    fn begin(socket: OwnedFd, engine: &Engine, access: &Access) -> std::io::Result<Self> {
+        let peer = Peer::of(&socket, access)?;
+        let came = first(&socket, engine, &peer)?;
+        Ok(Self { socket, peer: Arc::new(peer), came })
+    }
+
+    async fn converse(self, engine: &Engine) -> std::io::Result<()> {
+        let Self { socket, peer, mut came } = self;
+        let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
+        loop {
+            let received = match came.take() {
+                Some(received) => received,
+                None => next(&socket).await?,
+            };
+            let answer = match received {
+                Received::End => return Ok(()),
+                Received::TooMuch(what) => refused("packet", what),
+                Received::Packet(bytes, fds) => serve_one(engine, &peer, &bytes, fds).await,
+            };
+            let delivered = deliver(&socket, &answer).await;
+            let Answer { sending, began, .. } = answer;
+            // What was not sent is closed by now, so it can be told whether somebody has it.
+            drop(sending);
+            if let (Err(_), Some((id, process))) = (&delivered, began) {
+                engine.not_received(&id, &process);
+            }
+            delivered?;
         }
-        delivered?;
     }
 }
 
