@@ -1,7 +1,7 @@
 //! berth-helper: the privileged acts, one process per request.
 //!
 //! Reads one request from the socket that is its standard input, does it, answers and exits:
-//! 0 when the act was tried, 2 when what came was no request or from somebody who may not ask, 1 when
+//! 0 when the act was tried or nothing was asked, 2 when what came was no request or from somebody who may not ask, 1 when
 //! the socket failed.
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     // Why a driver can't be loaded is said there; standard error is the daemon's.
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     match run() {
-        Ok(Served::Tried) => ExitCode::SUCCESS,
+        Ok(Served::Tried | Served::Unasked) => ExitCode::SUCCESS,
         Ok(Served::Refused) => ExitCode::from(2),
         Err(error) => {
             eprintln!("berth-helper: {error:#}");

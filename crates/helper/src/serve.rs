@@ -25,18 +25,20 @@ pub enum Served {
     Tried,
     /// What came was no request, or not from somebody who may ask; that was answered.
     Refused,
+    /// It was closed before a request came: whoever had it waiting has ended.
+    Unasked,
 }
 
 /// Reads one request from a socket, does the act below `root` and answers. What nobody waits for
 /// any more is not begun: whoever asked has given up, and others may have been told otherwise.
 ///
 /// # Errors
-/// Of the socket; ENOTCONN when it was closed before a request came, or before it was begun.
+/// Of the socket; ENOTCONN when it was closed before the request was begun.
 pub fn serve(socket: impl AsFd, root: &Path) -> Result<Served, Errno> {
     let received = match packet::receive(&socket, MAX_REQUEST_BYTES) {
         Err(Errno::MSGSIZE) => Err(format!("request is longer than {MAX_REQUEST_BYTES} bytes")),
         Err(errno) => return Err(errno),
-        Ok(packet) if packet.bytes.is_empty() => return Err(Errno::NOTCONN),
+        Ok(packet) if packet.bytes.is_empty() => return Ok(Served::Unasked),
         Ok(packet) => match peer::refusal(&socket)? {
             Some(message) => Err(message),
             None => parse(&packet.bytes),
@@ -136,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_closes_is_an_error() {
+    fn a_socket_that_closes_asks_nothing() {
         let (here, there) = pair();
         drop(here);
-        assert_eq!(serve(&there, Path::new("/nonexistent")), Err(Errno::NOTCONN));
+        assert_eq!(serve(&there, Path::new("/nonexistent")), Ok(Served::Unasked));
     }
 
     #[test]

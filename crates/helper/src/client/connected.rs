@@ -13,7 +13,7 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 
-use super::{Deadlines, ask};
+use super::{Deadlines, ask, spare::Spare};
 use crate::wire::helper_error;
 
 /// Where the socket is by default.
@@ -28,12 +28,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Connected {
     socket: PathBuf,
     deadlines: Deadlines,
+    spare: Spare<OwnedFd>,
 }
 
 impl Connected {
     /// Asks at `socket`. Its helpers act on the running machine.
     pub fn new(socket: impl Into<PathBuf>, deadlines: Deadlines) -> Self {
-        Self { socket: socket.into(), deadlines }
+        Self { socket: socket.into(), deadlines, spare: Spare::default() }
     }
 
     /// Where it asks.
@@ -72,7 +73,14 @@ impl Privileged for Connected {
     fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
         let whole = self.deadlines.of(act);
         let end = Instant::now() + whole;
-        let socket = self.connect(end).map_err(|errno| self.unreachable(act, errno))?;
-        ask(&socket, act, end, whole)
+        let socket = match self.spare.take() {
+            Some(socket) => socket,
+            None => self.connect(end).map_err(|errno| self.unreachable(act, errno))?,
+        };
+        let outcome = ask(&socket, act, end, whole);
+        drop(socket);
+        // Where that fails the next act says why.
+        self.spare.put(|| self.connect(Instant::now()).ok());
+        outcome
     }
 }

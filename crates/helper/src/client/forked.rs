@@ -6,13 +6,16 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use berth_host::{Act, ActOutcome, HostError, Privileged};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 
-use super::{Deadlines, ask};
+use super::{
+    Deadlines, ask,
+    spare::{Spare, Waiting},
+};
 use crate::wire::helper_error;
 
 /// Does acts by starting `berth-helper` for each.
@@ -21,6 +24,50 @@ pub struct Forked {
     program: PathBuf,
     root: PathBuf,
     deadlines: Deadlines,
+    spare: Spare<Started>,
+}
+
+/// A helper that waits for its request.
+#[derive(Debug)]
+struct Started {
+    /// `None` once somebody else waits for its end.
+    child: Option<Child>,
+    socket: OwnedFd,
+}
+
+impl Waiting for Started {
+    fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+}
+
+impl Started {
+    /// Nothing more is asked: one that has not begun what it was asked doesn't.
+    fn leave(&self) {
+        // It has ended, where that fails.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Waits for its end, which is in the kernel's hands where the act is.
+    fn reap(mut self) {
+        self.leave();
+        if let Some(mut child) = self.child.take() {
+            // There is no other way for it to fail than to have been waited for.
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.leave();
+        let Some(mut child) = self.child.take() else { return };
+        if matches!(child.try_wait(), Ok(None)) {
+            let waiting = thread::Builder::new().name("berth-reaper".to_owned());
+            // Without a thread it stays a zombie until this process ends; that does no harm.
+            drop(waiting.spawn(move || child.wait()));
+        }
+    }
 }
 
 impl Forked {
@@ -30,7 +77,7 @@ impl Forked {
         root: impl Into<PathBuf>,
         deadlines: Deadlines,
     ) -> Self {
-        Self { program: program.into(), root: root.into(), deadlines }
+        Self { program: program.into(), root: root.into(), deadlines, spare: Spare::default() }
     }
 
     /// Starts the `berth-helper` that lies beside this process's own program, or one directory
@@ -53,7 +100,7 @@ impl Forked {
         Ok(Self::new(program, root, deadlines))
     }
 
-    fn start(&self) -> io::Result<(Child, OwnedFd)> {
+    fn start(&self) -> io::Result<Started> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         // Its own process group: a ^C on the daemon's terminal must not cut an act short.
@@ -66,36 +113,33 @@ impl Forked {
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .spawn()?;
-        Ok((child, ours))
+        Ok(Started { child: Some(child), socket: ours })
+    }
+
+    /// Has the next one started, and this one's end waited for, by a thread: both take their time.
+    fn start_next(&self, done: Started) {
+        let helper = self.clone();
+        let starting = thread::Builder::new().name("berth-spare".to_owned());
+        // Without a thread, or a process, the next act starts its own, or says why it can't.
+        drop(starting.spawn(move || {
+            helper.spare.put(|| helper.start().ok());
+            done.reap();
+        }));
     }
 }
 
 impl Privileged for Forked {
     fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
-        let (child, socket) = self.start().map_err(|error| {
-            helper_error(act, format!("start {}: {error}", self.program.display()), false)
-        })?;
+        let started = match self.spare.take() {
+            Some(started) => started,
+            None => self.start().map_err(|error| {
+                helper_error(act, format!("start {}: {error}", self.program.display()), false)
+            })?,
+        };
         let whole = self.deadlines.of(act);
-        let outcome = ask(&socket, act, Instant::now() + whole, whole);
-        reap(child);
+        let outcome = ask(&started.socket, act, Instant::now() + whole, whole);
+        started.leave();
+        self.start_next(started);
         outcome
     }
-}
-
-/// Collects the process: at once where it ends at once, else by a thread that waits for it, so
-/// that one in the kernel's hands blocks nobody.
-fn reap(mut child: Child) {
-    const PATIENCE: Duration = Duration::from_millis(20);
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    let waiting = thread::Builder::new().name("berth-reaper".to_owned()).spawn(move || {
-        let _ = child.wait();
-    });
-    // Without a thread it stays a zombie until this process ends; that does no harm to the act.
-    drop(waiting);
 }

@@ -1,10 +1,12 @@
 //! The daemon's side: a process per request, and a deadline for each answer.
 //!
 //! [`Forked`] starts the process itself. [`Connected`] leaves that to the service manager, which has
-//! the privileges for it that the daemon then needn't have.
+//! the privileges for it that the daemon then needn't have. Either has the next one started while
+//! nothing is asked.
 
 mod connected;
 mod forked;
+mod spare;
 
 use std::{
     os::fd::{AsFd, OwnedFd},
