@@ -13,3 +13,4 @@ pub mod report;
 mod root;
 pub mod run;
 pub mod session;
+mod side_by_side;

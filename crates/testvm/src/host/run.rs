@@ -19,6 +19,7 @@ use super::{
     report::{Line, Report},
     root,
     session::Session,
+    side_by_side,
 };
 use crate::wire::{GuestConfig, Message, Mode, Profile, Verdict};
 
@@ -66,25 +67,30 @@ pub(super) struct Prepared {
     root: Option<Result<PathBuf, String>>,
 }
 
-/// Runs the matching scenarios on every kernel and machine.
+/// Runs the matching scenarios on every kernel and machine, as many guests at a time as the host has
+/// processors and memory for.
 ///
 /// # Errors
 /// Something that all boots need is missing. Failures of one machine are lines of the report.
 pub fn scenarios(options: &Options) -> Result<Report> {
     let prepared = prepare(options)?;
-    let mut report = Report::default();
-    for &kind in &options.kernels {
-        let kernel = kind.provide()?;
-        for &profile in &options.profiles {
-            let mut lines = Vec::new();
-            if let Err(error) = one_boot(options, &prepared, &kernel, profile, &mut lines) {
-                let verdict = Verdict::Fail { reason: format!("{error:#}") };
-                let name = "boot".to_owned();
-                lines.push(Line { kernel: kind, profile, name, verdict, seconds: 0.0 });
-            }
-            report.lines.append(&mut lines);
+    let kernels: Vec<Kernel> =
+        options.kernels.iter().map(|kind| kind.provide()).collect::<Result<_>>()?;
+    let machines: Vec<(&Kernel, Profile)> = options
+        .profiles
+        .iter()
+        .flat_map(|&profile| kernels.iter().map(move |kernel| (kernel, profile)))
+        .collect();
+    let lines = side_by_side::each(&machines, |&(kernel, profile)| {
+        let mut lines = Vec::new();
+        if let Err(error) = one_boot(options, &prepared, kernel, profile, &mut lines) {
+            let verdict = Verdict::Fail { reason: format!("{error:#}") };
+            let name = "boot".to_owned();
+            lines.push(Line { kernel: kernel.kind, profile, name, verdict, seconds: 0.0 });
         }
-    }
+        lines
+    });
+    let mut report = Report { lines: lines.into_iter().flatten().collect() };
     if options.strict {
         report.make_strict();
     }
