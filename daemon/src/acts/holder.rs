@@ -95,6 +95,14 @@ pub(crate) fn process_of(pid: i32) -> Result<(HolderProcess, OwnedFd), Errno> {
     Ok((HolderProcess { pid: number, start_ticks, name, cgroup }, pidfd))
 }
 
+/// A recorded process, if it still runs, with no more asked than it takes to tell it from a later one of
+/// the same pid.
+pub(crate) fn living(process: &HolderProcess) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(process.pid).ok()?)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    lives(process).then_some(pidfd)
+}
+
 /// Whether a recorded process still runs.
 pub(crate) fn lives(process: &HolderProcess) -> bool {
     i32::try_from(process.pid).is_ok_and(|pid| start_time(pid) == Some(process.start_ticks))

@@ -9,7 +9,7 @@ use super::Report;
 use crate::{
     acts::{
         Engine,
-        holder::{User, lives, process_of},
+        holder::{User, lives, living},
         job::Job,
     },
     model::ApiError,
@@ -99,7 +99,8 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
             return Ok(true);
         }
     };
-    let let_in = engine.lets_in(record) && record.process.as_ref().is_some_and(lives);
+    let alive = record.process.as_ref().and_then(|process| Some((process, living(process)?)));
+    let let_in = engine.lets_in(record) && alive.is_some();
     if users.is_empty() && !let_in {
         let Some(process) = &record.process else { return Ok(false) };
         if engine.are_closed(job) {
@@ -115,16 +116,9 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
     } else {
         engine.shut_out(job);
     }
-    let known = record.process.as_ref().filter(|process| {
-        let has_it = users.iter().any(|user| u32::try_from(user.pid) == Ok(process.pid));
-        let_in || has_it && lives(process)
-    });
-    if let Some(process) = known
-        && let Ok(pid) = i32::try_from(process.pid)
-        && let Ok((found, pidfd)) = process_of(pid)
-        && found == *process
-    {
-        engine.watch_user(&record.id, User::Seen(found, pidfd));
+    let has_it = |pid: u32| users.iter().any(|user| u32::try_from(user.pid) == Ok(pid));
+    if let Some((process, pidfd)) = alive.filter(|(process, _)| let_in || has_it(process.pid)) {
+        engine.watch_user(&record.id, User::Seen(process.clone(), pidfd));
         return Ok(true);
     }
     let nobody = HolderProcess::new(0, 0);
@@ -138,9 +132,8 @@ pub(super) fn adopt(engine: &Engine, record: &Reservation, job: &Job) -> Result<
 /// All devices came from the store. Where the holder ended meanwhile its claims do now.
 fn goes_on(engine: &Engine, record: &Reservation) {
     let Some(process) = &record.process else { return };
-    let found = i32::try_from(process.pid).ok().and_then(|pid| process_of(pid).ok());
-    match found.filter(|(found, _)| found == process) {
-        Some((process, pidfd)) => engine.watch(&record.id, process, pidfd),
+    match living(process) {
+        Some(pidfd) => engine.watch(&record.id, process.clone(), pidfd),
         None => engine.ended(&record.id, process),
     }
 }
