@@ -2,13 +2,14 @@
 //!
 //! The ledger turns when it answers a message, behind whatever had to be written for those before.
 //! The engine turns when it starts work on a thread and that ends. Neither waits for the kernel or a
-//! helper for that: work that hangs there makes devices wedged and not the daemon dead.
+//! helper for that: work that hangs there makes devices wedged and not the daemon dead. The thread of
+//! a hand-over socket turns when it comes to a task that is new.
 
 use std::{future::Future, io, pin::Pin, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
-use crate::{acts::Engine, ledger::LedgerHandle, notify};
+use crate::{acts::Engine, handover::Serving, ledger::LedgerHandle, notify};
 
 /// How often within the period the parts are asked: one that is slow once is no dead one.
 const TIMES: u32 = 4;
@@ -32,9 +33,9 @@ impl Part {
 }
 
 /// The parts of a daemon.
-pub(crate) fn parts(ledger: LedgerHandle, engine: &Engine) -> Vec<Part> {
+pub(crate) fn parts(ledger: LedgerHandle, engine: &Engine, handover: Vec<Serving>) -> Vec<Part> {
     let engine = engine.clone();
-    vec![
+    let mut parts = vec![
         Part::new("ledger", move || {
             let ledger = ledger.clone();
             async move { ledger.turn().await }
@@ -43,7 +44,10 @@ pub(crate) fn parts(ledger: LedgerHandle, engine: &Engine) -> Vec<Part> {
             let engine = engine.clone();
             async move { engine.turn().await }
         }),
-    ]
+    ];
+    let sockets = handover.into_iter();
+    parts.extend(sockets.map(|socket| Part::new("hand-over", move || socket.turn())));
+    parts
 }
 
 /// Feeds the service manager's watchdog, which wants to hear of us once within `period`.

@@ -54,6 +54,9 @@ pub enum StartError {
         /// Why it failed.
         error: ApiError,
     },
+    /// Processes or descriptors.
+    #[error("serve the hand-over socket: {0}; see `ulimit -n` and the limit of tasks")]
+    Thread(io::Error),
     /// The build is broken.
     #[error("{0}")]
     Build(String),
@@ -83,7 +86,7 @@ pub struct Daemon {
     ready: watch::Receiver<bool>,
     health: HealthReporter,
     listeners: JoinSet<()>,
-    handover: Vec<(JoinHandle<()>, Option<SocketFile>)>,
+    handover: Vec<(handover::Serving, Option<SocketFile>)>,
     /// Leases, rescans, heartbeats.
     chores: JoinSet<()>,
     ledger: JoinHandle<()>,
@@ -211,16 +214,16 @@ impl Daemon {
         grpc::set_serving(&health, true).await;
         listeners.open(later, &shared);
         let handover = sockets.handover.into_iter().map(|(socket, file, access)| {
-            let engine = Engine::clone(&engine);
-            let task = tokio::spawn(async move {
-                if let Err(error) = handover::serve(socket, engine, access).await {
-                    tracing::error!(%error, "the hand-over socket broke");
-                }
-            });
-            (task, file)
+            let serving = handover::Serving::start(socket, Engine::clone(&engine), access)?;
+            Ok((serving, file))
         });
-        let handover = handover.collect();
-        let chores = chores(config, ledger, &engine, watchdog);
+        let handover = handover.collect::<io::Result<Vec<_>>>().map_err(StartError::Thread)?;
+        let serving = handover.iter().map(|(serving, _)| serving.clone()).collect();
+        let heart = watchdog.map(|period| {
+            let parts = heartbeat::parts(ledger.clone(), &engine, serving);
+            heartbeat::feed_watchdog(parts, period)
+        });
+        let chores = chores(config, ledger, heart);
         Ok(Self {
             service,
             engine,
@@ -271,9 +274,7 @@ impl Daemon {
             tracing::warn!("requests were cut off; what they recorded goes on at the next start");
         }
         self.chores.shutdown().await;
-        for (task, _file) in &self.handover {
-            task.abort();
-        }
+        drop(self.handover);
         let engine = Arc::clone(&self.engine);
         let closed = tokio::task::spawn_blocking(move || engine.close(patience)).await;
         if !closed.unwrap_or(false) {
@@ -380,17 +381,16 @@ async fn catch_up(
     .map_err(|error| not_caught_up(ApiError::internal("reconcile", error.to_string())))
 }
 
-/// What is done again and again beside requests; `watchdog` is when a heartbeat is due.
+/// What is done again and again beside requests.
 fn chores(
     config: &Config,
     ledger: LedgerHandle,
-    engine: &Engine,
-    watchdog: Option<Duration>,
+    heart: Option<impl Future<Output = ()> + Send + 'static>,
 ) -> JoinSet<()> {
     let every = Duration::from_millis(config.timeouts.rescan_ms);
     let mut chores = JoinSet::new();
-    if let Some(period) = watchdog {
-        chores.spawn(heartbeat::feed_watchdog(heartbeat::parts(ledger.clone(), engine), period));
+    if let Some(beat) = heart {
+        chores.spawn(beat);
     }
     chores.spawn(ledger.clone().rescan_every(every));
     chores.spawn(ledger.expire_leases());

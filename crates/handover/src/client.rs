@@ -113,10 +113,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::Socket`] for no time at all.
     pub fn wait_at_most(&self, limit: Duration) -> Result<(), ClientError> {
-        let op = failed("set a time limit for");
-        let limit = Some(limit);
-        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, limit).map_err(&op)?;
-        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, limit).map_err(&op)
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(limit))
+            .map_err(failed("set a time limit for"))
     }
 
     /// One request and its answer.
@@ -130,7 +128,8 @@ impl Client {
     ) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
         let bytes =
             serde_json::to_vec(request).map_err(|error| ClientError::Garbled(error.to_string()))?;
-        let sent = send(&self.socket, &bytes, fds, SendFlags::empty());
+        // There is room, but for one who asks on and on and waits for no answer.
+        let sent = send(&self.socket, &bytes, fds, SendFlags::DONTWAIT);
         if let Err(errno) = sent
             && !is_hung_up(errno)
         {

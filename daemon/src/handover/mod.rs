@@ -8,6 +8,7 @@ mod desk;
 mod peer;
 mod refusal;
 mod server;
+mod thread;
 
 use std::{os::fd::OwnedFd, path::Path};
 
@@ -16,6 +17,7 @@ use rustix::net::{
 };
 
 pub use server::serve;
+pub use thread::Serving;
 
 /// Binds the socket at a path, where nothing may be yet.
 ///

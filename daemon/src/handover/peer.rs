@@ -7,7 +7,7 @@ use std::{
 };
 
 use berth_ownership::HolderProcess;
-use rustix::{io::Errno, net::sockopt::socket_peercred};
+use rustix::{io::Errno, net::UCred};
 
 use crate::{
     acts::{holder::process_of, revoke::start_time, watched::identity},
@@ -29,12 +29,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Asks the kernel who connected.
+    /// Asks the kernel which process connected as this caller.
     ///
     /// # Errors
     /// ESRCH when the process is gone already, or its pid is another's by now.
-    pub(super) fn of(socket: impl AsFd, access: &Access) -> Result<Self, Errno> {
-        let credentials = socket_peercred(&socket)?;
+    pub(super) fn of(
+        socket: impl AsFd,
+        credentials: &UCred,
+        access: &Access,
+    ) -> Result<Self, Errno> {
         let uid = credentials.uid.as_raw();
         let role = access.role_of(Some(uid));
         let pid = credentials.pid.as_raw_nonzero().get();

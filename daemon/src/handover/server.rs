@@ -14,7 +14,7 @@ use berth_handover::{
 use berth_ownership::{Reason, Refusal};
 use rustix::{
     io::Errno,
-    net::{RecvFlags, SendFlags, SocketFlags, accept_with, sockopt::socket_peercred},
+    net::{RecvFlags, SendFlags, SocketFlags, UCred, accept_with, sockopt::socket_peercred},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -56,12 +56,13 @@ pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io
         match accepted {
             Err(_would_block) => {}
             Ok(Ok(socket)) => {
-                let Some(seat) = counts.seat(&socket) else {
+                let Ok(caller) = socket_peercred(&socket) else { continue };
+                let Some(seat) = counts.seat(&caller) else {
                     no_seat(&socket);
                     continue;
                 };
                 // Before a task is made of it, as what is there is mostly answered at once.
-                let begun = Connection::begin(socket, &engine, &access);
+                let begun = Connection::begin(socket, &caller, &engine, &access);
                 let engine = engine.clone();
                 connections.spawn(async move {
                     let ended = match begun {
@@ -73,6 +74,9 @@ pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io
                     }
                     drop(seat);
                 });
+                // Else one that connects again and again takes the seats of its connections that are
+                // closed by now, and nobody had the time to see that.
+                tokio::task::yield_now().await;
             }
             Ok(Err(error)) => {
                 // Out of descriptors or memory, or the peer is gone: the listener itself is fine.
@@ -95,8 +99,8 @@ struct Seat {
 }
 
 impl Counts {
-    fn seat(self: &Arc<Self>, socket: &OwnedFd) -> Option<Seat> {
-        let uid = socket_peercred(socket).ok()?.uid.as_raw();
+    fn seat(self: &Arc<Self>, caller: &UCred) -> Option<Seat> {
+        let uid = caller.uid.as_raw();
         let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = by_uid.values().sum();
         let own = by_uid.entry(uid).or_default();
@@ -146,8 +150,13 @@ struct Connection {
 
 impl Connection {
     /// Asks who it is, and answers what needs no waiting.
-    fn begin(socket: OwnedFd, engine: &Engine, access: &Access) -> std::io::Result<Self> {
-        let peer = Peer::of(&socket, access)?;
+    fn begin(
+        socket: OwnedFd,
+        caller: &UCred,
+        engine: &Engine,
+        access: &Access,
+    ) -> std::io::Result<Self> {
+        let peer = Peer::of(&socket, caller, access)?;
         let came = first(&socket, engine, &peer)?;
         Ok(Self { socket, peer: Arc::new(peer), came })
     }
