@@ -1,6 +1,6 @@
 //! A growing list of things that never move, so that readers look at one while others are added.
 
-use std::sync::OnceLock;
+use crate::sync::OnceLock;
 
 /// Things of the first chunk; each further chunk doubles what there is.
 const FIRST_CHUNK: u32 = 4;
@@ -15,7 +15,7 @@ pub(crate) struct Chunks<T> {
 
 impl<T: Default> Chunks<T> {
     pub(crate) fn new() -> Self {
-        Self { chunks: [const { OnceLock::new() }; CHUNKS] }
+        Self { chunks: std::array::from_fn(|_| OnceLock::new()) }
     }
 
     /// The thing of this number, if there is one. A number that a reader took from what changes

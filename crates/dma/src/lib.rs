@@ -24,6 +24,7 @@ mod populate;
 mod preflight;
 mod sim;
 mod space;
+mod sync;
 mod table;
 #[cfg(feature = "vfio-ioctls")]
 mod vfio_ops;

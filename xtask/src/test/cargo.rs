@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use berth_testvm::host::packages::{self, Tool};
 
+use super::orders;
 use crate::{check::root, tally::Tally};
 
 /// Tests inside the crates, and the examples of the documentation.
@@ -29,6 +30,7 @@ pub(super) fn unit() -> Result<Tally> {
         ],
         &[],
     )?;
+    tally += orders::run()?;
     Ok(tally)
 }
 
@@ -49,25 +51,33 @@ fn build() -> Result<Tally> {
 }
 
 fn cargo_test(args: &[&str], env: &[(&str, &str)]) -> Result<Tally> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut child = Command::new(cargo)
-        .args(["test", "--no-fail-fast"])
-        .args(args)
-        .envs(env.iter().copied())
-        .current_dir(root()?)
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start cargo test {}", args.join(" ")))?;
+    let mut command = cargo()?;
+    command.args(["test", "--no-fail-fast"]).args(args).envs(env.iter().copied());
+    run_tests(command, &format!("cargo test {}", args.join(" ")))
+}
+
+/// Cargo, in the workspace.
+pub(super) fn cargo() -> Result<Command> {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(program);
+    command.current_dir(root()?);
+    Ok(command)
+}
+
+/// Runs tests, shows what they say, and counts.
+pub(super) fn run_tests(mut command: Command, what: &str) -> Result<Tally> {
+    let spawned = command.stdout(Stdio::piped()).spawn();
+    let mut child = spawned.with_context(|| format!("start {what}"))?;
     let mut tally = Tally::default();
-    let output = child.stdout.take().context("cargo test has no output")?;
+    let output = child.stdout.take().context("tests have no output")?;
     for line in BufReader::new(output).lines() {
-        let line = line.context("read what cargo test prints")?;
+        let line = line.context("read what tests print")?;
         println!("{line}");
         tally += counts(&line);
     }
-    let status = child.wait().context("wait for cargo test")?;
+    let status = child.wait().with_context(|| format!("wait for {what}"))?;
     if !status.success() && tally.failed == 0 {
-        println!("cargo test {} ended with {status}", args.join(" "));
+        println!("{what} ended with {status}");
         tally.failed += 1;
     }
     Ok(tally)

@@ -3,6 +3,7 @@
 mod cargo;
 mod daemon;
 mod docs;
+mod orders;
 mod space;
 mod web;
 mod webdriver;
@@ -19,7 +20,7 @@ use crate::{check, tally::Tally, vm, workspace};
 pub(crate) enum Stage {
     /// Format, lints, dependency arrows, sizes, documentation.
     Check,
-    /// Tests inside the crates, and documentation examples.
+    /// Tests inside the crates, documentation examples, and every order of threads that share.
     Unit,
     /// The daemon, command line and helper against the simulated host.
     Sim,

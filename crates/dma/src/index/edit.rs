@@ -1,9 +1,8 @@
 //! Changing the index: insert and remove, with splits and merges.
 
-use std::sync::atomic::Ordering;
-
 use super::node::{FANOUT, Node};
 use super::{Index, LEVELS, Writer};
+use crate::sync::Ordering;
 
 /// A node with fewer entries looks for a neighbour to merge with.
 const SPARSE: usize = FANOUT / 4;

@@ -10,9 +10,8 @@
 mod edit;
 mod node;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-
 use self::node::{Node, Nodes};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, spin_loop, yield_now};
 
 /// Levels that a tree of 2^32 entries has at most, also when its nodes are a quarter full.
 const LEVELS: usize = 12;
@@ -74,9 +73,9 @@ impl Index {
             }
             spins += 1;
             if spins < SPINS {
-                std::hint::spin_loop();
+                spin_loop();
             } else {
-                std::thread::yield_now();
+                yield_now();
             }
         }
     }
@@ -122,5 +121,7 @@ impl Index {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod orders;
+#[cfg(all(test, not(loom)))]
 mod tests;

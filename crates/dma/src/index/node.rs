@@ -1,11 +1,11 @@
 //! Nodes of the index, and where they are kept.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use crate::chunks::Chunks;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Entries of a node. A leaf of this many is searched in one or two cache lines of keys.
-pub(super) const FANOUT: usize = 32;
+/// Entries of a node. A leaf of this many is searched in one or two cache lines of keys. Few, where
+/// every order of what threads do is tried.
+pub(super) const FANOUT: usize = if cfg!(loom) { 4 } else { 32 };
 
 /// Keys in ascending order, each with a value: a leaf's entries, or the smallest key and the number
 /// of each child.
@@ -23,8 +23,8 @@ pub(super) struct Node {
 impl Default for Node {
     fn default() -> Self {
         Self {
-            keys: [const { AtomicU64::new(0) }; FANOUT],
-            values: [const { AtomicU32::new(0) }; FANOUT],
+            keys: std::array::from_fn(|_| AtomicU64::new(0)),
+            values: std::array::from_fn(|_| AtomicU32::new(0)),
             length: AtomicU32::new(0),
         }
     }

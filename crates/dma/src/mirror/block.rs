@@ -1,10 +1,9 @@
 //! What readers see of one mapping.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use berth_uapi::DmaPerms;
 
 use super::{Region, Source};
+use crate::sync::{AtomicU64, Ordering};
 
 /// How far a mapping has come; no lock is held over the ioctl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

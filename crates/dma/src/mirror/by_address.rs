@@ -4,10 +4,8 @@
 //! an ordered index can't tell apart: all but one of those stand on a list that is only looked at
 //! when the index has no answer.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use crate::index::{Index, Writer};
+use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
 /// How many of the list are looked at for a place in the index that has become free.
 const MOVED: usize = 8;

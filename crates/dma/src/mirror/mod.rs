@@ -3,7 +3,7 @@
 mod block;
 mod by_address;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use berth_uapi::{DmaPerms, IovaChoice, IovaRange};
 
@@ -13,6 +13,7 @@ use crate::chunks::Chunks;
 use crate::error::DmaError;
 use crate::index::{Index, Writer};
 use crate::memory::{Mapping, page_bytes};
+use crate::sync::{Mutex, MutexGuard};
 use crate::table::{Refused, Table};
 
 /// Where the memory of a mapping comes from.
@@ -465,3 +466,6 @@ impl State {
         self.kept.get(usize::try_from(tile).ok()?)?.clone()
     }
 }
+
+#[cfg(all(test, loom))]
+mod orders;

@@ -1,0 +1,174 @@
+//! Every order of threads that share a mirror, as far as two switches go. Who looks is the thread that
+//! is started, as in the orders of the index.
+
+use berth_uapi::{DmaPerms, IovaChoice, IovaRange};
+use loom::{model::Builder, sync::Arc, thread};
+
+use super::{Mirror, New, Region, Source, Ticket};
+use crate::error::DmaError;
+
+const PAGE: u64 = 4096;
+const FIRST: u64 = 16 * PAGE;
+const SECOND: u64 = 32 * PAGE;
+const MEMORY: u64 = 1 << 40;
+
+fn model(test: impl Fn() + Send + Sync + 'static) {
+    with_switches(2, test);
+}
+
+fn with_switches(most: usize, test: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(most);
+    builder.check(test);
+}
+
+fn mirror() -> Arc<Mirror> {
+    let mirror = Mirror::new();
+    mirror.permit(vec![IovaRange { start: 0, last: (1 << 30) - 1 }]);
+    Arc::new(mirror)
+}
+
+fn region(iova: u64, pages: u64, address: u64) -> Region {
+    let source = Source::Memory { address };
+    Region { iova, length: pages * PAGE, perms: DmaPerms::READ_WRITE, source }
+}
+
+fn reserve(mirror: &Mirror, region: Region) -> Ticket {
+    let Region { iova, length, perms, source } = region;
+    let mut new = New { length, perms, source, keep: None };
+    mirror.reserve(IovaChoice::Fixed(iova), &mut new).expect("free")
+}
+
+fn map(mirror: &Mirror, region: Region) {
+    let ticket = reserve(mirror, region);
+    mirror.commit(&ticket);
+}
+
+fn unmap(mirror: &Mirror, region: Region) {
+    let ticket = mirror.begin_unmap(region.iova, region.length).expect("mapped");
+    drop(mirror.free(&ticket));
+}
+
+#[test]
+fn a_mapping_is_found_whole_or_not_at_all() {
+    model(|| {
+        let (mirror, one) = (mirror(), region(FIRST, 2, MEMORY));
+        let other = Arc::clone(&mirror);
+        let looking = thread::spawn(move || other.find(FIRST + PAGE));
+        map(&mirror, one);
+        let found = looking.join().expect("no panic");
+        assert!(found.is_none_or(|found| found == one), "{found:?}");
+        assert_eq!(mirror.find(FIRST + PAGE), Some(one));
+    });
+}
+
+/// The second mapping gets the number of the first.
+#[test]
+fn a_number_that_is_used_again_shows_neither_half() {
+    // With two it takes a minute.
+    with_switches(1, || {
+        let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
+        let two = region(FIRST, 4, MEMORY + (1 << 30));
+        map(&mirror, one);
+        let other = Arc::clone(&mirror);
+        let looking = thread::spawn(move || other.find(FIRST));
+        unmap(&mirror, one);
+        map(&mirror, two);
+        let found = looking.join().expect("no panic");
+        assert!(found.is_none_or(|found| found == one || found == two), "{found:?}");
+    });
+}
+
+#[test]
+fn of_two_that_unmap_one_does() {
+    model(|| {
+        let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
+        map(&mirror, one);
+        let begin = |mirror: &Mirror| match mirror.begin_unmap(FIRST, PAGE) {
+            Ok(ticket) => {
+                drop(mirror.free(&ticket));
+                1
+            }
+            Err(DmaError::Busy { .. } | DmaError::NotMapped { .. }) => 0,
+            Err(error) => panic!("{error}"),
+        };
+        let other = Arc::clone(&mirror);
+        let unmapping = thread::spawn(move || begin(&other));
+        let mine = begin(&mirror);
+        assert_eq!(mine + unmapping.join().expect("no panic"), 1);
+        assert_eq!(mirror.totals(), (0, 0));
+    });
+}
+
+#[test]
+fn what_is_copied_is_not_unmapped_meanwhile() {
+    model(|| {
+        let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
+        map(&mirror, one);
+        let other = Arc::clone(&mirror);
+        let copying = thread::spawn(move || match other.begin_copy(FIRST, PAGE) {
+            Ok((ticket, found, _)) => {
+                // The kernel copies here: it must be there still.
+                assert_eq!((found, other.find(FIRST)), (one, Some(one)));
+                other.commit(&ticket);
+            }
+            Err(DmaError::Busy { .. } | DmaError::NotMapped { .. }) => {}
+            Err(error) => panic!("{error}"),
+        });
+        if let Ok(ticket) = mirror.begin_unmap(FIRST, PAGE) {
+            drop(mirror.free(&ticket));
+        }
+        copying.join().expect("no panic");
+    });
+}
+
+/// Whoever forgets what was complete leaves what another thread has taken to it.
+#[test]
+fn what_another_thread_unmaps_is_forgotten_once() {
+    model(|| {
+        let mirror = mirror();
+        map(&mirror, region(FIRST, 1, MEMORY));
+        let known = mirror.mapped();
+        let other = Arc::clone(&mirror);
+        let unmapping = thread::spawn(move || {
+            if let Ok(ticket) = other.begin_unmap(FIRST, PAGE) {
+                drop(other.free(&ticket));
+                map(&other, region(FIRST, 1, MEMORY));
+            }
+        });
+        mirror.forget(&known);
+        unmapping.join().expect("no panic");
+        let (mappings, bytes) = mirror.totals();
+        assert_eq!(u64::try_from(mappings).expect("few") * PAGE, bytes);
+        assert_eq!(mirror.regions().len(), mappings);
+    });
+}
+
+#[test]
+fn memory_is_found_by_whoever_asks_first() {
+    model(|| {
+        let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
+        map(&mirror, one);
+        let other = Arc::clone(&mirror);
+        let asking = thread::spawn(move || other.find_memory(MEMORY, PAGE));
+        assert_eq!(mirror.find_memory(MEMORY, PAGE), Some(one));
+        assert_eq!(asking.join().expect("no panic"), Some(one));
+    });
+}
+
+#[test]
+fn memory_that_is_mapped_twice_is_found_while_either_is_there() {
+    model(|| {
+        let mirror = mirror();
+        let (one, two) = (region(FIRST, 1, MEMORY), region(SECOND, 1, MEMORY));
+        map(&mirror, one);
+        assert_eq!(mirror.find_memory(MEMORY, PAGE), Some(one));
+        map(&mirror, two);
+        let other = Arc::clone(&mirror);
+        let looking = thread::spawn(move || other.find_memory(MEMORY, PAGE));
+        unmap(&mirror, one);
+        let found = looking.join().expect("no panic");
+        assert!(found == Some(one) || found == Some(two), "{found:?}");
+        assert_eq!(mirror.find_memory(MEMORY, PAGE), Some(two));
+    });
+}
