@@ -22,10 +22,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("dma_random_type1", &[Type1, Intremap], type1),
 ];
 
-/// In an ordinary run, and with `--long`.
-const STEPS: [u64; 2] = [40_000, 200_000];
+const STEPS: u64 = 200_000;
 /// How often the device looks.
-const PROBES: u64 = 40;
+const PROBES: u64 = 200;
 const PAGES: u64 = 32;
 /// Where fixed mappings go: few places, so that they meet.
 const BASE: u64 = 0x100_0000;
@@ -142,15 +141,14 @@ fn random(ctx: &Ctx, bench: Bench, flavour: SimFlavour) -> Result<Outcome> {
     let memory = Memory::new(PAGES)?;
     let mut pair = Pair { real: &bench.space, model, sim, memory, refused: 0 };
     let mut numbers = Numbers(0x5eed);
-    let steps = STEPS[usize::from(ctx.config.long)];
-    for step in 0..steps {
+    for step in 0..STEPS {
         pair.step(&mut numbers).map_err(|error| error.context(format!("step {step}")))?;
-        if step % (steps / PROBES) == 0 {
+        if step % (STEPS / PROBES) == 0 {
             pair.probe(&edu, &mut numbers, u8::try_from(step % 200)?)?;
         }
     }
     let left: u64 = pair.model.regions().iter().map(|region| region.length).sum();
-    ctx.say(format!("{steps} operations, {} refused by both, {left:#x} bytes left", pair.refused));
+    ctx.say(format!("{STEPS} operations, {} refused by both, {left:#x} bytes left", pair.refused));
     ensure!(pair.real.unmap_all()? == left, "the kernel had something else");
     drop(pair);
     bench.end(edu)
