@@ -1,8 +1,9 @@
-//! Developer commands: run, test, bench, vm, check.
+//! Developer commands: run, test, bench, vm, check, fuzz.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
+mod fuzz;
 mod run;
 mod tally;
 mod test;
@@ -31,6 +32,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Run scenarios in a guest with a virtual IOMMU, or give a shell in one.
     Vm(vm::Arguments),
+    /// Run the fuzzers of fuzz/, each for ten minutes.
+    Fuzz(fuzz::Arguments),
     /// Format, lints, dependency arrows, sizes, docs.
     Check,
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
+        Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::Check => check::run().and_then(|tally| tally.verdict()),
     };
     match done {

@@ -1,20 +1,10 @@
-//! That neighbours become one mapping is invisible: devices see with a batch what they see with one
-//! map for each buffer, and what is refused one by one is refused as a batch.
-//!
-//! A batch is written as bytes, four for each buffer, so that any bytes are one: those in `corpus`
-//! are replayed, and random ones are tried.
-#![expect(
-    unsafe_code,
-    reason = "maps memory by address, on a simulated IOMMU that never touches it"
-)]
+//! A batch written as bytes, four for each buffer, so that any bytes are one; and what must be the same.
 
-use std::path::Path;
 use std::ptr::NonNull;
 
 use berth_dma::{
     AddressSpace, BatchBuffer, DmaPerms, IovaChoice, SimFlavour, SimIoas, SimLimits, Source,
 };
-use proptest::prelude::*;
 
 const PAGE: u64 = 4096;
 const MEMORY: u64 = 0x7f00_0000_0000;
@@ -23,7 +13,7 @@ const FIXED: u64 = 1 << 30;
 const RW: DmaPerms = DmaPerms::READ_WRITE;
 
 /// Place (0: open, else a page from `FIXED` on), page of memory, pages; the last byte's bits scatter.
-fn buffers(bytes: &[u8]) -> Vec<BatchBuffer> {
+pub(crate) fn buffers(bytes: &[u8]) -> Vec<BatchBuffer> {
     let buffer = |four: &[u8]| {
         let pages = u64::from(four[2] % 5) + if four[3] & 0x80 != 0 { 510 } else { 1 };
         let iova = match four[0] {
@@ -88,38 +78,8 @@ fn check(bytes: &[u8], flavour: SimFlavour) {
     assert_eq!((many_sim.areas(), many.regions()), (vec![], vec![]));
 }
 
-fn check_both(bytes: &[u8]) {
+/// On both back ends.
+pub(crate) fn check_both(bytes: &[u8]) {
     check(bytes, SimFlavour::Iommufd);
     check(bytes, SimFlavour::Type1);
-}
-
-#[test]
-fn the_corpus_is_replayed() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    let mut replayed = 0;
-    for entry in std::fs::read_dir(corpus).expect("the corpus").flatten() {
-        let bytes = std::fs::read(entry.path()).expect("a file");
-        assert!(!buffers(&bytes).is_empty(), "{} is no batch", entry.path().display());
-        check_both(&bytes);
-        replayed += 1;
-    }
-    assert!(replayed > 0, "there is no corpus");
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_bytes_are_a_batch_that_shows_the_same(bytes in prop::collection::vec(any::<u8>(), 4..256)) {
-        check_both(&bytes);
-    }
-
-    /// Buffers close to each other, so that most have neighbours.
-    #[test]
-    fn neighbours_are_a_batch_that_shows_the_same(
-        list in prop::collection::vec((0..0x80_u8, 0..24_u8, 0..3_u8, 0..2_u8), 1..32),
-    ) {
-        let bytes: Vec<u8> = list.iter().flat_map(|(a, b, c, d)| [*a, *b, *c, *d]).collect();
-        check_both(&bytes);
-    }
 }
