@@ -2,6 +2,8 @@
 
 use crate::report::Verdict;
 
+/// A target that is close to 1 leaves this: no machine is as quiet as some ask for.
+const NARROWEST_MARGIN: f64 = 0.03;
 /// A target that is far from 1 leaves no more margin than this to a peer against itself.
 const WIDEST_MARGIN: f64 = 0.3;
 
@@ -81,7 +83,9 @@ impl Target {
 
     fn margin(self) -> f64 {
         match self {
-            Self::AtLeast(ratio) | Self::AtMost(ratio) => (1.0 - ratio).abs().min(WIDEST_MARGIN),
+            Self::AtLeast(ratio) | Self::AtMost(ratio) => {
+                (1.0 - ratio).abs().clamp(NARROWEST_MARGIN, WIDEST_MARGIN)
+            }
             Self::Within(_) | Self::Over(_) | Self::Exactly(_) | Self::Beside => WIDEST_MARGIN,
         }
     }
