@@ -95,8 +95,13 @@ const ON_KERNEL: &[(&str, Bench)] = &[
 type Counted = fn(&Places) -> Result<()>;
 
 /// What is counted by tracing.
-const COUNTED: &[(&str, Counted)] =
-    &[("null", null::ours), ("null in C", null::in_c), ("map_call", call::counted)];
+const COUNTED: &[(&str, Counted)] = &[
+    ("null", null::ours),
+    ("null in C", null::in_c),
+    ("map_call", call::counted),
+    ("translate", translate::ours),
+    ("translate in an array", translate::in_an_array),
+];
 
 fn main() -> Result<()> {
     let Arguments { names, peers, backend, device, json, counted } = Arguments::parse();

@@ -5,16 +5,13 @@
 //!
 //! Both make the same requests. Neither aligns anything here: large pages are another question.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use berth_measure::{Question, Row, Target, compare, median, rate};
+use berth_measure::{Question, Row, Target, compare, median};
 use berth_uapi::IovaRange;
 
-use crate::{Places, counted::allocations, table::Table};
+use crate::{Places, counted::allocations, table::Table, timing::cpu};
 
 const PAGE: u64 = 4096;
 /// Operations of a slice.
@@ -152,11 +149,11 @@ impl<P: GiveOut> Work<P> {
         Ok(())
     }
 
-    /// Million operations in a second.
+    /// Million operations in a second of processor time.
     fn slice(&mut self) -> Result<f64> {
-        let began = Instant::now();
+        let before = cpu();
         self.run(OPERATIONS)?;
-        Ok(rate(OPERATIONS, began.elapsed()) / 1e6)
+        Ok(OPERATIONS as f64 / 1e6 / (cpu() - before))
     }
 
     /// What lies between the bottom and the last that is taken, beside what is taken: 1 without a gap.

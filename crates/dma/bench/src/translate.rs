@@ -18,11 +18,17 @@ use anyhow::{Context as _, Result, ensure};
 use berth_dma::{AddressSpace, DmaPerms, IovaChoice, SimFlavour, SimIoas, SimLimits};
 use berth_measure::{Question, Row, Target, compare, median};
 
-use crate::Places;
+use crate::{
+    Places,
+    counted::{What, by_tracing, marked},
+    timing::cpu,
+};
 
 const SLICE: Duration = Duration::from_millis(40);
 /// Looked up between two looks at the clock: few enough to stay in the cache.
 const CHUNK: u64 = 4096;
+/// With so many areas instructions are counted.
+const COUNTED: u64 = 64;
 const LENGTH: u64 = 4096;
 /// One area lies behind the other with a gap, so that they stay apart.
 const STRIDE: u64 = 2 * LENGTH;
@@ -84,14 +90,15 @@ fn questions(areas: u64, mut seed: u64) -> Vec<u64> {
 fn slice(areas: u64, threads: usize, look: impl Fn(u64) -> Option<u64> + Sync) -> Result<f64> {
     let one = |seed: u64| {
         let questions = questions(areas, seed);
-        let (began, mut count, mut missed) = (Instant::now(), 0, 0);
+        let (mut count, mut missed) = (0, 0);
+        let (began, before) = (Instant::now(), cpu());
         while began.elapsed() < SLICE {
             for address in &questions {
                 missed += u64::from(black_box(look(*address)).is_none());
             }
             count += CHUNK;
         }
-        (began.elapsed().as_secs_f64() * 1e9 / count as f64, missed)
+        ((cpu() - before) * 1e9 / count as f64, missed)
     };
     let answers: Vec<(f64, u64)> = thread::scope(|scope| {
         let more: Vec<_> =
@@ -105,15 +112,53 @@ fn slice(areas: u64, threads: usize, look: impl Fn(u64) -> Option<u64> + Sync) -
     Ok(median(&answers.into_iter().map(|(time, _)| time).collect::<Vec<_>>()))
 }
 
+fn count(look: impl Fn(u64) -> Option<u64>) -> Result<()> {
+    let questions = questions(COUNTED, 1);
+    marked(|| {
+        let found = questions.iter().filter_map(|address| black_box(look(*address))).count();
+        ensure!(found == questions.len(), "memory that is mapped wasn't found");
+        Ok(())
+    })
+}
+
+/// Counts ours.
+///
+/// # Errors
+/// Memory that is mapped wasn't found.
+pub(crate) fn ours(_: &Places) -> Result<()> {
+    let (space, _) = fill(COUNTED)?;
+    let ask = |address| space.translate(pointer(address).ok()?, 64);
+    ask(BASE);
+    count(ask)
+}
+
+/// Counts the peer.
+///
+/// # Errors
+/// As ours.
+pub(crate) fn in_an_array(_: &Places) -> Result<()> {
+    let (_, list) = fill(COUNTED)?;
+    count(|address| in_array(&list, address, 64))
+}
+
 /// Runs it.
 ///
 /// # Errors
 /// Memory that is mapped wasn't found.
-pub(crate) fn bench(_: &Places) -> Result<Vec<Row>> {
+pub(crate) fn bench(places: &Places) -> Result<Vec<Row>> {
     let most = thread::available_parallelism()?.get();
     let mut counts = vec![1, 2.min(most), most];
     counts.dedup();
-    let mut rows = Vec::new();
+    let counted = |name| by_tracing(places, What::Instructions, name);
+    let question = Question {
+        name: "translate",
+        case: format!("instructions, {COUNTED} areas / sorted array, RwLock"),
+        unit: "a call",
+        target: Target::Beside,
+    };
+    let calls = CHUNK as f64;
+    let (own, others) = (counted("translate")? / calls, counted("translate in an array")? / calls);
+    let mut rows = vec![Row::counted(&question, own, others)];
     for (areas, alone) in CASES {
         let (space, list) = fill(areas)?;
         let ask = |address| pointer(address).ok().and_then(|memory| space.translate(memory, 64));

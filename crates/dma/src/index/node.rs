@@ -7,6 +7,9 @@ use crate::chunks::Chunks;
 /// Entries of a node. A leaf of this many is searched in one or two cache lines of keys.
 pub(super) const FANOUT: usize = 32;
 
+/// How many keys are compared at once.
+const STRIDE: usize = 8;
+
 /// Keys in ascending order, each with a value: a leaf's entries, or the smallest key and the number
 /// of each child.
 ///
@@ -58,19 +61,14 @@ impl Node {
         self.values[at].store(value, Ordering::Relaxed);
     }
 
-    /// How many keys are not above `key`. Without a branch that depends on the keys.
+    /// How many keys are not above `key`. In two steps of comparisons that don't wait for each other:
+    /// the last keys of each stride, then the keys of one stride.
     pub(super) fn rank(&self, key: u64) -> usize {
-        let mut length = self.len();
-        if length == 0 {
-            return 0;
-        }
-        let mut base = 0;
-        while length > 1 {
-            let half = length / 2;
-            base += usize::from(self.key(base + half - 1) <= key) * half;
-            length -= half;
-        }
-        base + usize::from(self.key(base) <= key)
+        let length = self.len();
+        let not_above = |at: usize| usize::from(at < length && self.key(at) <= key);
+        let strides: usize = (1..FANOUT / STRIDE).map(|n| not_above(n * STRIDE - 1)).sum();
+        let start = strides * STRIDE;
+        start + (start..start + STRIDE).map(not_above).sum::<usize>()
     }
 
     /// Puts an entry at a place and moves what is there up. There must be room.
