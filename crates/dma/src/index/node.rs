@@ -9,6 +9,7 @@ pub(super) const FANOUT: usize = 32;
 
 /// How many keys are compared at once.
 const STRIDE: usize = 8;
+const STRIDES: usize = FANOUT / STRIDE;
 
 /// Keys in ascending order, each with a value: a leaf's entries, or the smallest key and the number
 /// of each child.
@@ -18,7 +19,8 @@ const STRIDE: usize = 8;
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Node {
-    keys: [AtomicU64; FANOUT],
+    /// Those behind the last are the largest there can be.
+    keys: [[AtomicU64; STRIDE]; STRIDES],
     values: [AtomicU32; FANOUT],
     length: AtomicU32,
 }
@@ -26,7 +28,7 @@ pub(super) struct Node {
 impl Default for Node {
     fn default() -> Self {
         Self {
-            keys: [const { AtomicU64::new(0) }; FANOUT],
+            keys: [const { [const { AtomicU64::new(u64::MAX) }; STRIDE] }; STRIDES],
             values: [const { AtomicU32::new(0) }; FANOUT],
             length: AtomicU32::new(0),
         }
@@ -40,12 +42,18 @@ impl Node {
         usize::try_from(length).unwrap_or(FANOUT).min(FANOUT)
     }
 
-    pub(super) fn set_len(&self, length: usize) {
+    /// Makes it shorter, or empties it.
+    pub(super) fn truncate(&self, length: usize) {
+        (length..self.len()).for_each(|at| self.set_key(at, u64::MAX));
+        self.set_len(length);
+    }
+
+    fn set_len(&self, length: usize) {
         self.length.store(u32::try_from(length).unwrap_or(0), Ordering::Relaxed);
     }
 
     pub(super) fn key(&self, at: usize) -> u64 {
-        self.keys[at].load(Ordering::Relaxed)
+        self.keys[at / STRIDE][at % STRIDE].load(Ordering::Relaxed)
     }
 
     pub(super) fn value(&self, at: usize) -> u32 {
@@ -53,22 +61,24 @@ impl Node {
     }
 
     pub(super) fn set_key(&self, at: usize, key: u64) {
-        self.keys[at].store(key, Ordering::Relaxed);
+        self.keys[at / STRIDE][at % STRIDE].store(key, Ordering::Relaxed);
     }
 
     pub(super) fn set(&self, at: usize, key: u64, value: u32) {
-        self.keys[at].store(key, Ordering::Relaxed);
+        self.set_key(at, key);
         self.values[at].store(value, Ordering::Relaxed);
     }
 
     /// How many keys are not above `key`. In two steps of comparisons that don't wait for each other:
-    /// the last keys of each stride, then the keys of one stride.
+    /// the last keys of the strides, then the keys of one of them.
     pub(super) fn rank(&self, key: u64) -> usize {
-        let length = self.len();
-        let not_above = |at: usize| usize::from(at < length && self.key(at) <= key);
-        let strides: usize = (1..FANOUT / STRIDE).map(|n| not_above(n * STRIDE - 1)).sum();
-        let start = strides * STRIDE;
-        start + (start..start + STRIDE).map(not_above).sum::<usize>()
+        let not_above = |other: &AtomicU64| usize::from(other.load(Ordering::Relaxed) <= key);
+        let [first, second, third, _] = &self.keys;
+        let stride = [first, second, third].map(|keys| not_above(&keys[STRIDE - 1]));
+        let stride = stride[0] + stride[1] + stride[2];
+        let inside: usize = self.keys[stride].iter().map(not_above).sum();
+        // Only above the largest of all keys can't be told from it.
+        (stride * STRIDE + inside).min(self.len())
     }
 
     /// Puts an entry at a place and moves what is there up. There must be room.
@@ -87,7 +97,7 @@ impl Node {
         for to in at..length - 1 {
             self.set(to, self.key(to + 1), self.value(to + 1));
         }
-        self.set_len(length - 1);
+        self.truncate(length - 1);
     }
 
     /// Moves the entries from `from` on to the end of another node. There must be room.
@@ -97,7 +107,7 @@ impl Node {
             to.set(place, self.key(at), self.value(at));
         }
         to.set_len(start + (length - from));
-        self.set_len(from);
+        self.truncate(from);
     }
 }
 

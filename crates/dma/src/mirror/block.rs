@@ -107,6 +107,17 @@ impl Block {
         (Region { iova, length, perms: word.perms(), source }, word)
     }
 
+    /// Where devices see this memory, if the mapping is complete and shows all of it. As
+    /// [`Block::get`], which this does without what isn't needed.
+    pub(super) fn translate(&self, address: u64, last: u64) -> Option<u64> {
+        let word = self.word();
+        let offset = address.wrapping_sub(self.source.load(Ordering::Relaxed));
+        let end = offset.checked_add(last - address)?;
+        let shows = end < self.length.load(Ordering::Relaxed);
+        (shows && word.is_mapped() && word.0 & FILE == 0)
+            .then(|| self.iova.load(Ordering::Relaxed).wrapping_add(offset))
+    }
+
     /// Moves on a mapping of which this thread alone decides.
     pub(super) fn store(&self, word: Word) {
         self.word.store(word.0, Ordering::Release);

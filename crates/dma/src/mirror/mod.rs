@@ -364,35 +364,40 @@ impl Mirror {
         })
     }
 
-    /// A complete mapping that shows all of this memory. Without a lock, unless some memory is
-    /// mapped more than once or nobody has asked before.
-    pub(crate) fn find_memory(&self, address: u64, length: u64) -> Option<Region> {
+    /// Where devices see this memory: by a complete mapping that shows all of it. Without a lock, unless
+    /// some memory is mapped more than once or nobody has asked before.
+    pub(crate) fn translate(&self, address: u64, length: u64) -> Option<u64> {
         let last = address.checked_add(length.checked_sub(1)?)?;
-        let shows = |(region, word): &(Region, Word)| {
-            let memory = region.memory();
-            word.is_mapped() && memory.is_some_and(|(low, high)| low <= address && last <= high)
-        };
         let index = match self.by_address.index() {
             Some(index) => index,
             None => self.build_addresses()?,
         };
+        let moves = self.by_address.moves();
         let seen = || {
             index.read(|index| {
                 let (_, tile) = index.floor(address)?;
-                Some(self.blocks.get(tile)?.get())
+                self.blocks.get(tile)?.translate(address, last)
             })
         };
-        let moves = self.by_address.moves();
-        if let Some(found) = seen().filter(shows) {
-            return Some(found.0);
-        }
+        seen().or_else(|| self.translate_shadow(address, last, moves, seen))
+    }
+
+    /// Looks at what the index doesn't have.
+    #[cold]
+    fn translate_shadow(
+        &self,
+        address: u64,
+        last: u64,
+        moves: usize,
+        seen: impl Fn() -> Option<u64>,
+    ) -> Option<u64> {
         if !self.by_address.has_more(moves) {
             return None;
         }
         let state = self.lock();
         let mut shadows = state.addresses.as_ref()?.shadows().iter();
-        let shadow = || shadows.find_map(|tile| Some(self.block(*tile).get()).filter(shows));
-        seen().filter(shows).or_else(shadow).map(|found| found.0)
+        let shadow = || shadows.find_map(|tile| self.block(*tile).translate(address, last));
+        seen().or_else(shadow)
     }
 
     #[cold]
