@@ -25,7 +25,7 @@ const RW: DmaPerms = DmaPerms::READ_WRITE;
 /// A page of the memory, and its IOVA.
 fn pages(memory: &Memory, span: &Span) -> impl Iterator<Item = (u64, NonNull<u8>)> {
     let (base, iova) = (memory.base(), span.iova);
-    (0..memory.length()).step_by(4096).map(move |offset| {
+    (0..span.length).step_by(4096).map(move |offset| {
         let by = usize::try_from(offset).unwrap_or(0);
         (iova + offset, base.map_addr(|address| address.saturating_add(by)))
     })
@@ -72,8 +72,9 @@ pub(crate) fn map(places: &Places) -> Result<Vec<Row>> {
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
     for (kind, least) in [(Kind::Small, 5.0), (Kind::Large, 40.0)] {
         for count in COUNTS {
-            let memory = Memory::new(kind, count * PAGE)?;
-            let span = span(&memory);
+            // A large page needs room for all of it, though less is mapped.
+            let memory = Memory::new(kind, (count * PAGE).max(2 << 20))?;
+            let span = Span { length: count * PAGE, ..span(&memory) };
             let buffers = buffers(&memory, &span);
             let question = |peer: &str, unit, target| Question {
                 name: "map_batch",

@@ -15,6 +15,9 @@ use crate::index::{Index, Writer};
 use crate::memory::{Mapping, page_bytes};
 use crate::table::{Refused, Table};
 
+/// How many mappings are given up under one lock.
+const RUN: usize = 64;
+
 /// Where the memory of a mapping comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -236,6 +239,21 @@ impl Mirror {
         let kept = self.take_out(&mut state, ticket);
         state.table.release(ticket.tile);
         kept
+    }
+
+    /// As [`Mirror::free`], for mappings that lie one behind the other.
+    pub(crate) fn free_run(&self, run: &[Ticket]) {
+        // The lock isn't held for long: others map meanwhile.
+        for part in run.chunks(RUN) {
+            let mut state = self.lock();
+            // From behind, where an index has the least to move.
+            let kept = part.iter().rev().filter_map(|ticket| self.take_out(&mut state, ticket));
+            let kept: Vec<_> = kept.collect();
+            state.table.release_run(part.iter().map(|ticket| ticket.tile));
+            // What was kept is let go of without the lock.
+            drop(state);
+            drop(kept);
+        }
     }
 
     /// As [`Mirror::free`], but the addresses are another user's, and perhaps some more behind them.
