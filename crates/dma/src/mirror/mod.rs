@@ -3,6 +3,7 @@
 mod block;
 mod by_address;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_uapi::{DmaPerms, IovaChoice, IovaRange};
@@ -116,6 +117,8 @@ pub(crate) struct Mirror {
     index: Index,
     by_address: ByAddress,
     blocks: Chunks<Block>,
+    /// A mapping whose memory was asked for: where it is looked first.
+    first_asked: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -133,7 +136,8 @@ impl Mirror {
             bytes: 0,
         };
         let by_address = ByAddress::default();
-        Self { index, by_address, blocks: Chunks::new(), state: Mutex::new(state) }
+        let (blocks, first_asked) = (Chunks::new(), AtomicU32::new(0));
+        Self { index, by_address, blocks, first_asked, state: Mutex::new(state) }
     }
 
     /// Learns what is permitted, and answers whether that is something new.
@@ -386,6 +390,10 @@ impl Mirror {
     /// some memory is mapped more than once or nobody has asked before.
     pub(crate) fn translate(&self, address: u64, length: u64) -> Option<u64> {
         let last = address.checked_add(length.checked_sub(1)?)?;
+        let first = self.first_asked.load(Ordering::Relaxed);
+        if let Some(iova) = self.blocks.get(first).and_then(|b| b.translate_alone(address, last)) {
+            return Some(iova);
+        }
         let index = match self.by_address.index() {
             Some(index) => index,
             None => self.build_addresses()?,
@@ -394,10 +402,19 @@ impl Mirror {
         let seen = || {
             index.read(|index| {
                 let (_, tile) = index.floor(address)?;
-                self.blocks.get(tile)?.translate(address, last)
+                let iova = self.blocks.get(tile)?.translate(address, last)?;
+                Some((tile, iova))
             })
         };
-        seen().or_else(|| self.translate_shadow(address, last, moves, seen))
+        if let Some((tile, iova)) = seen() {
+            // One that lives stays: it is mostly the arena that all ask for, and nothing is written.
+            if !self.blocks.get(first).is_some_and(Block::is_mapped) {
+                self.first_asked.store(tile, Ordering::Relaxed);
+            }
+            return Some(iova);
+        }
+        let seen = || seen().map(|(_, iova)| iova);
+        self.translate_shadow(address, last, moves, seen)
     }
 
     /// Looks at what the index doesn't have.

@@ -244,7 +244,8 @@ impl Table {
 
     /// A range's size in units: that of the whole address space in bytes would not fit.
     fn units(&self, range: IovaRange) -> u64 {
-        (range.last - range.start) / self.unit + 1
+        // A shift: units are powers of two.
+        ((range.last - range.start) >> self.unit.trailing_zeros()) + 1
     }
 
     /// The permitted range that has all of this one.
