@@ -4,7 +4,7 @@
 //! linked: both sides have the same descriptors, memory and clock.
 
 #[path = "../../src/alloc.rs"]
-#[expect(dead_code, reason = "the table needs a part of it")]
+#[allow(dead_code, reason = "the table needs a part of it")]
 mod alloc;
 mod batch;
 mod big;
@@ -18,7 +18,7 @@ mod populate;
 mod raw;
 mod site;
 #[path = "../../src/table/mod.rs"]
-#[expect(dead_code, reason = "what an address space needs beside")]
+#[allow(dead_code, reason = "what an address space needs beside")]
 mod table;
 mod timing;
 mod translate;
