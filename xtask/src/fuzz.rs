@@ -133,7 +133,8 @@ fn one(dir: &Path, programs: &Path, target: &str, arguments: &Arguments) -> Resu
 /// Merges what was found into the corpus of the tree.
 fn keep(program: &Path, work: &Path, kept: &Path) -> Result<()> {
     let status = Command::new(program)
-        .arg("-merge=1")
+        // As few as cover every edge that all of them do.
+        .arg("-set_cover_merge=1")
         .args([kept, work])
         .status()
         .context("merge what was found")?;

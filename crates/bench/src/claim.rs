@@ -14,17 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use berth_handover::Client;
+use berth_measure::{Question, Row, Target, compare, median};
 
 use crate::{
-    Places,
-    compare::{Question, Target, compare, median},
-    daemon::Running,
-    front::rpc,
-    ledger::runtime,
-    orders,
-    peer::Program,
-    report::Row,
-    site::Site,
+    Places, daemon::Running, front::rpc, ledger::runtime, orders, peer::Program, site::Site,
 };
 
 /// A slice.

@@ -15,13 +15,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use berth_host::linux::testing::build_large;
+use berth_measure::{Question, Row, Target, compare, median};
 
 use crate::{
     Places,
-    compare::{Question, Target, compare, median},
     daemon::{Machine, Running, Start},
     ledger::runtime,
-    report::Row,
 };
 
 const DEVICES: u32 = 10_000;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use berth_measure::{Question, Row, Target, compare, median};
 use berth_proto::v1::{self, events_client::EventsClient};
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -21,16 +22,7 @@ use rustix::{
 use tokio::runtime::Runtime;
 use tonic::{Streaming, transport::Channel};
 
-use crate::{
-    Places,
-    compare::{Question, Target, compare, median},
-    front::rpc,
-    ledger::runtime,
-    orders,
-    peer::Program,
-    report::Row,
-    site::Site,
-};
+use crate::{Places, front::rpc, ledger::runtime, orders, peer::Program, site::Site};
 
 /// How many die in a slice.
 const DEATHS: usize = 5;

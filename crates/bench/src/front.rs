@@ -11,6 +11,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use berth_host::sim::{Fault, SimHost, Site, Topology};
+use berth_measure::{Question, Row, Target, compare};
 use berthd::{
     config::{Args, Config},
     run::Daemon,
@@ -19,12 +20,7 @@ use clap::Parser as _;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
-use crate::{
-    Places,
-    compare::{Question, Target, compare},
-    ledger::runtime,
-    report::Row,
-};
+use crate::{Places, ledger::runtime};
 
 /// Groups of the simulated host.
 const GROUPS: u32 = 2048;

@@ -17,17 +17,16 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use berth_handover::Client;
 use berth_host::sim::Topology;
+use berth_measure::{Question, Row, Target, compare};
 use berth_proto::v1::{self, reservations_client::ReservationsClient};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::{
     Places,
-    compare::{Question, Target, compare},
     daemon::{Machine, Running},
     front::rpc,
     ledger::runtime,
     orders,
-    report::Row,
 };
 
 /// Reservations, each with a device and a holder of its own.

@@ -12,18 +12,14 @@ mod workload;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use berth_measure::{Question, Row, Target, compare};
 use tokio::runtime::Runtime;
 
 use self::{
     bare::{Bare, Style},
     pairs::Pairs,
 };
-use crate::{
-    Places,
-    compare::{Question, Target, compare},
-    peer::Program,
-    report::Row,
-};
+use crate::{Places, peer::Program};
 
 /// How many clients wait at the same time.
 const MANY: usize = 64;

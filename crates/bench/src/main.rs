@@ -5,7 +5,6 @@
 
 mod claim;
 mod cold;
-mod compare;
 mod daemon;
 mod death;
 mod front;
@@ -14,15 +13,14 @@ mod ledger;
 mod orders;
 mod peer;
 mod region;
-mod report;
 mod site;
 mod watch;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use berth_measure::Row;
 use clap::Parser;
-use report::Row;
 use site::{Backend, Kernel};
 
 /// Measures Berth beside its peers.

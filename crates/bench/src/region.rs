@@ -10,17 +10,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use berth_handover::Client;
+use berth_measure::{Question, Row, Target, compare, median};
 use berth_proto::v1;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use crate::{
     Places,
-    compare::{Question, Target, compare, median},
     front::rpc,
     ledger::runtime,
     orders,
     peer::Program,
-    report::Row,
     site::{Backend, Site},
 };
 

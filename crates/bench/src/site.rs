@@ -4,12 +4,12 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use berth_host::sim::Topology;
+use berth_measure::Target;
 use berth_proto::v1;
 use tempfile::TempDir;
 
 use crate::{
     Places,
-    compare::Target,
     daemon::{Machine, Running},
 };
 

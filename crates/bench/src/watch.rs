@@ -12,6 +12,7 @@ mod raw;
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
+use berth_measure::{Question, Row, Target, compare};
 use berth_proto::v1::{self, devices_client::DevicesClient};
 use berthd::run::Daemon;
 use tokio::{runtime::Runtime, task::JoinHandle};
@@ -22,10 +23,8 @@ use tonic_health::{ServingStatus, pb::HealthCheckRequest, server::HealthReporter
 use self::crowd::{Crowd, WATCHERS};
 use crate::{
     Places,
-    compare::{Question, Target, compare},
     front::{rpc, start_with},
     ledger::runtime,
-    report::Row,
 };
 
 /// A slice.

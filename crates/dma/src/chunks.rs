@@ -2,8 +2,9 @@
 
 use crate::sync::OnceLock;
 
-/// Things of the first chunk; each further chunk doubles what there is.
-const FIRST_CHUNK: u32 = 4;
+/// Things of the first chunk, of which most have enough and which is found first; each further chunk
+/// doubles what there is.
+const FIRST_CHUNK: u32 = 8;
 /// Chunks that there can be: as many as give 2^31 things.
 const CHUNKS: usize = 30;
 
@@ -21,6 +22,9 @@ impl<T: Default> Chunks<T> {
     /// The thing of this number, if there is one. A number that a reader took from what changes
     /// meanwhile may be any.
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
+        if number < FIRST_CHUNK {
+            return self.chunks[0].get()?.get(usize::try_from(number).ok()?);
+        }
         let (chunk, at) = place(number);
         self.chunks.get(chunk)?.get()?.get(at)
     }
@@ -33,7 +37,7 @@ impl<T: Default> Chunks<T> {
     }
 }
 
-/// In which chunk a thing is, and where there: chunks have 4, 4, 8, 16, ... things.
+/// In which chunk a thing is, and where there: chunks have 8, 8, 16, 32, ... things.
 fn place(number: u32) -> (usize, usize) {
     let index = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     if number < FIRST_CHUNK {

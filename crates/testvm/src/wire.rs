@@ -116,11 +116,22 @@ pub enum Mode {
         /// The terminal's columns.
         columns: u16,
     },
-    /// Measure, with `berth-bench`.
+    /// Measure.
     Bench {
-        /// Its arguments, but for places and devices.
-        words: Vec<String>,
+        /// What to start, one after the other.
+        runs: Vec<Measuring>,
     },
+}
+
+/// A program that measures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measuring {
+    /// Its name, among the staged ones.
+    pub program: String,
+    /// Its arguments, but for the peers, the devices and where the results go.
+    pub words: Vec<String>,
+    /// Whether it takes a second device, for its peers.
+    pub beside: bool,
 }
 
 /// Everything that the guest has to know.

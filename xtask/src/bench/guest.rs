@@ -5,15 +5,18 @@ use std::{fs, path::Path};
 use anyhow::Result;
 use berth_testvm::{
     host::{bench, kernel::Kind, run::Options},
-    wire::Profile,
+    wire::{Measuring, Profile},
 };
 
-use super::{Arguments, table::Row};
+use super::{Arguments, DMA_PROGRAM, PROGRAM, table::Row};
 use crate::workspace;
 
 /// The one that runs nowhere else.
 pub(super) const ONLY: &str = "region";
 const NAMES: [&str; 3] = [ONLY, "vm_death", "fd_claim"];
+/// Those of the fast path, which run nowhere else either.
+pub(super) const DMA: [&str; 6] =
+    ["map_call", "map_batch", "unmap_range", "guest_ram", "big_region", "rust_vmm"];
 /// An emulated machine has no time for more fetches.
 const MOST_FETCHES: u64 = 2000;
 
@@ -22,6 +25,7 @@ const MOST_FETCHES: u64 = 2000;
 pub(super) struct Guests {
     kernels: Vec<Kind>,
     names: Vec<&'static str>,
+    dma: Vec<&'static str>,
     fetches: u64,
 }
 
@@ -33,12 +37,36 @@ impl Guests {
             one => vec![one.parse().map_err(anyhow::Error::msg)?],
         };
         let names = NAMES.into_iter().filter(|name| arguments.runs(name)).collect();
-        Ok(Self { kernels, names, fetches: arguments.fetches.min(MOST_FETCHES) })
+        let dma = DMA.into_iter().filter(|name| arguments.runs_dma(name)).collect();
+        Ok(Self { kernels, names, dma, fetches: arguments.fetches.min(MOST_FETCHES) })
+    }
+
+    /// Whether any boots, and which of both programs run in it.
+    pub(super) fn programs(&self) -> [bool; 2] {
+        let boots = !self.kernels.is_empty();
+        [boots && !self.names.is_empty(), boots && !self.dma.is_empty()]
+    }
+
+    fn runs(&self) -> Vec<Measuring> {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let [daemon, dma] = self.programs();
+        let mut runs = Vec::new();
+        if daemon {
+            let mut words: Vec<String> = owned(&self.names);
+            words.extend(["--fetches".to_owned(), self.fetches.to_string()]);
+            runs.push(Measuring { program: PROGRAM.to_owned(), words, beside: true });
+        }
+        if dma {
+            let words = owned(&self.dma);
+            runs.push(Measuring { program: DMA_PROGRAM.to_owned(), words, beside: false });
+        }
+        runs
     }
 
     /// Adds their rows, and says what failed or was missing.
     pub(super) fn run(&self, programs: &Path, peers: &Path, rows: &mut Vec<Row>) -> Vec<String> {
-        if self.kernels.is_empty() || self.names.is_empty() {
+        let runs = self.runs();
+        if runs.is_empty() {
             return Vec::new();
         }
         let options = Options {
@@ -52,25 +80,24 @@ impl Guests {
             long: false,
             strict: false,
         };
-        let mut words: Vec<String> = self.names.iter().map(|name| (*name).to_owned()).collect();
-        words.extend(["--fetches".to_owned(), self.fetches.to_string()]);
         let unmeasured = |what: &str, error: &anyhow::Error| {
-            format!("{}: not measured on {what}: {error:#}", self.names.join(", "))
+            let names = [self.names.as_slice(), &self.dma].concat().join(", ");
+            format!("{names}: not all measured on {what}: {error:#}")
         };
         let measured = fs::create_dir_all(options.target.join("vm"))
             .map_err(anyhow::Error::from)
-            .and_then(|()| bench::bench(&options, &words, peers));
+            .and_then(|()| bench::bench(&options, &runs, peers));
         let measured = match measured {
             Ok(measured) => measured,
             Err(error) => return vec![unmeasured("a real kernel", &error)],
         };
         let mut failed = Vec::new();
         for one in measured {
-            let more: serde_json::Result<Vec<Row>> =
-                serde_json::from_str(one.rows.as_deref().unwrap_or("[]"));
-            match more {
-                Ok(more) => rows.extend(more),
-                Err(error) => failed.push(format!("the rows of {}: {error}", one.kernel)),
+            for text in &one.rows {
+                match serde_json::from_str::<Vec<Row>>(text) {
+                    Ok(more) => rows.extend(more),
+                    Err(error) => failed.push(format!("the rows of {}: {error}", one.kernel)),
+                }
             }
             if let Err(error) = one.outcome {
                 failed.push(unmeasured(&format!("the kernel {}", one.kernel), &error));

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: builds what is measured and its peers, runs `berth-bench` here and in guests,
-//! prints.
+//! `cargo xtask bench`: builds what is measured and its peers, runs `berth-bench` and `berth-dma-bench`
+//! here and in guests, prints.
 
 mod guest;
 mod peers;
@@ -22,8 +22,10 @@ use crate::workspace;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// reserve_release, grpc_read, grpc_mut, rest_get, cold_start_10k, fd_claim,
-    /// watch_fanout, handover, vm_death, region; all without any. region, fd_claim and vm_death run
-    /// on real devices in a guest; the last two here, too, on a simulated host.
+    /// watch_fanout, handover, vm_death, region; of the fast path (dma for all of them)
+    /// map_call_null, translate, iova_alloc, populate, map_call, map_batch, unmap_range, guest_ram,
+    /// big_region, rust_vmm; all without any. region, fd_claim, vm_death and those from map_call on
+    /// run on real devices in a guest; fd_claim and vm_death here, too, on a simulated host.
     names: Vec<String>,
     /// The guest's kernel: own (iommufd), stock (type1), path (the image that BERTH_VM_KERNEL names),
     /// all, or none for no guest.
@@ -35,10 +37,26 @@ pub(crate) struct Arguments {
     /// Write the results here, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Put the table into docs/benchmarks.md and its quotation into README.md. Benches that did not
-    /// run keep their lines.
+    /// Put the table into docs/benchmarks.md and its quotation into README.md, and lines of the fast
+    /// path into docs/dma.md. Benches that did not run keep their lines.
     #[arg(long)]
     write_docs: bool,
+}
+
+/// What measures the daemon, and what the fast path.
+const PROGRAM: &str = "berth-bench";
+const DMA_PROGRAM: &str = "berth-dma-bench";
+/// Where their results are written.
+const DOCUMENT: &str = "docs/benchmarks.md";
+const DMA_DOCUMENT: &str = "docs/dma.md";
+/// All benches of the fast path, by one name.
+const DMA: &str = "dma";
+/// Those of them that need no IOMMU.
+const DMA_HERE: [&str; 4] = ["map_call_null", "translate", "iova_alloc", "populate"];
+
+/// Whether a bench is one of the fast path.
+fn is_dma(name: &str) -> bool {
+    DMA_HERE.contains(&name) || guest::DMA.contains(&name)
 }
 
 impl Arguments {
@@ -46,11 +64,38 @@ impl Arguments {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
     }
 
-    /// What runs here; `None` where nothing does, and an empty list for everything.
+    fn runs_dma(&self, name: &str) -> bool {
+        self.runs(name) || self.runs(DMA)
+    }
+
+    /// What the daemon's program runs here; `None` where nothing does, and an empty list for
+    /// everything.
     fn here(&self) -> Option<Vec<&str>> {
+        let elsewhere = |name: &str| name == guest::ONLY || name == DMA || is_dma(name);
         let here: Vec<&str> =
-            self.names.iter().map(String::as_str).filter(|name| *name != guest::ONLY).collect();
+            self.names.iter().map(String::as_str).filter(|name| !elsewhere(name)).collect();
         (self.names.is_empty() || !here.is_empty()).then_some(here)
+    }
+
+    /// What the fast path's program runs here.
+    fn dma_here(&self) -> Vec<&'static str> {
+        DMA_HERE.into_iter().filter(|name| self.runs_dma(name)).collect()
+    }
+
+    /// The packages whose programs take part.
+    fn packages(&self, in_guests: [bool; 2]) -> Vec<&'static str> {
+        let [daemon, dma] = in_guests;
+        let mut packages = Vec::new();
+        if daemon || self.here().is_some() {
+            packages.extend(["berthd", "berth-helper", "berth", "berth-bench"]);
+        }
+        if dma || !self.dma_here().is_empty() {
+            packages.push("berth-dma-bench");
+        }
+        if daemon || dma {
+            packages.push("berth-testvm");
+        }
+        packages
     }
 }
 
@@ -59,7 +104,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         tools::look_for_lspci();
     }
     let guests = guest::Guests::of(arguments)?;
-    build()?;
+    build(&arguments.packages(guests.programs()))?;
     let programs = workspace::target().join("release");
     let dir = workspace::target().join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
@@ -67,6 +112,11 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     if let Some(names) = arguments.here() {
         let outcome = here(arguments, &names, &programs, &dir, &mut rows);
+        failed.extend(outcome.err().map(|error| format!("{error:#}")));
+    }
+    let dma = arguments.dma_here();
+    if !dma.is_empty() {
+        let outcome = run_here(Command::new(programs.join(DMA_PROGRAM)).args(dma), &dir, &mut rows);
         failed.extend(outcome.err().map(|error| format!("{error:#}")));
     }
     failed.extend(guests.run(&programs, &dir, &mut rows));
@@ -90,37 +140,38 @@ fn here(
     dir: &Path,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
+    let mut command = Command::new(programs.join(PROGRAM));
+    command.args(names).arg("--programs").arg(programs).arg("--disk").arg(dir);
+    command.args(["--fetches", &arguments.fetches.to_string()]);
+    run_here(&mut command, dir, rows)
+}
+
+/// Runs what measures, with the peers of a directory, and takes its rows.
+fn run_here(command: &mut Command, dir: &Path, rows: &mut Vec<Row>) -> Result<()> {
     let json = dir.join("last.json");
     // Results of an earlier run must not be taken for those of this one; mostly there are none.
     let _ = fs::remove_file(&json);
-    let status = Command::new(programs.join("berth-bench"))
-        .args(names)
-        .arg("--programs")
-        .arg(programs)
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_owned();
+    let name = name.display();
+    let status = command
         .arg("--peers")
         .arg(dir)
-        .arg("--disk")
-        .arg(dir)
-        .args(["--fetches", &arguments.fetches.to_string()])
         .arg("--json")
         .arg(&json)
         .status()
-        .context("start berth-bench")?;
+        .with_context(|| format!("start {name}"))?;
     let text = fs::read_to_string(&json)
-        .with_context(|| format!("read the results: berth-bench ended with {status}"))?;
+        .with_context(|| format!("read the results: {name} ended with {status}"))?;
     let more: Vec<Row> = serde_json::from_str(&text).context("understand the results")?;
     rows.extend(more);
-    if status.success() { Ok(()) } else { bail!("berth-bench ended with {status}") }
+    if status.success() { Ok(()) } else { bail!("{name} ended with {status}") }
 }
 
-/// The packages whose programs take part, in guests, too.
-const PACKAGES: [&str; 5] = ["berthd", "berth-helper", "berth", "berth-bench", "berth-testvm"];
-
-fn build() -> Result<()> {
+fn build(packages: &[&str]) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let status = Command::new(cargo)
         .args(["build", "--release", "--bins"])
-        .args(PACKAGES.iter().flat_map(|package| ["-p", package]))
+        .args(packages.iter().flat_map(|package| ["-p", package]))
         .current_dir(workspace::root())
         .status()
         .context("start cargo build")?;

@@ -23,8 +23,8 @@ const SQLITE: [&str; 7] = [
     "-DSQLITE_ENABLE_STAT4",
 ];
 
-/// The peers that need the C library alone.
-const PLAIN: [&str; 4] = ["scan", "pass", "hold", "map"];
+/// The peers that need the C library alone, and what counts calls.
+const PLAIN: [&str; 5] = ["scan", "pass", "hold", "map", "count"];
 
 /// Puts the peers into a directory; the one with SQLite, which takes long, only where it is needed.
 pub(super) fn build(dir: &Path, with_sqlite: bool) -> Result<()> {

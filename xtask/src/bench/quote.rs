@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::table;
+use super::{DOCUMENT, table};
 
 const BEGIN: &str = "<!-- quoted from docs/benchmarks.md by cargo xtask bench --write-docs -->";
 const END: &str = "<!-- end of the quotation -->";
@@ -34,7 +34,7 @@ fn read(root: &Path, name: &str) -> Result<String> {
 
 /// The README as it is, and as it should be.
 fn readme(root: &Path) -> Result<(String, String)> {
-    let table = quote(table::written(&read(root, "docs/benchmarks.md")?)?);
+    let table = quote(table::written(&read(root, DOCUMENT)?)?);
     let text = read(root, "README.md")?;
     let (before, rest) = text.split_once(BEGIN).context("README.md has no mark")?;
     let (_, after) = rest.split_once(END).context("README.md has no end mark")?;

@@ -1,4 +1,4 @@
-//! The table of results, on the terminal and in docs/benchmarks.md.
+//! The table of results, on the terminal and in the documents.
 
 use std::{collections::BTreeSet, fs};
 
@@ -45,32 +45,45 @@ pub(super) fn render(rows: &[Row]) -> String {
 fn line(row: &Row) -> String {
     let Row { name, case, unit, target, holds, .. } = row;
     let digits = if row.ours.min(row.peer) < 1000.0 { 1 } else { 0 };
+    // Close to 1 two would not tell whether a few hundredths more are too many.
+    let fine = if (0.9..1.2).contains(&row.ratio) { 3 } else { 2 };
     format!(
-        "| `{name}` | {case} | {:.digits$} | {:.digits$} | {unit} | {:.2}x [{:.2}, {:.2}] | {:.2} \
-         | {target} | {holds} |",
+        "| `{name}` | {case} | {:.digits$} | {:.digits$} | {unit} | {:.fine$}x [{:.fine$}, {:.fine$}] \
+         | {:.2} | {target} | {holds} |",
         row.ours, row.peer, row.ratio, row.low, row.high, row.itself,
     )
 }
 
-/// Puts it into docs/benchmarks.md. Lines of benches that did not run stay, and of those that did
-/// the lines of other machines: this one is a machine, and so is a guest with each back end.
+/// Puts it into the documents: the fast path has one of its own. Lines of benches that did not run
+/// stay, and of those that did the lines of other machines: this one is a machine, and so is a guest with
+/// each back end.
 pub(super) fn write(rows: &[Row]) -> Result<()> {
-    let path = workspace::root().join("docs/benchmarks.md");
+    let (dma, others): (Vec<Row>, Vec<Row>) =
+        rows.iter().cloned().partition(|row| super::is_dma(&row.name));
+    write_to(super::DMA_DOCUMENT, &dma)?;
+    write_to(super::DOCUMENT, &others)
+}
+
+fn write_to(document: &str, rows: &[Row]) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let path = workspace::root().join(document);
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let (before, table, after) = parts(&text)?;
+    let (before, table, after) = parts(&text).with_context(|| document.to_owned())?;
     let merged = merge(table, rows);
     let text = format!("{before}{BEGIN}\n\n{merged}\n\n{END}{after}");
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 
-/// The table within the text of docs/benchmarks.md.
+/// The table within the text of a document.
 pub(super) fn written(text: &str) -> Result<&str> {
     Ok(parts(text)?.1)
 }
 
 fn parts(text: &str) -> Result<(&str, &str, &str)> {
-    let (before, rest) = text.split_once(BEGIN).context("docs/benchmarks.md has no mark")?;
-    let (table, after) = rest.split_once(END).context("docs/benchmarks.md has no end mark")?;
+    let (before, rest) = text.split_once(BEGIN).context("there is no mark for the table")?;
+    let (table, after) = rest.split_once(END).context("there is no end mark of the table")?;
     Ok((before, table, after))
 }
 

@@ -31,7 +31,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "berth-testvm",
         &["berth-uapi", "berth-dma", "berth-host", "berth-helper", "berth-proto", "berthd"],
     ),
-    ("berth-bench", &["berth-handover", "berth-ownership", "berth-proto", "berth-host", "berthd"]),
+    ("berth-measure", &[]),
+    ("berth-dma-bench", &["berth-dma", "berth-measure", "berth-uapi"]),
+    (
+        "berth-bench",
+        &[
+            "berth-handover",
+            "berth-measure",
+            "berth-ownership",
+            "berth-proto",
+            "berth-host",
+            "berthd",
+        ],
+    ),
     ("xtask", &["berth-testvm"]),
 ];
 

@@ -14,7 +14,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::compare::rate;
+use berth_measure::rate;
 
 /// A connection and what was read from it.
 struct Connection {

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::compare::rate;
+use berth_measure::rate;
 
 /// A connection to a unix socket.
 ///

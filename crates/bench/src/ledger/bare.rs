@@ -15,7 +15,7 @@ use super::{
     pairs::id,
     workload::{Commit, Parameter, Statement},
 };
-use crate::compare::rate;
+use berth_measure::rate;
 
 /// How many pairs ago the reservation was made that is forgotten now, as in `commit.c`.
 const AGO: u64 = 512;

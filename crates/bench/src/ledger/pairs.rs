@@ -21,7 +21,7 @@ use berthd::{
 };
 use tokio::task::JoinSet;
 
-use crate::compare::rate;
+use berth_measure::rate;
 
 /// A ledger and the groups that it gives away.
 #[derive(Debug)]

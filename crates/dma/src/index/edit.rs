@@ -107,7 +107,7 @@ impl Index {
                 writer.made += 1;
                 writer.made - 1
             });
-            self.node(*place).set_len(0);
+            self.node(*place).truncate(0);
         }
         spare
     }

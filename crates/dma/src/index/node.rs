@@ -7,6 +7,10 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// every order of what threads do is tried.
 pub(super) const FANOUT: usize = if cfg!(loom) { 4 } else { 32 };
 
+/// How many keys are compared at once.
+const STRIDE: usize = FANOUT / STRIDES;
+const STRIDES: usize = 4;
+
 /// Keys in ascending order, each with a value: a leaf's entries, or the smallest key and the number
 /// of each child.
 ///
@@ -15,7 +19,8 @@ pub(super) const FANOUT: usize = if cfg!(loom) { 4 } else { 32 };
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Node {
-    keys: [AtomicU64; FANOUT],
+    /// Those behind the last are the largest there can be.
+    keys: [[AtomicU64; STRIDE]; STRIDES],
     values: [AtomicU32; FANOUT],
     length: AtomicU32,
 }
@@ -23,7 +28,7 @@ pub(super) struct Node {
 impl Default for Node {
     fn default() -> Self {
         Self {
-            keys: std::array::from_fn(|_| AtomicU64::new(0)),
+            keys: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(u64::MAX))),
             values: std::array::from_fn(|_| AtomicU32::new(0)),
             length: AtomicU32::new(0),
         }
@@ -37,12 +42,18 @@ impl Node {
         usize::try_from(length).unwrap_or(FANOUT).min(FANOUT)
     }
 
-    pub(super) fn set_len(&self, length: usize) {
+    /// Makes it shorter, or empties it.
+    pub(super) fn truncate(&self, length: usize) {
+        (length..self.len()).for_each(|at| self.set_key(at, u64::MAX));
+        self.set_len(length);
+    }
+
+    fn set_len(&self, length: usize) {
         self.length.store(u32::try_from(length).unwrap_or(0), Ordering::Relaxed);
     }
 
     pub(super) fn key(&self, at: usize) -> u64 {
-        self.keys[at].load(Ordering::Relaxed)
+        self.keys[at / STRIDE][at % STRIDE].load(Ordering::Relaxed)
     }
 
     pub(super) fn value(&self, at: usize) -> u32 {
@@ -50,27 +61,24 @@ impl Node {
     }
 
     pub(super) fn set_key(&self, at: usize, key: u64) {
-        self.keys[at].store(key, Ordering::Relaxed);
+        self.keys[at / STRIDE][at % STRIDE].store(key, Ordering::Relaxed);
     }
 
     pub(super) fn set(&self, at: usize, key: u64, value: u32) {
-        self.keys[at].store(key, Ordering::Relaxed);
+        self.set_key(at, key);
         self.values[at].store(value, Ordering::Relaxed);
     }
 
-    /// How many keys are not above `key`. Without a branch that depends on the keys.
+    /// How many keys are not above `key`. In two steps of comparisons that don't wait for each other:
+    /// the last keys of the strides, then the keys of one of them.
     pub(super) fn rank(&self, key: u64) -> usize {
-        let mut length = self.len();
-        if length == 0 {
-            return 0;
-        }
-        let mut base = 0;
-        while length > 1 {
-            let half = length / 2;
-            base += usize::from(self.key(base + half - 1) <= key) * half;
-            length -= half;
-        }
-        base + usize::from(self.key(base) <= key)
+        let not_above = |other: &AtomicU64| usize::from(other.load(Ordering::Relaxed) <= key);
+        let [first, second, third, _] = &self.keys;
+        let stride = [first, second, third].map(|keys| not_above(&keys[STRIDE - 1]));
+        let stride = stride[0] + stride[1] + stride[2];
+        let inside: usize = self.keys[stride].iter().map(not_above).sum();
+        // Only above the largest of all keys can't be told from it.
+        (stride * STRIDE + inside).min(self.len())
     }
 
     /// Puts an entry at a place and moves what is there up. There must be room.
@@ -89,7 +97,7 @@ impl Node {
         for to in at..length - 1 {
             self.set(to, self.key(to + 1), self.value(to + 1));
         }
-        self.set_len(length - 1);
+        self.truncate(length - 1);
     }
 
     /// Moves the entries from `from` on to the end of another node. There must be room.
@@ -99,7 +107,7 @@ impl Node {
             to.set(place, self.key(at), self.value(at));
         }
         to.set_len(start + (length - from));
-        self.set_len(from);
+        self.truncate(from);
     }
 }
 

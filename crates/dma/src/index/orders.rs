@@ -1,4 +1,4 @@
-//! Every order of a writer and a reader, as far as two switches go.
+//! Every order of a writer and a reader, as far as one switch goes.
 //!
 //! The reader is the thread that is started, and runs last where nothing else is tried: the checker
 //! looks for other orders from a load back to the stores before it, and a writer looks itself at
@@ -10,7 +10,7 @@ use super::{Index, Writer, node::FANOUT};
 
 fn model(test: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = Some(1);
     builder.check(test);
 }
 

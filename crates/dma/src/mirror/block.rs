@@ -3,7 +3,7 @@
 use berth_uapi::DmaPerms;
 
 use super::{Region, Source};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// How far a mapping has come; no lock is held over the ioctl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub(super) struct Block {
 impl Block {
     /// Writes all of it, before an index names it.
     pub(super) fn set(&self, region: &Region, word: Word) {
+        // Who sees any of this sees that the mapping before is gone, too.
+        fence(Ordering::Release);
         let (Source::Memory { address: source } | Source::File { offset: source }) = region.source;
         self.iova.store(region.iova, Ordering::Relaxed);
         self.length.store(region.length, Ordering::Relaxed);
@@ -90,6 +92,11 @@ impl Block {
 
     pub(super) fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
+    }
+
+    /// Whether devices can use it.
+    pub(super) fn is_mapped(&self) -> bool {
+        self.word().is_mapped()
     }
 
     /// The mapping and its word. Whole only as far as an index named it all the while.
@@ -104,6 +111,26 @@ impl Block {
         let iova = self.iova.load(Ordering::Relaxed);
         let length = self.length.load(Ordering::Relaxed);
         (Region { iova, length, perms: word.perms(), source }, word)
+    }
+
+    /// Where devices see this memory, if the mapping is complete and shows all of it. As
+    /// [`Block::get`], which this does without what isn't needed.
+    pub(super) fn translate(&self, address: u64, last: u64) -> Option<u64> {
+        let word = self.word();
+        let offset = address.wrapping_sub(self.source.load(Ordering::Relaxed));
+        let end = offset.checked_add(last - address)?;
+        let shows = end < self.length.load(Ordering::Relaxed);
+        (shows && word.is_mapped() && word.0 & FILE == 0)
+            .then(|| self.iova.load(Ordering::Relaxed).wrapping_add(offset))
+    }
+
+    /// As [`Block::translate`], also while no index names it.
+    pub(super) fn translate_alone(&self, address: u64, last: u64) -> Option<u64> {
+        let before = self.word();
+        let seen = self.translate(address, last)?;
+        fence(Ordering::Acquire);
+        // A word is of one mapping, and of one stage of it.
+        (self.word.load(Ordering::Relaxed) == before.0).then_some(seen)
     }
 
     /// Moves on a mapping of which this thread alone decides.

@@ -13,8 +13,11 @@ use crate::chunks::Chunks;
 use crate::error::DmaError;
 use crate::index::{Index, Writer};
 use crate::memory::{Mapping, page_bytes};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
 use crate::table::{Refused, Table};
+
+/// How many mappings are given up under one lock.
+const RUN: usize = 64;
 
 /// Where the memory of a mapping comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +117,8 @@ pub(crate) struct Mirror {
     index: Index,
     by_address: ByAddress,
     blocks: Chunks<Block>,
+    /// A mapping whose memory was asked for: where it is looked first.
+    first_asked: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -131,7 +136,8 @@ impl Mirror {
             bytes: 0,
         };
         let by_address = ByAddress::default();
-        Self { index, by_address, blocks: Chunks::new(), state: Mutex::new(state) }
+        let (blocks, first_asked) = (Chunks::new(), AtomicU32::new(0));
+        Self { index, by_address, blocks, first_asked, state: Mutex::new(state) }
     }
 
     /// Learns what is permitted, and answers whether that is something new.
@@ -237,6 +243,21 @@ impl Mirror {
         let kept = self.take_out(&mut state, ticket);
         state.table.release(ticket.tile);
         kept
+    }
+
+    /// As [`Mirror::free`], for mappings that lie one behind the other.
+    pub(crate) fn free_run(&self, run: &[Ticket]) {
+        // The lock isn't held for long: others map meanwhile.
+        for part in run.chunks(RUN) {
+            let mut state = self.lock();
+            // From behind, where an index has the least to move.
+            let kept = part.iter().rev().filter_map(|ticket| self.take_out(&mut state, ticket));
+            let kept: Vec<_> = kept.collect();
+            state.table.release_run(part.iter().map(|ticket| ticket.tile));
+            // What was kept is let go of without the lock.
+            drop(state);
+            drop(kept);
+        }
     }
 
     /// As [`Mirror::free`], but the addresses are another user's, and perhaps some more behind them.
@@ -365,35 +386,53 @@ impl Mirror {
         })
     }
 
-    /// A complete mapping that shows all of this memory. Without a lock, unless some memory is
-    /// mapped more than once or nobody has asked before.
-    pub(crate) fn find_memory(&self, address: u64, length: u64) -> Option<Region> {
+    /// Where devices see this memory: by a complete mapping that shows all of it. Without a lock, unless
+    /// some memory is mapped more than once or nobody has asked before.
+    pub(crate) fn translate(&self, address: u64, length: u64) -> Option<u64> {
         let last = address.checked_add(length.checked_sub(1)?)?;
-        let shows = |(region, word): &(Region, Word)| {
-            let memory = region.memory();
-            word.is_mapped() && memory.is_some_and(|(low, high)| low <= address && last <= high)
-        };
+        let first = self.first_asked.load(Ordering::Relaxed);
+        if let Some(iova) = self.blocks.get(first).and_then(|b| b.translate_alone(address, last)) {
+            return Some(iova);
+        }
         let index = match self.by_address.index() {
             Some(index) => index,
             None => self.build_addresses()?,
         };
+        let moves = self.by_address.moves();
         let seen = || {
             index.read(|index| {
                 let (_, tile) = index.floor(address)?;
-                Some(self.blocks.get(tile)?.get())
+                let iova = self.blocks.get(tile)?.translate(address, last)?;
+                Some((tile, iova))
             })
         };
-        let moves = self.by_address.moves();
-        if let Some(found) = seen().filter(shows) {
-            return Some(found.0);
+        if let Some((tile, iova)) = seen() {
+            // One that lives stays: it is mostly the arena that all ask for, and nothing is written.
+            if !self.blocks.get(first).is_some_and(Block::is_mapped) {
+                self.first_asked.store(tile, Ordering::Relaxed);
+            }
+            return Some(iova);
         }
+        let seen = || seen().map(|(_, iova)| iova);
+        self.translate_shadow(address, last, moves, seen)
+    }
+
+    /// Looks at what the index doesn't have.
+    #[cold]
+    fn translate_shadow(
+        &self,
+        address: u64,
+        last: u64,
+        moves: usize,
+        seen: impl Fn() -> Option<u64>,
+    ) -> Option<u64> {
         if !self.by_address.has_more(moves) {
             return None;
         }
         let state = self.lock();
         let mut shadows = state.addresses.as_ref()?.shadows().iter();
-        let shadow = || shadows.find_map(|tile| Some(self.block(*tile).get()).filter(shows));
-        seen().filter(shows).or_else(shadow).map(|found| found.0)
+        let shadow = || shadows.find_map(|tile| self.block(*tile).translate(address, last));
+        seen().or_else(shadow)
     }
 
     #[cold]

@@ -9,7 +9,7 @@ use super::AddressSpace;
 use super::map::{aligned, check};
 use super::plan::{Piece, Plan, plan};
 use crate::error::DmaError;
-use crate::memory::as_u64;
+use crate::memory::{as_u64, page_bytes};
 use crate::mirror::{New, Source, Ticket};
 
 /// How often a batch is tried where other users of the address space are in its way.
@@ -66,15 +66,15 @@ impl AddressSpace {
         buffers: &[BatchBuffer],
         perms: DmaPerms,
     ) -> Result<Batch, DmaError> {
-        let mut pieces = Vec::with_capacity(buffers.len());
-        for buffer in buffers {
-            let address = as_u64(buffer.memory.as_ptr().expose_provenance());
-            check(buffer.iova, buffer.length, perms)?;
-            aligned("address", address)?;
-            let BatchBuffer { iova: place, length, .. } = *buffer;
-            pieces.push(Piece { place, address, length });
-        }
-        let plan = plan(&pieces);
+        let plan = match neighbours(buffers) {
+            Some(plan) => {
+                let whole = &plan.areas[0];
+                check(whole.place, whole.length, perms)?;
+                aligned("address", whole.address)?;
+                plan
+            }
+            None => plan(&pieces(buffers, perms)?),
+        };
         let mut tries = 0;
         loop {
             let tickets = self.reserve_all(&plan, perms)?;
@@ -113,6 +113,10 @@ impl AddressSpace {
         perms: DmaPerms,
         tickets: &mut Vec<Ticket>,
     ) -> Result<(), DmaError> {
+        if let [area] = row {
+            tickets.push(self.reserve(area.place, &mut new(area, perms))?);
+            return Ok(());
+        }
         let Some(first) = row.first() else { return Ok(()) };
         let mut news: Vec<New> = row.iter().map(|area| new(area, perms)).collect();
         let total = news.iter().map(|new| new.length).fold(0, u64::saturating_add);
@@ -191,6 +195,42 @@ impl AddressSpace {
     }
 }
 
+fn piece(buffer: &BatchBuffer) -> Piece {
+    let address = as_u64(buffer.memory.as_ptr().expose_provenance());
+    Piece { place: buffer.iova, address, length: buffer.length }
+}
+
+/// The plan of buffers that are neighbours in the order in which they are given, as they mostly are:
+/// one area. Each is whole pages long, so that all are aligned if the first one is.
+fn neighbours(buffers: &[BatchBuffer]) -> Option<Plan> {
+    let mut whole = piece(buffers.first()?);
+    let page = page_bytes();
+    let mut of = Vec::with_capacity(buffers.len());
+    of.push((0, 0));
+    let mut sound = whole.length != 0 && whole.length.is_multiple_of(page);
+    for buffer in &buffers[1..] {
+        let next = piece(buffer);
+        sound &= next.length != 0 && next.length.is_multiple_of(page);
+        if !sound || !whole.goes_on_with(&next) {
+            return None;
+        }
+        of.push((0, whole.length));
+        whole.length = whole.length.checked_add(next.length)?;
+    }
+    Some(Plan { areas: vec![whole], of })
+}
+
+/// What the buffers are, each checked.
+fn pieces(buffers: &[BatchBuffer], perms: DmaPerms) -> Result<Vec<Piece>, DmaError> {
+    let checked = |buffer| {
+        let piece = piece(buffer);
+        check(piece.place, piece.length, perms)?;
+        aligned("address", piece.address)?;
+        Ok(piece)
+    };
+    buffers.iter().map(checked).collect()
+}
+
 fn new(area: &Piece, perms: DmaPerms) -> New {
     let source = Source::Memory { address: area.address };
     New { length: area.length, perms, source, keep: None }
@@ -200,4 +240,40 @@ fn batch(plan: &Plan, tickets: &[Ticket]) -> Batch {
     let iovas = plan.of.iter().map(|(area, offset)| tickets[*area].iova + offset).collect();
     let areas = tickets.iter().map(|ticket| (ticket.iova, ticket.length)).collect();
     Batch { iovas, areas }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffer(iova: IovaChoice, page: usize, length: u64) -> BatchBuffer {
+        let address = std::ptr::without_provenance_mut(page << 12);
+        BatchBuffer { iova, memory: NonNull::new(address).expect("not null"), length }
+    }
+
+    #[test]
+    fn neighbours_in_order_need_no_sorting() {
+        let (any, at) = (IovaChoice::Any, IovaChoice::Fixed);
+        let page = page_bytes();
+        let rows = [
+            vec![buffer(any, 5, page), buffer(any, 6, 2 * page), buffer(any, 8, page)],
+            vec![buffer(at(0), 5, page), buffer(at(page), 6, 3 * page)],
+            vec![buffer(any, 7, page)],
+        ];
+        for row in &rows {
+            let fast = neighbours(row).expect("they are neighbours");
+            let slow = plan(&pieces(row, DmaPerms::READ).expect("sound"));
+            assert_eq!((fast.areas, fast.of), (slow.areas, slow.of));
+        }
+        let others = [
+            vec![],
+            vec![buffer(any, 6, page), buffer(any, 5, page)],
+            vec![buffer(any, 5, page), buffer(any, 7, page)],
+            vec![buffer(at(0), 5, page), buffer(at(2 * page), 6, page)],
+            vec![buffer(any, 5, page), buffer(any, 6, page / 2)],
+            vec![buffer(any, 5, page), buffer(any, 6, 0)],
+            vec![buffer(any, 5, page), buffer(at(page), 6, page)],
+        ];
+        assert!(others.iter().all(|row| neighbours(row).is_none()));
+    }
 }

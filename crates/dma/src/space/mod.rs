@@ -159,12 +159,7 @@ impl AddressSpace {
     /// Takes no lock, unless memory is mapped more than once; then any of its IOVAs is the answer.
     /// An index by address is kept from the first call on.
     pub fn translate(&self, memory: NonNull<u8>, length: u64) -> Option<u64> {
-        let address = as_u64(memory.as_ptr().addr());
-        let region = self.mirror.find_memory(address, length)?;
-        match region.source {
-            crate::Source::Memory { address: start } => Some(region.iova + (address - start)),
-            crate::Source::File { .. } => None,
-        }
+        self.mirror.translate(as_u64(memory.as_ptr().addr()), length)
     }
 
     /// How much is mapped.

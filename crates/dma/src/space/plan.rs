@@ -16,7 +16,7 @@ pub(super) struct Piece {
 
 impl Piece {
     /// Whether `next` goes on where this one ends: in memory and, where both say, in IOVA.
-    fn goes_on_with(&self, next: &Self) -> bool {
+    pub(super) fn goes_on_with(&self, next: &Self) -> bool {
         let follows = match (self.place, next.place) {
             (IovaChoice::Any, IovaChoice::Any) => true,
             (IovaChoice::Fixed(iova), IovaChoice::Fixed(next)) => {

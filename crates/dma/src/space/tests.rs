@@ -232,6 +232,19 @@ fn memory_is_found_by_its_address() {
     assert_eq!(space.translate(at(3, 8), 8), Some(third + 8));
     space.unmap(third, 3 * PAGE).expect("mapped");
     assert_eq!(space.translate(at(3, 8), 8), None);
+    // What was asked for first is looked at first, though other memory may be mapped there by now.
+    for _ in 0..3 {
+        space.unmap(first, 3 * PAGE).expect("mapped");
+        assert_eq!(space.translate(at(0, 5), 100), None);
+        let other = map(3);
+        assert_eq!(other, first, "it is mapped where the first one was");
+        assert_eq!(space.translate(at(3, 5), 100), Some(first + 5));
+        assert_eq!(space.translate(at(0, 5), 100), None);
+        space.unmap(other, 3 * PAGE).expect("mapped");
+        assert_eq!(map(0), first);
+        assert_eq!(space.translate(at(0, 5), 100), Some(first + 5));
+        assert_eq!(space.translate(at(1, 5), 100), Some(iovas[0] + 5));
+    }
 }
 
 #[test]

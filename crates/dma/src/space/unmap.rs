@@ -64,9 +64,7 @@ impl AddressSpace {
             // What a mapping's range can't be: past the end of all addresses.
             let length = last.iova - first.iova + last.length;
             if self.backend.unmap(first.iova, length) == Ok(length) {
-                for ticket in run {
-                    drop(self.mirror.free(ticket));
-                }
+                self.mirror.free_run(run);
                 return (0, None);
             }
             // The kernel stops at the first that it can't unmap, and doesn't say where: each is

@@ -181,6 +181,17 @@ impl Table {
         }
     }
 
+    /// Gives taken tiles back that lie one behind the other: as one, so that they are listed once.
+    pub(crate) fn release_run(&mut self, run: impl IntoIterator<Item = u32>) {
+        let mut run = run.into_iter();
+        let Some(first) = run.next() else { return };
+        for tile in run {
+            self.tile_mut(first).last = self.tile(tile).last;
+            self.remove(tile);
+        }
+        self.release(first);
+    }
+
     /// Gives a taken tile up as another user's, with up to `more` free bytes behind it.
     pub(crate) fn surrender(&mut self, tile: u32, more: u64) {
         let after = self.tile(tile).after;
@@ -233,7 +244,8 @@ impl Table {
 
     /// A range's size in units: that of the whole address space in bytes would not fit.
     fn units(&self, range: IovaRange) -> u64 {
-        (range.last - range.start) / self.unit + 1
+        // A shift: units are powers of two.
+        ((range.last - range.start) >> self.unit.trailing_zeros()) + 1
     }
 
     /// The permitted range that has all of this one.

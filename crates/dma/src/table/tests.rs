@@ -69,6 +69,34 @@ fn free_ranges_are_given_out_and_grow_together_again() {
 }
 
 #[test]
+fn a_run_is_given_back_as_one() {
+    // The run goes over the end of a permitted range into the next, which touches.
+    let mut table = table(&[range(1, 8), range(9, 8)]);
+    let mut before = None;
+    let tiles: Vec<u32> = (1..17)
+        .map(|page| {
+            let tile = table.take(before, page * PAGE, PAGE, false).expect("free");
+            before = Some(tile);
+            tile
+        })
+        .collect();
+    let numbers = table.numbers();
+    table.release_run(tiles[2..13].iter().copied());
+    check(&table);
+    let left: Vec<u32> = [&tiles[..2], &tiles[13..]].concat();
+    assert_eq!(table.taken().collect::<Vec<_>>(), left);
+    assert_eq!(table.take_any(7 * PAGE, 0), Err(6 * PAGE), "pages 3 to 8 are one, 9 to 13 another");
+    table.release_run(left[..2].iter().copied());
+    table.release_run([]);
+    table.release_run(left[2..].iter().copied());
+    check(&table);
+    for _ in 0..16 {
+        table.take_any(PAGE, 0).expect("all is free again");
+    }
+    assert_eq!(table.numbers(), numbers, "tiles are used again");
+}
+
+#[test]
 fn places_at_both_ends_can_be_taken() {
     let mut table = table(&[IovaRange { start: 0, last: u64::MAX }]);
     let top = u64::MAX - (PAGE - 1);

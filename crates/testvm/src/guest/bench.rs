@@ -1,4 +1,4 @@
-//! Measures on this kernel: starts `berth-bench` on the two disks, and tells the host what it says.
+//! Measures on this kernel: starts what measures on the two disks, and tells the host what it says.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     topology::{NVME0, NVME1},
-    wire::{GuestConfig, Message, Mode},
+    wire::{GuestConfig, Measuring, Message, Mode},
 };
 
 /// What its lines are sent under.
@@ -38,14 +38,28 @@ pub fn run(config: &GuestConfig) -> Result<()> {
 
 /// What was measured is sent also where something else failed.
 fn measure(config: &GuestConfig, reporter: &mut Reporter) -> Result<()> {
-    let Mode::Bench { words } = &config.mode else { anyhow::bail!("not asked to measure") };
-    let mut say = |line: String| reporter.send(&Message::Log { name: NAME.to_owned(), line });
+    let Mode::Bench { runs } = &config.mode else { anyhow::bail!("not asked to measure") };
     // Both have a reset of their own, and a group.
     for device in [NVME0, NVME1] {
         sysfs::to_vfio(device)?;
-        say(format!("{device} is on vfio-pci"))?;
+        let line = format!("{device} is on vfio-pci");
+        reporter.send(&Message::Log { name: NAME.to_owned(), line })?;
     }
-    let mut child = command(&config.bin_dir, words).spawn().context("start berth-bench")?;
+    let mut failed = Vec::new();
+    for run in runs {
+        if let Err(error) = one(&config.bin_dir, run, reporter) {
+            failed.push(format!("{error:#}"));
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
+}
+
+fn one(programs: &Path, run: &Measuring, reporter: &mut Reporter) -> Result<()> {
+    let name = &run.program;
+    // What the run before said must not be sent twice; mostly there was none.
+    let _ = fs::remove_file(RESULTS);
+    let mut child = command(programs, run).spawn().with_context(|| format!("start {name}"))?;
     let (sender, lines) = mpsc::channel();
     if let Some(output) = child.stdout.take() {
         forward(output, sender.clone());
@@ -54,22 +68,24 @@ fn measure(config: &GuestConfig, reporter: &mut Reporter) -> Result<()> {
         forward(output, sender);
     }
     for line in lines {
-        say(line)?;
+        reporter.send(&Message::Log { name: NAME.to_owned(), line })?;
     }
-    let status = child.wait().context("wait for berth-bench")?;
-    let text = fs::read_to_string(RESULTS);
-    if let Ok(text) = text {
+    let status = child.wait().with_context(|| format!("wait for {name}"))?;
+    if let Ok(text) = fs::read_to_string(RESULTS) {
         reporter.send(&Message::Rows { text })?;
     }
-    ensure!(status.success(), "berth-bench ended with {status}");
+    ensure!(status.success(), "{name} ended with {status}");
     Ok(())
 }
 
-fn command(programs: &Path, words: &[String]) -> Command {
-    let mut command = Command::new(programs.join("berth-bench"));
-    command.args(words).arg("--programs").arg(programs).arg("--peers").arg(programs.join("peers"));
-    command.args(["--disk", MEMORY, "--memory", MEMORY, "--json", RESULTS]);
-    command.args(["--device", NVME0, "--beside", NVME1]);
+fn command(programs: &Path, run: &Measuring) -> Command {
+    let mut command = Command::new(programs.join(&run.program));
+    command.args(&run.words).arg("--peers").arg(programs.join("peers"));
+    command.args(["--json", RESULTS, "--device", NVME0]);
+    if run.beside {
+        command.arg("--programs").arg(programs).args(["--disk", MEMORY, "--memory", MEMORY]);
+        command.args(["--beside", NVME1]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -1,4 +1,4 @@
-//! Benches on the real kernel: each boots a guest, in which `berth-bench` runs.
+//! Benches on the real kernel: each boots a guest, in which the programs that measure run.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use super::{
     run::{Options, Prepared, boot_patience, files_for, prepare, stage_program},
     session::Session,
 };
-use crate::wire::{Message, Mode, Profile};
+use crate::wire::{Measuring, Message, Mode, Profile};
 
 /// How long a line may take: it is many processes of an emulated machine.
 const LINE: Duration = Duration::from_secs(1800);
@@ -25,7 +25,7 @@ pub struct Measured {
     /// The kernel.
     pub kernel: Kind,
     /// The rows, as JSON, each text a list: also of a run that failed later.
-    pub rows: Option<String>,
+    pub rows: Vec<String>,
     /// How it ended.
     pub outcome: Result<()>,
 }
@@ -39,15 +39,17 @@ const fn backend(kernel: Kind) -> &'static str {
     }
 }
 
-/// Runs `berth-bench` on every kernel, with these words, and the peers of a directory. The programs
-/// are those of the options. Its lines are printed as they come.
+/// Runs these on every kernel, with the peers of a directory. The programs are those of the options.
+/// Their lines are printed as they come.
 ///
 /// # Errors
 /// Something that all boots need is missing.
-pub fn bench(options: &Options, words: &[String], peers: &Path) -> Result<Vec<Measured>> {
+pub fn bench(options: &Options, runs: &[Measuring], peers: &Path) -> Result<Vec<Measured>> {
     let prepared = prepare(options)?;
     let programs = options.programs.as_deref().context("benches need programs that were built")?;
-    stage_program(&programs.join("berth-bench"), &prepared.stage.path().join("berth-bench"))?;
+    for Measuring { program, .. } in runs {
+        stage_program(&programs.join(program), &prepared.stage.path().join(program))?;
+    }
     let staged = prepared.stage.path().join("peers");
     fs::create_dir_all(&staged).context("stage the peers")?;
     for entry in fs::read_dir(peers).with_context(|| format!("read {}", peers.display()))? {
@@ -57,8 +59,8 @@ pub fn bench(options: &Options, words: &[String], peers: &Path) -> Result<Vec<Me
         }
     }
     let measured = options.kernels.iter().map(|&kernel| {
-        let mut rows = None;
-        let outcome = one(options, &prepared, kernel, words, &mut rows);
+        let mut rows = Vec::new();
+        let outcome = one(options, &prepared, kernel, runs, &mut rows);
         Measured { kernel, rows, outcome }
     });
     Ok(measured.collect())
@@ -68,13 +70,16 @@ fn one(
     options: &Options,
     prepared: &Prepared,
     kind: Kind,
-    words: &[String],
-    rows: &mut Option<String>,
+    runs: &[Measuring],
+    rows: &mut Vec<String>,
 ) -> Result<()> {
     let kernel = kind.provide()?;
-    let words = [words, &["--backend".to_owned(), backend(kind).to_owned()]].concat();
+    let mut runs = runs.to_vec();
+    for run in &mut runs {
+        run.words.extend(["--backend", backend(kind)].map(str::to_owned));
+    }
     let profile = Profile::Default;
-    let (_dir, files) = files_for(options, prepared, &kernel, profile, Mode::Bench { words })?;
+    let (_dir, files) = files_for(options, prepared, &kernel, profile, Mode::Bench { runs })?;
     let accel = prepared.accel;
     let session =
         Session::boot(&prepared.qemu, &kernel, profile, accel, Console::Log, files.clone());
@@ -86,7 +91,7 @@ fn one(
                     say(kind, session.started(), &line);
                     patience = LINE;
                 }
-                Message::Rows { text } => *rows = Some(text),
+                Message::Rows { text } => rows.push(text),
                 Message::End => return session.powered_off(Duration::from_secs(60)),
                 Message::Broken { reason } => bail!("in the guest: {reason}"),
                 other => bail!("the guest sent {other:?}"),

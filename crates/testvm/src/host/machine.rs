@@ -58,13 +58,15 @@ pub enum Console {
     Terminal,
 }
 
-/// The files of one run, in a directory of its own.
+/// The files of one run, in a directory of its own, and how much memory it has.
 #[derive(Debug, Clone)]
 pub struct RunFiles {
     /// The directory.
     pub dir: PathBuf,
     /// The image of the guest's own root file system, where it doesn't take the host's.
     pub root: Option<PathBuf>,
+    /// Whether it has memory to measure with, huge pages among it.
+    pub roomy: bool,
 }
 
 impl RunFiles {
@@ -122,6 +124,12 @@ impl RunFiles {
 const KERNEL_LINE: &str = "console=ttyS0 rdinit=/init panic=-1 intel_iommu=on no_timer_check \
                            loglevel=4 printk.devkmsg=on";
 
+/// Memory of a machine, and of one to measure with: a GiB in pages of 1 GiB, one in pages of 2 MiB, and
+/// more than one in small ones.
+const MEMORY: &str = "2G";
+const ROOMY: &str = "5G";
+const HUGE_PAGES: &str = "hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=512";
+
 /// The command that starts the machine.
 #[must_use]
 pub fn command(
@@ -156,7 +164,7 @@ pub fn command(
     // as on a server; with ACPI's, shpchp finds its slots taken and gives up.
     arg("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off");
     arg("-smp", "2");
-    arg("-m", "2G");
+    arg("-m", if files.roomy { ROOMY } else { MEMORY });
     let intremap = if profile == Profile::NoIntremap { "off" } else { "on" };
     // Caching mode makes the kernel flush an entry that becomes valid. Without it, Linux 6.11 and later
     // leave a stale one: `intel_context_flush_present` flushes the context entry of the device, not
@@ -178,7 +186,9 @@ pub fn command(
     arg("-qmp", &format!("unix:{},server=on,wait=off", escaped(&files.qmp())));
     arg("-kernel", &kernel.image.to_string_lossy());
     arg("-initrd", &files.initramfs().to_string_lossy());
-    arg("-append", KERNEL_LINE);
+    let line =
+        if files.roomy { format!("{KERNEL_LINE} {HUGE_PAGES}") } else { KERNEL_LINE.to_owned() };
+    arg("-append", &line);
     command
 }
 
@@ -266,7 +276,7 @@ mod tests {
     fn line(profile: Profile, accel: Accel) -> String {
         let kernel = Kernel { kind: Kind::Own, image: "/k".into(), modules: Vec::new() };
         let root = (profile == Profile::Systemd).then(|| PathBuf::from("/root.ext4"));
-        let files = RunFiles { dir: PathBuf::from("/run,1"), root };
+        let files = RunFiles { dir: PathBuf::from("/run,1"), root, roomy: false };
         let qemu = PathBuf::from("qemu");
         let command = command(&qemu, &kernel, profile, accel, Console::Log, &files);
         command.get_args().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")

@@ -250,7 +250,8 @@ pub(super) fn files_for(
     let dir = own_dir(&env::temp_dir(), "berth-vm-")?;
     let root = prepared.root.clone().filter(|_| profile == Profile::Systemd);
     let root = root.transpose().map_err(anyhow::Error::msg)?;
-    let files = RunFiles { dir: dir.path().to_owned(), root };
+    let roomy = matches!(mode, Mode::Bench { .. });
+    let files = RunFiles { dir: dir.path().to_owned(), root, roomy };
     let names = kernel.modules.iter().filter_map(|m| Some(m.file_name()?.to_str()?.to_owned()));
     let config = GuestConfig {
         kernel: kernel.kind.to_string(),
