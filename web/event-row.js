@@ -8,7 +8,10 @@ import { address, word } from "./words.js";
 
 /** What changes with everything, and says nothing. */
 const SILENT = new Set(["stableId", "id", "createdAt", "warnings"]);
+/** What is told first, and of something new alone. */
+const FIRST = ["state", "pending", "condition", "conditionNote", "ownership", "ownerCnt", "drivers", "policy", "delivery", "claims"];
 const SHOWN = 4;
+const NOTHING = "none";
 
 /**
  * @param {Event} event
@@ -20,6 +23,7 @@ export function eventRow(event, about = "") {
     event.reservation && event.reservation !== about ? reservationLink(event.reservation) : null,
     ...event.devices.filter((device) => address(device) !== about).map(deviceLink),
     ...(event.devices.length ? [] : event.groups.filter((id) => id !== about).map((id) => groupLink(id))),
+    ...(event.reservation || event.groups.length || event.devices.length ? [] : [named(event)]),
   ];
   return h(
     "li",
@@ -32,6 +36,12 @@ export function eventRow(event, about = "") {
     changes.length ? details(event, changes) : null,
   );
 }
+
+/** What has no page of its own: a context, a domain. @param {Event} event */
+const named = (event) => {
+  const { id } = /** @type {any} */ (event.after || event.before || {});
+  return id ? h("span", { class: "mono" }, id) : null;
+};
 
 /**
  * @param {Event} event
@@ -56,7 +66,7 @@ function state(name, value) {
   return h("div", null, h("p", { class: "small muted" }, name), h("pre", { tabindex: "0", "aria-label": name }, JSON.stringify(sorted(value), null, 1)));
 }
 
-/** @param {Record<string, any>} value */
+/** Documents come with their names in any order. @param {Record<string, any>} value */
 const sorted = (value) => Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
 
 /**
@@ -64,13 +74,16 @@ const sorted = (value) => Object.fromEntries(Object.entries(value).sort(([a], [b
  * @param {Event} event
  */
 export function changesOf(event) {
-  const before = /** @type {Record<string, any>} */ (event.before || {});
+  const before = /** @type {Record<string, any> | undefined} */ (event.before);
   const after = /** @type {Record<string, any>} */ (event.after || {});
-  const names = [...new Set([...Object.keys(before), ...Object.keys(after)])].sort();
+  if (!before) {
+    const told = FIRST.filter((name) => said(after[name]) !== NOTHING);
+    return told.map((name) => `${label(name)} ${said(after[name])}`);
+  }
+  const names = [...new Set([...FIRST, ...Object.keys(before), ...Object.keys(after)])];
   return names
-    .filter((name) => !SILENT.has(name) && JSON.stringify(before[name]) !== JSON.stringify(after[name]))
-    .filter((name) => said(before[name]) !== said(after[name]))
-    .map((name) => (event.before ? `${label(name)} ${said(before[name])} → ${said(after[name])}` : `${label(name)} ${said(after[name])}`));
+    .filter((name) => !SILENT.has(name) && said(before[name]) !== said(after[name]))
+    .map((name) => `${label(name)} ${said(before[name])} → ${said(after[name])}`);
 }
 
 /** @param {string} name */
@@ -82,10 +95,12 @@ const label = (name) => name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLower
  * @returns {string}
  */
 function said(value) {
-  if (value === undefined || value === null || value === "") return "none";
-  if (Array.isArray(value)) return value.length && typeof value[0] !== "object" ? value.join(" ") : `${value.length}`;
+  if (value === undefined || value === null || value === "" || value === 0) return NOTHING;
+  if (Array.isArray(value)) {
+    return value.length ? (typeof value[0] === "object" ? `${value.length}` : value.join(" ")) : NOTHING;
+  }
   if (typeof value !== "object") return /^[A-Z_]+$/.test(value) ? word(value) : `${value}`;
-  const parts = Object.entries(value).map(([key, part]) => (key.includes(":") ? `${key} ${said(part)}` : said(part)));
+  const parts = Object.entries(sorted(value)).map(([key, part]) => (key.includes(":") ? `${key} ${said(part)}` : said(part)));
   return parts.join(" ");
 }
 

@@ -1,7 +1,7 @@
 // Why a group or device can or can't be given away, and the way out.
 
 import { h } from "./dom.js";
-import { badge, command, deviceLink, list, ownerBadge, processList } from "./parts.js";
+import { badge, command, deviceLink, ownerBadge, processList } from "./parts.js";
 import { address, word } from "./words.js";
 
 /** @import {DeviceVerdict, Explanation, PolicyVerdict, Refusal} from "./types.d.ts" */
@@ -14,10 +14,12 @@ import { address, word } from "./words.js";
 export function explanation(answer, store) {
   const blocking = answer.devices.filter((device) => device.blocks);
   const others = answer.devices.filter((device) => !device.blocks);
+  const told = blocking.length > 0;
+  const policies = [...together(answer.policies)].map((items) => policy(items, answer, store, told));
   const notes = answer.hostNotes.map((note) => h("p", { class: "muted" }, note));
   return [
     h("p", { class: "summary" }, answer.summary),
-    h("ul", { class: "verdicts", "aria-label": "Policies" }, ...answer.policies.map((item) => policy(item, answer, store))),
+    h("ul", { class: "verdicts", "aria-label": "Policies" }, ...policies),
     blocking.length ? [h("h3", null, "What blocks"), h("ul", { class: "verdicts" }, ...blocking.map(device))] : null,
     others.length ? [h("h3", null, "What doesn't block"), h("ul", { class: "verdicts" }, ...others.map(device))] : null,
     notes.length ? [h("h3", null, "About the host"), ...notes] : null,
@@ -25,16 +27,34 @@ export function explanation(answer, store) {
 }
 
 /**
- * @param {PolicyVerdict} verdict
+ * Policies that are refused for the same reason, with the same way out, are told together.
+ * @param {PolicyVerdict[]} verdicts
+ */
+function together(verdicts) {
+  /** @type {Map<string, PolicyVerdict[]>} */
+  const found = new Map();
+  for (const verdict of verdicts) {
+    const { reason = "", errno = 0, resolve = [] } = verdict.refusal || {};
+    const key = JSON.stringify([verdict.may, reason, errno, resolve]);
+    found.set(key, [...(found.get(key) || []), verdict]);
+  }
+  return found.values();
+}
+
+/**
+ * @param {PolicyVerdict[]} verdicts
  * @param {Explanation} answer
  * @param {Store} store
+ * @param {boolean} told whether the blocking devices are told apart
  */
-function policy(verdict, answer, store) {
-  const name = word(verdict.policy);
-  const mark = verdict.may ? badge("good", "possible") : badge("bad", "refused");
+function policy(verdicts, answer, store, told) {
+  const [first] = verdicts;
+  const name = verdicts.map((verdict) => word(verdict.policy)).join(", ");
+  const mark = first.may ? badge("good", "possible") : badge("bad", "refused");
   const head = h("div", { class: "verdict-head" }, h("strong", null, name), mark);
-  if (verdict.may || !verdict.refusal) return h("li", { key: name }, head);
-  return h("li", { key: name }, head, ...refusal(verdict.refusal), ownerLine(answer, store, verdict.refusal));
+  if (first.may || !first.refusal) return h("li", { key: name }, head);
+  const given = told ? { ...first.refusal, blockers: [] } : first.refusal;
+  return h("li", { key: name }, head, ...refusal(given), ownerLine(answer, store, given));
 }
 
 /**
@@ -50,9 +70,15 @@ export function refusal(given) {
     blockers.length
       ? h("ul", { class: "blockers" }, ...blockers.map((item) => h("li", null, deviceLink(item.device), ` ${withoutAddress(item.text, address(item.device))}`)))
       : null,
-    given.resolve.length ? h("div", { class: "way-out" }, h("p", { class: "small muted" }, "Way out"), ...given.resolve.map(command)) : null,
+    given.resolve.length ? h("div", { class: "way-out" }, h("p", { class: "small muted" }, "Way out"), ...given.resolve.map(wayOut)) : null,
   ];
 }
+
+/**
+ * A command to copy, or what else is to be done.
+ * @param {string} text
+ */
+const wayOut = (text) => (text.startsWith("berth ") ? command(text) : h("p", { class: "act" }, text));
 
 /**
  * @param {Explanation} answer
@@ -74,7 +100,7 @@ function device(verdict) {
     h("div", { class: "verdict-head" }, deviceLink(verdict.device?.address), mark),
     h("p", { class: "why" }, withoutAddress(verdict.text, name)),
     ...processList(verdict.processes),
-    verdict.resolve ? command(verdict.resolve) : null,
+    verdict.resolve ? wayOut(verdict.resolve) : null,
   );
 }
 
@@ -84,9 +110,3 @@ function device(verdict) {
  * @param {string} name
  */
 const withoutAddress = (text, name) => (text.startsWith(`${name} `) ? text.slice(name.length + 1).replace(/^: /, "") : text);
-
-/**
- * @param {string[]} ids
- * @param {(id: string) => HTMLElement} linkTo
- */
-export const links = (ids, linkTo) => list(ids.map(linkTo));

@@ -61,7 +61,12 @@ export class Daemon {
     await ended;
   }
 
-  /** Ends the process and forgets its state. */
+  /** Removes the state of a daemon that is down: the next one knows nothing. */
+  async forget() {
+    await rm(join(this.directory, "state"), { recursive: true });
+  }
+
+  /** Ends the process and removes its state. */
   async stop() {
     if (this.child.exitCode === null && this.child.signalCode === null) await this.kill();
     await rm(this.directory, { recursive: true, force: true });

@@ -177,7 +177,9 @@ function cells({ node }, reservations) {
   // A bridge alone in its group is nobody's to reserve.
   const quiet = node.member || (kind === "bridge" && group.ownership === "FREE");
   const owner = quiet ? h("span", { class: "muted" }, node.member ? `with group ${group.number}` : "") : ownerBadge(group, reservations);
-  const name = h("span", { class: kind === "bridge" ? "name muted" : "name", title: deviceName(device) }, deviceName(device));
+  const own = device.deviceName || deviceName(device);
+  const vendor = device.deviceName && h("span", { class: "vendor" }, device.vendorName);
+  const name = h("span", { class: kind === "bridge" ? "muted" : null, title: deviceName(device) }, own, vendor);
   return [
     [deviceLinkTo(node.name), label],
     name,
@@ -199,7 +201,7 @@ const driver = (device) => (device.driver ? h("code", null, device.driver) : h("
 function conditionCell(node, group) {
   const condition = node.member && node.device ? node.device.condition : group.condition;
   const drift = !node.member && group.drift ? badge("warn", "drift") : null;
-  if (condition === "OK") return drift || h("span", { class: "muted" }, "ok");
+  if (condition === "OK") return drift || h("span", { class: "muted ok" }, "ok");
   return [conditionBadge(condition), drift];
 }
 

@@ -84,6 +84,8 @@ export function objectView(main, { store, route }) {
       if (store.phase === "live") fill(main, missing(isDevice, route.id));
       return;
     }
+    // The page appears once, whole.
+    if (!explained && !explainProblem && store.phase === "live") return;
     const object = isDevice ? route.id : group?.stableId || route.id;
     history ||= new History(store, object, isDevice ? "device" : "group");
     history.update();

@@ -5,7 +5,6 @@ mod daemon;
 mod docs;
 mod space;
 mod web;
-mod webdriver;
 
 use std::time::Instant;
 
