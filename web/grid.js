@@ -85,7 +85,9 @@ export class Grid {
 
   #render() {
     this.#measure();
-    const top = -this.#body.getBoundingClientRect().top;
+    // A tree that became shorter is scrolled back only after this.
+    const most = Math.max(0, this.#rows.length * this.#height - innerHeight);
+    const top = Math.min(-this.#body.getBoundingClientRect().top, most);
     const first = Math.max(0, Math.floor(top / this.#height) - BEYOND);
     const last = Math.min(this.#rows.length, Math.ceil((top + innerHeight) / this.#height) + BEYOND);
     const wanted = new Set();

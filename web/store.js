@@ -12,7 +12,9 @@ import { follow } from "./sse.js";
 
 const BATCH_MS = 150;
 const FIRST_RETRY_MS = 500;
-const LAST_RETRY_MS = 5000;
+const LAST_RETRY_MS = 2000;
+/** A daemon that takes longer for its lists is not there. */
+const LISTS_MS = 15_000;
 /** Beyond this many touched objects one list costs less than many single reads. */
 const SINGLE_READS = 20;
 
@@ -84,14 +86,17 @@ export class Store {
   }
 
   async #session() {
-    this.#control = new AbortController();
-    const { signal } = this.#control;
+    const control = new AbortController();
+    this.#control = control;
+    const { signal } = control;
+    const late = () => control.abort(new Problem({ detail: "berthd doesn't answer" }));
+    const timer = setTimeout(late, LISTS_MS);
     /** @type {[Capabilities, ListGroups, ListReservations]} */
     const [host, groups, reservations] = await Promise.all([
       get("capabilities", signal),
       get("groups", signal),
       get("reservations", signal),
-    ]);
+    ]).finally(() => clearTimeout(timer));
     // The older list decides where the stream begins: an event seen twice does no harm.
     const resume = Math.min(Number(groups.resumeSeq), Number(reservations.resumeSeq));
     // A daemon with an older record, or none, goes on from there.
@@ -126,11 +131,14 @@ export class Store {
 
   /** @param {unknown} error */
   #lost(error) {
+    // What the browser says of a stream that was cut isn't why it was.
+    const { signal } = this.#control;
+    const cause = signal.aborted ? signal.reason : error;
     // Ends reads that are under way, so that none of them comes late.
     this.#control.abort();
     clearTimeout(this.#touched.timer);
     this.#touched = { groups: new Set(), reservations: new Set(), timer: 0 };
-    this.problem = error instanceof Error ? error : new Error(String(error));
+    this.problem = cause instanceof Error ? cause : new Error(String(cause));
     if (this.phase === "live") {
       this.phase = "stale";
       this.asOf = new Date();
