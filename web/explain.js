@@ -15,10 +15,13 @@ export function explanation(answer, store) {
   const blocking = answer.devices.filter((device) => device.blocks);
   const others = answer.devices.filter((device) => !device.blocks);
   const told = blocking.length > 0;
-  const policies = [...together(answer.policies)].map((items) => policy(items, answer, store, told));
+  const verdicts = [...together(answer.policies)];
+  // One refusal of everything says what the summary would.
+  const summary = verdicts.length === 1 && !verdicts[0][0].may ? "No policy may have it now." : answer.summary;
+  const policies = verdicts.map((items) => policy(items, answer, store, told));
   const notes = answer.hostNotes.map((note) => h("p", { class: "muted" }, note));
   return [
-    h("p", { class: "summary" }, answer.summary),
+    h("p", { class: "summary" }, summary),
     h("ul", { class: "verdicts", "aria-label": "Policies" }, ...policies),
     blocking.length ? [h("h3", null, "What blocks"), h("ul", { class: "verdicts" }, ...blocking.map(device))] : null,
     others.length ? [h("h3", null, "What doesn't block"), h("ul", { class: "verdicts" }, ...others.map(device))] : null,

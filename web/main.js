@@ -102,7 +102,6 @@ function showFrame() {
   const { host, phase } = store;
   document.body.dataset.phase = phase;
   at("live").textContent = phase === "live" ? "live" : phase === "stale" ? "stale" : "connecting";
-  at("live").className = `live ${phase}`;
   at("simulated").hidden = !host?.simulated;
   at("simulated").textContent = host ? `simulated host ${host.topology}` : "";
   if (host) {

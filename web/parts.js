@@ -36,7 +36,7 @@ export const groupLink = (id, text = id) =>
  */
 export function ownerBadge(group, reservations) {
   const owner = ownerOf(group, reservations);
-  return [badge(`owner-${owner.kind}`, owner.text), owner.who ? h("span", { class: "who" }, owner.who) : null];
+  return [badge(`owner-${owner.kind}`, owner.text), owner.who ? h("span", { class: "who", title: owner.who }, owner.who) : null];
 }
 
 /** @param {string} condition */

@@ -40,7 +40,7 @@ export async function openPage(browser, daemon, hash = "", options = {}) {
   });
   if (process.env.BERTH_PAGE_FROM_DISK) await serveFromDisk(page, daemon);
   await page.goto(daemon.url + hash);
-  await page.locator("#live.live", { hasText: "live" }).waitFor();
+  await page.locator("#live", { hasText: "live" }).waitFor();
   return page;
 }
 
@@ -72,14 +72,20 @@ export async function assertNoSideScroll(page, what) {
   assert.deepEqual(wide, [], `${what} scrolls sideways`);
 }
 
-/** axe finds nothing serious or critical. */
-export async function assertAccessible(page, what) {
+/**
+ * axe finds nothing serious or critical, by all its rules or by those that are named.
+ * @param {string[]} [rules]
+ */
+export async function assertAccessible(page, what, rules) {
   // The policy lets no script in; the debugger's own way isn't the page's.
   if (!(await page.evaluate(() => "axe" in globalThis))) {
     const { readFile } = await import("node:fs/promises");
     await page.evaluate(await readFile(AXE, "utf8"));
   }
-  const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  const { violations } = await page.evaluate((only) => {
+    const runOnly = only && { type: "rule", values: only };
+    return globalThis.axe.run(document, { resultTypes: ["violations"], ...(only && { runOnly }) });
+  }, rules);
   const bad = violations.filter((item) => ["serious", "critical"].includes(item.impact));
   const told = bad.map((item) => `${item.id}: ${item.help}: ${item.nodes.slice(0, 3).map((node) => `${node.html.slice(0, 160)} ${node.failureSummary}`).join(" | ")}`);
   assert.deepEqual(told, [], `${what} is not accessible`);

@@ -36,6 +36,8 @@ test("a killed daemon makes the page stale, and a new one current again", async 
   await daemon.kill();
   await page.getByText("Not current: what you see is from").waitFor();
   assert.equal(await page.locator("#live").innerText(), "stale");
+  const place = await page.locator("#live").boundingBox();
+  assert.ok(place.y < 60 && place.x > 1000, "the mark stays in the page's head");
   await page.getByText(/was to end at/).waitFor();
   assert.ok(await page.getByText("vm-old").isVisible(), "what was known is still there to be read");
   await picture(page, "stale-light");

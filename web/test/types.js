@@ -3,7 +3,6 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import { Daemon } from "./daemon.js";
 
 const TOOLS = createRequire(resolve(process.env.BERTH_WEB_TOOLS || "target/web-tools", "package.json"));
@@ -17,7 +16,7 @@ await daemon.stop();
 const made = join(OUT, "openapi.json");
 const known = await readFile(made, "utf8").catch(() => "");
 if (known !== document) {
-  const { default: openapi, astToString } = await import(pathToFileURL(TOOLS.resolve("openapi-typescript")));
+  const { default: openapi, astToString } = TOOLS("openapi-typescript");
   await writeFile(join(OUT, "api.d.ts"), astToString(await openapi(JSON.parse(document))));
   await writeFile(made, document);
 }

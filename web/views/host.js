@@ -170,7 +170,7 @@ function cells({ node }, reservations) {
   if (!group) return [node.name, "", "", "", "", "", ""];
   const condition = conditionCell(node, group);
   if (!device) {
-    const what = h("span", { class: "muted" }, `${count(group.devices.length, "device")} that can't be told apart`);
+    const what = h("span", { class: "muted" }, `${count(group.devices.length, "device")} with one owner`);
     return [h("strong", null, groupLink(group.stableId, node.name)), what, h("span", { class: "muted mono" }, group.stableId), "", "", ownerBadge(group, reservations), condition];
   }
   const label = kind === "bridge" ? h("span", { class: "tag" }, "bridge") : null;
