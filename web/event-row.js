@@ -9,7 +9,18 @@ import { address, word } from "./words.js";
 /** What changes with everything, and says nothing. */
 const SILENT = new Set(["stableId", "id", "createdAt", "warnings"]);
 /** What is told first, and of something new alone. */
-const FIRST = ["state", "pending", "condition", "conditionNote", "ownership", "ownerCnt", "drivers", "policy", "delivery", "claims"];
+const FIRST = [
+  "state",
+  "pending",
+  "condition",
+  "conditionNote",
+  "ownership",
+  "ownerCnt",
+  "drivers",
+  "policy",
+  "delivery",
+  "claims",
+];
 const SHOWN = 4;
 const NOTHING = "none";
 
@@ -22,7 +33,9 @@ export function eventRow(event, about = "") {
   const objects = [
     event.reservation && event.reservation !== about ? reservationLink(event.reservation) : null,
     ...event.devices.filter((device) => address(device) !== about).map(deviceLink),
-    ...(event.devices.length ? [] : event.groups.filter((id) => id !== about).map((id) => groupLink(id))),
+    ...(event.devices.length
+      ? []
+      : event.groups.filter((id) => id !== about).map((id) => groupLink(id))),
     ...(event.reservation || event.groups.length || event.devices.length ? [] : [named(event)]),
   ];
   return h(
@@ -32,7 +45,11 @@ export function eventRow(event, about = "") {
     h("span", { class: "when" }, time(event.time)),
     h("strong", { class: "kind" }, event.kind),
     h("span", { class: "objects" }, ...objects.flatMap((part) => [part, " "])),
-    h("span", { class: "by muted" }, [holderOf(event), event.actor, event.cause].filter(Boolean).join(", ")),
+    h(
+      "span",
+      { class: "by muted" },
+      [holderOf(event), event.actor, event.cause].filter(Boolean).join(", "),
+    ),
     changes.length ? details(event, changes) : null,
   );
 }
@@ -63,11 +80,17 @@ function details(event, changes) {
  */
 function state(name, value) {
   if (!value) return null;
-  return h("div", null, h("p", { class: "small muted" }, name), h("pre", { tabindex: "0", "aria-label": name }, JSON.stringify(sorted(value), null, 1)));
+  return h(
+    "div",
+    null,
+    h("p", { class: "small muted" }, name),
+    h("pre", { tabindex: "0", "aria-label": name }, JSON.stringify(sorted(value), null, 1)),
+  );
 }
 
 /** Documents come with their names in any order. @param {Record<string, any>} value */
-const sorted = (value) => Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
+const sorted = (value) =>
+  Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
 
 /**
  * What an event changed, a few words each.
@@ -97,10 +120,16 @@ const label = (name) => name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLower
 function said(value) {
   if (value === undefined || value === null || value === "" || value === 0) return NOTHING;
   if (Array.isArray(value)) {
-    return value.length ? (typeof value[0] === "object" ? `${value.length}` : value.join(" ")) : NOTHING;
+    return value.length
+      ? typeof value[0] === "object"
+        ? `${value.length}`
+        : value.join(" ")
+      : NOTHING;
   }
   if (typeof value !== "object") return /^[A-Z_]+$/.test(value) ? word(value) : `${value}`;
-  const parts = Object.entries(sorted(value)).map(([key, part]) => (key.includes(":") ? `${key} ${said(part)}` : said(part)));
+  const parts = Object.entries(sorted(value)).map(([key, part]) =>
+    key.includes(":") ? `${key} ${said(part)}` : said(part),
+  );
   return parts.join(" ");
 }
 

@@ -17,14 +17,19 @@ export function explanation(answer, store) {
   const told = blocking.length > 0;
   const verdicts = [...together(answer.policies)];
   // One refusal of everything says what the summary would.
-  const summary = verdicts.length === 1 && !verdicts[0][0].may ? "No policy may have it now." : answer.summary;
+  const summary =
+    verdicts.length === 1 && !verdicts[0][0].may ? "No policy may have it now." : answer.summary;
   const policies = verdicts.map((items) => policy(items, answer, store, told));
   const notes = answer.hostNotes.map((note) => h("p", { class: "muted" }, note));
   return [
     h("p", { class: "summary" }, summary),
     h("ul", { class: "verdicts", "aria-label": "Policies" }, ...policies),
-    blocking.length ? [h("h3", null, "What blocks"), h("ul", { class: "verdicts" }, ...blocking.map(device))] : null,
-    others.length ? [h("h3", null, "What doesn't block"), h("ul", { class: "verdicts" }, ...others.map(device))] : null,
+    blocking.length
+      ? [h("h3", null, "What blocks"), h("ul", { class: "verdicts" }, ...blocking.map(device))]
+      : null,
+    others.length
+      ? [h("h3", null, "What doesn't block"), h("ul", { class: "verdicts" }, ...others.map(device))]
+      : null,
     notes.length ? [h("h3", null, "About the host"), ...notes] : null,
   ].flat();
 }
@@ -71,9 +76,27 @@ export function refusal(given) {
     h("p", { class: "why" }, given.message),
     h("p", { class: "small muted mono" }, code),
     blockers.length
-      ? h("ul", { class: "blockers" }, ...blockers.map((item) => h("li", null, deviceLink(item.device), ` ${withoutAddress(item.text, address(item.device))}`)))
+      ? h(
+          "ul",
+          { class: "blockers" },
+          ...blockers.map((item) =>
+            h(
+              "li",
+              null,
+              deviceLink(item.device),
+              ` ${withoutAddress(item.text, address(item.device))}`,
+            ),
+          ),
+        )
       : null,
-    given.resolve.length ? h("div", { class: "way-out" }, h("p", { class: "small muted" }, "Way out"), ...given.resolve.map(wayOut)) : null,
+    given.resolve.length
+      ? h(
+          "div",
+          { class: "way-out" },
+          h("p", { class: "small muted" }, "Way out"),
+          ...given.resolve.map(wayOut),
+        )
+      : null,
   ];
 }
 
@@ -81,7 +104,8 @@ export function refusal(given) {
  * A command to copy, or what else is to be done.
  * @param {string} text
  */
-const wayOut = (text) => (text.startsWith("berth ") ? command(text) : h("p", { class: "act" }, text));
+const wayOut = (text) =>
+  text.startsWith("berth ") ? command(text) : h("p", { class: "act" }, text);
 
 /**
  * @param {Explanation} answer
@@ -112,4 +136,5 @@ function device(verdict) {
  * @param {string} text
  * @param {string} name
  */
-const withoutAddress = (text, name) => (text.startsWith(`${name} `) ? text.slice(name.length + 1).replace(/^: /, "") : text);
+const withoutAddress = (text, name) =>
+  text.startsWith(`${name} `) ? text.slice(name.length + 1).replace(/^: /, "") : text;

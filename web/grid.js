@@ -39,8 +39,17 @@ export class Grid {
     this.#body = h("div", { class: "grid-body", role: "rowgroup" });
     this.element = h(
       "div",
-      { class: "grid", role: "treegrid", "aria-label": options.label, "aria-colcount": heads.length },
-      h("div", { class: "grid-head", role: "rowgroup" }, h("div", { class: "grid-row", role: "row", "aria-rowindex": "1" }, ...heads)),
+      {
+        class: "grid",
+        role: "treegrid",
+        "aria-label": options.label,
+        "aria-colcount": heads.length,
+      },
+      h(
+        "div",
+        { class: "grid-head", role: "rowgroup" },
+        h("div", { class: "grid-row", role: "row", "aria-rowindex": "1" }, ...heads),
+      ),
       this.#body,
     );
     const { signal } = this.#abort;
@@ -89,7 +98,10 @@ export class Grid {
     const most = Math.max(0, this.#rows.length * this.#height - innerHeight);
     const top = Math.min(-this.#body.getBoundingClientRect().top, most);
     const first = Math.max(0, Math.floor(top / this.#height) - BEYOND);
-    const last = Math.min(this.#rows.length, Math.ceil((top + innerHeight) / this.#height) + BEYOND);
+    const last = Math.min(
+      this.#rows.length,
+      Math.ceil((top + innerHeight) / this.#height) + BEYOND,
+    );
     const wanted = new Set();
     for (let at = first; at < last; at += 1) wanted.add(at);
     // The row that the keyboard is on must not lose it.
@@ -162,13 +174,17 @@ export class Grid {
     if (row.expanded === null) element.removeAttribute("aria-expanded");
     else element.setAttribute("aria-expanded", `${row.expanded}`);
     const twisty = h("span", { class: "twisty", "aria-hidden": "true" });
-    const cells = this.#options.cells(row).map((content, column) =>
-      h("div", { role: "gridcell", class: `cell-${column}` }, column ? null : twisty, content),
-    );
+    const cells = this.#options
+      .cells(row)
+      .map((content, column) =>
+        h("div", { role: "gridcell", class: `cell-${column}` }, column ? null : twisty, content),
+      );
     fill(element, cells);
     // One stop of the Tab key for the whole tree; what links there are is on the object's own page.
     for (const link of element.querySelectorAll("a")) link.tabIndex = -1;
-    this.#shown.get(row.node.key)?.element.style.setProperty("transform", `translateY(${at * this.#height}px)`);
+    this.#shown
+      .get(row.node.key)
+      ?.element.style.setProperty("transform", `translateY(${at * this.#height}px)`);
   }
 
   /** @param {Event} event */
@@ -206,7 +222,8 @@ export class Grid {
     if (to !== null) this.#focus(to);
     else if (event.key === "ArrowRight" && row.expanded === false) this.#options.onToggle(row);
     else if (event.key === "ArrowLeft" && row.expanded === true) this.#options.onToggle(row);
-    else if (event.key === "Enter") this.#shown.get(row.node.key)?.element.querySelector("a")?.click();
+    else if (event.key === "Enter")
+      this.#shown.get(row.node.key)?.element.querySelector("a")?.click();
     else if (event.key === " " && row.expanded !== null) this.#options.onToggle(row);
     else return;
     event.preventDefault();
@@ -222,15 +239,24 @@ export class Grid {
     const page = Math.max(1, Math.floor(innerHeight / this.#height) - 4);
     const end = this.#rows.length - 1;
     switch (key) {
-      case "ArrowDown": return Math.min(end, at + 1);
-      case "ArrowUp": return Math.max(0, at - 1);
-      case "PageDown": return Math.min(end, at + page);
-      case "PageUp": return Math.max(0, at - page);
-      case "Home": return 0;
-      case "End": return end;
-      case "ArrowRight": return row.expanded ? at + 1 : null;
-      case "ArrowLeft": return row.expanded ? null : this.#parentOf(at);
-      default: return null;
+      case "ArrowDown":
+        return Math.min(end, at + 1);
+      case "ArrowUp":
+        return Math.max(0, at - 1);
+      case "PageDown":
+        return Math.min(end, at + page);
+      case "PageUp":
+        return Math.max(0, at - page);
+      case "Home":
+        return 0;
+      case "End":
+        return end;
+      case "ArrowRight":
+        return row.expanded ? at + 1 : null;
+      case "ArrowLeft":
+        return row.expanded ? null : this.#parentOf(at);
+      default:
+        return null;
     }
   }
 

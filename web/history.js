@@ -64,15 +64,29 @@ export class History {
       return;
     }
     const last = this.#events.length ? seqOf(this.#events[this.#events.length - 1]) : this.#seen;
-    const fresh = this.#store.log.events.filter((event) => seqOf(event) > last && this.#concerns(event));
+    const fresh = this.#store.log.events.filter(
+      (event) => seqOf(event) > last && this.#concerns(event),
+    );
     this.#events.push(...fresh);
     this.#seen = Math.max(this.#store.log.last, last);
-    const rows = this.#events.slice(-MOST).reverse().map((event) => eventRow(event, this.#object));
+    const rows = this.#events
+      .slice(-MOST)
+      .reverse()
+      .map((event) => eventRow(event, this.#object));
     const all = link("events", "", { [this.#param]: this.#object });
     fill(
       this.element,
-      rows.length ? h("ol", { class: "events", "aria-label": "Newest first" }, ...rows) : h("p", { class: "muted" }, "Nothing is kept about it."),
-      this.#cut ? h("p", { class: "muted" }, `The last ${MOST} events. Older ones: `, h("code", null, `berth history ${this.#object}`)) : null,
+      rows.length
+        ? h("ol", { class: "events", "aria-label": "Newest first" }, ...rows)
+        : h("p", { class: "muted" }, "Nothing is kept about it."),
+      this.#cut
+        ? h(
+            "p",
+            { class: "muted" },
+            `The last ${MOST} events. Older ones: `,
+            h("code", null, `berth history ${this.#object}`),
+          )
+        : null,
       h("p", { class: "small" }, h("a", { href: all }, "In the view of events")),
     );
   }

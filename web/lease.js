@@ -15,7 +15,11 @@ import { clock, span } from "./words.js";
 export function lease(reservation, current) {
   if (!reservation.expiresAt) return h("span", { class: "muted" }, "no limit");
   const end = reservation.expiresAt;
-  return h("time", { class: "lease", datetime: end, "data-lease": end, title: end }, text(end, current));
+  return h(
+    "time",
+    { class: "lease", datetime: end, "data-lease": end, title: end },
+    text(end, current),
+  );
 }
 
 /**

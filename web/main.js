@@ -41,7 +41,8 @@ function mount() {
   view.update(route);
   document.title = title();
   for (const item of document.querySelectorAll("nav [data-view]")) {
-    if (item.getAttribute("data-view") === section(route.view)) item.setAttribute("aria-current", "page");
+    if (item.getAttribute("data-view") === section(route.view))
+      item.setAttribute("aria-current", "page");
     else item.removeAttribute("aria-current");
   }
 }
@@ -63,7 +64,15 @@ function setParams(params) {
 }
 
 function missingView() {
-  fill(main, h("div", { class: "card empty" }, h("h1", null, "There is no such view."), h("p", null, h("a", { href: link("host") }, "See the host"))));
+  fill(
+    main,
+    h(
+      "div",
+      { class: "card empty" },
+      h("h1", null, "There is no such view."),
+      h("p", null, h("a", { href: link("host") }, "See the host")),
+    ),
+  );
   return { title: "Not found", update: () => {} };
 }
 
@@ -105,8 +114,11 @@ function showFrame() {
   at("simulated").hidden = !host?.simulated;
   at("simulated").textContent = host ? `simulated host ${host.topology}` : "";
   if (host) {
-    const names = host.backends.filter((item) => item.available).map((item) => item.backend.toLowerCase());
-    at("host").textContent = `kernel ${host.kernelRelease}, ${names.join(" and ") || "no VFIO back end"}, berthd ${host.version}`;
+    const names = host.backends
+      .filter((item) => item.available)
+      .map((item) => item.backend.toLowerCase());
+    at("host").textContent =
+      `kernel ${host.kernelRelease}, ${names.join(" and ") || "no VFIO back end"}, berthd ${host.version}`;
   }
   document.title = title();
   main.toggleAttribute("data-stale", phase === "stale");
@@ -118,7 +130,10 @@ function showLoss() {
   const lost = store.phase === "stale" || (store.phase === "connecting" && store.problem !== null);
   at("stale").hidden = !lost;
   if (!lost) return;
-  const why = store.problem instanceof TypeError ? "berthd doesn't answer" : store.problem?.message || "berthd doesn't answer";
+  const why =
+    store.problem instanceof TypeError
+      ? "berthd doesn't answer"
+      : store.problem?.message || "berthd doesn't answer";
   const what =
     store.phase === "stale"
       ? `Not current: what you see is from ${clock(store.asOf)} and may have changed.`

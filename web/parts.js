@@ -36,7 +36,10 @@ export const groupLink = (id, text = id) =>
  */
 export function ownerBadge(group, reservations) {
   const owner = ownerOf(group, reservations);
-  return [badge(`owner-${owner.kind}`, owner.text), owner.who ? h("span", { class: "who", title: owner.who }, owner.who) : null];
+  return [
+    badge(`owner-${owner.kind}`, owner.text),
+    owner.who ? h("span", { class: "who", title: owner.who }, owner.who) : null,
+  ];
 }
 
 /** @param {string} condition */
@@ -51,7 +54,12 @@ export const stateBadge = (state) => badge(`state-${word(state)}`, word(state));
 /** @param {Process[]} processes */
 export const processList = (processes) =>
   processes.map((item) =>
-    h("div", { class: "small" }, `${item.name} (pid ${item.pid})`, item.what ? `: ${item.what}` : ""),
+    h(
+      "div",
+      { class: "small" },
+      `${item.name} (pid ${item.pid})`,
+      item.what ? `: ${item.what}` : "",
+    ),
   );
 
 /**
@@ -60,12 +68,16 @@ export const processList = (processes) =>
  */
 export function facts(pairs) {
   const given = pairs.filter(([, value]) =>
-    Array.isArray(value) ? value.flat().some(Boolean) : value !== "" && value !== null && value !== undefined && value !== false,
+    Array.isArray(value)
+      ? value.flat().some(Boolean)
+      : value !== "" && value !== null && value !== undefined && value !== false,
   );
   return h(
     "dl",
     { class: "facts" },
-    ...given.map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value))),
+    ...given.map(([name, value]) =>
+      h("div", { key: name }, h("dt", null, name), h("dd", null, value)),
+    ),
   );
 }
 
@@ -74,7 +86,11 @@ export function facts(pairs) {
  * @param {string} text
  */
 export function command(text) {
-  const copy = h("button", { type: "button", class: "copy", "aria-label": `Copy: ${text}` }, "Copy");
+  const copy = h(
+    "button",
+    { type: "button", class: "copy", "aria-label": `Copy: ${text}` },
+    "Copy",
+  );
   copy.onclick = async (event) => {
     const button = /** @type {HTMLElement} */ (event.currentTarget);
     try {

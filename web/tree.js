@@ -42,7 +42,10 @@ export function build(groups, reservations) {
     for (const member of members) devices.set(member.name, member);
     const top = topmost(group);
     if (!top) continue;
-    hanging.push([members.length === 1 ? members[0] : ofSeveral(group, members, reservations), top]);
+    hanging.push([
+      members.length === 1 ? members[0] : ofSeveral(group, members, reservations),
+      top,
+    ]);
   }
   for (const [node, top] of hanging) {
     const parent = devices.get(top.parentPort);
@@ -123,8 +126,17 @@ function rootOf(device, roots) {
   let root = roots.get(name);
   if (!root) {
     root = {
-      key: `r:${name}`, kind: "root", name, device: null, group: null, member: false,
-      text: `root complex ${name}`, owner: "", attention: false, children: [], devices: 0,
+      key: `r:${name}`,
+      kind: "root",
+      name,
+      device: null,
+      group: null,
+      member: false,
+      text: `root complex ${name}`,
+      owner: "",
+      attention: false,
+      children: [],
+      devices: 0,
     };
     roots.set(name, root);
   }

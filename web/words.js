@@ -29,7 +29,8 @@ export function size(bytes) {
  * @param {number} count
  * @param {string} noun
  */
-export const count = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+export const count = (count, noun) =>
+  `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
 /**
  * @param {number} value
@@ -77,7 +78,15 @@ export function ownerOf(group, reservations) {
 
 /** The kinds of owners, in the order in which they are offered. */
 export const OWNER_KINDS = [
-  "free", "reserved", "exclusive", "shared", "group", "kernel", "private", "foreign", "unknown",
+  "free",
+  "reserved",
+  "exclusive",
+  "shared",
+  "group",
+  "kernel",
+  "private",
+  "foreign",
+  "unknown",
 ];
 
 /**
@@ -95,7 +104,12 @@ export const needsAttention = (group) =>
  * @param {number} seconds
  */
 export function span(seconds) {
-  const units = /** @type {const} */ ([["d", 86400], ["h", 3600], ["min", 60], ["s", 1]]);
+  const units = /** @type {const} */ ([
+    ["d", 86400],
+    ["h", 3600],
+    ["min", 60],
+    ["s", 1],
+  ]);
   const first = units.findIndex(([, length]) => seconds >= length);
   if (first < 0) return "0 s";
   const [unit, length] = units[first];

@@ -6,7 +6,9 @@ import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 
 // The tools are installed apart from the sources.
-const tools = createRequire(resolve(process.env.BERTH_WEB_TOOLS || "target/web-tools", "package.json"));
+const tools = createRequire(
+  resolve(process.env.BERTH_WEB_TOOLS || "target/web-tools", "package.json"),
+);
 const { chromium } = tools("playwright-core");
 const AXE = tools.resolve("axe-core/axe.min.js");
 const PICTURES = process.env.BERTH_PICTURES || "target/web";
@@ -49,7 +51,12 @@ async function serveFromDisk(page, daemon) {
   await page.route(new RegExp(`^${daemon.url}(web/.*)?$`), async (route) => {
     const name = new URL(route.request().url()).pathname.replace(/^\/(web\/)?/, "") || "index.html";
     const response = await route.fetch();
-    const types = { js: "text/javascript", css: "text/css", svg: "image/svg+xml", html: "text/html" };
+    const types = {
+      js: "text/javascript",
+      css: "text/css",
+      svg: "image/svg+xml",
+      html: "text/html",
+    };
     const headers = { ...response.headers(), "content-type": types[name.split(".").pop()] };
     await route.fulfill({ status: 200, headers, path: join("web", name) });
   });
@@ -66,7 +73,9 @@ export async function assertNoSideScroll(page, what) {
   const wide = await page.evaluate(() => {
     const width = document.documentElement.clientWidth;
     if (document.documentElement.scrollWidth <= width) return [];
-    const beyond = [...document.querySelectorAll("body *")].filter((item) => item.getBoundingClientRect().right > width + 1);
+    const beyond = [...document.querySelectorAll("body *")].filter(
+      (item) => item.getBoundingClientRect().right > width + 1,
+    );
     return beyond.slice(0, 5).map((item) => `${item.tagName} ${item.className}`);
   });
   assert.deepEqual(wide, [], `${what} scrolls sideways`);
@@ -87,7 +96,13 @@ export async function assertAccessible(page, what, rules) {
     return globalThis.axe.run(document, { resultTypes: ["violations"], ...(only && { runOnly }) });
   }, rules);
   const bad = violations.filter((item) => ["serious", "critical"].includes(item.impact));
-  const told = bad.map((item) => `${item.id}: ${item.help}: ${item.nodes.slice(0, 3).map((node) => `${node.html.slice(0, 160)} ${node.failureSummary}`).join(" | ")}`);
+  const told = bad.map(
+    (item) =>
+      `${item.id}: ${item.help}: ${item.nodes
+        .slice(0, 3)
+        .map((node) => `${node.html.slice(0, 160)} ${node.failureSummary}`)
+        .join(" | ")}`,
+  );
   assert.deepEqual(told, [], `${what} is not accessible`);
 }
 

@@ -4,7 +4,9 @@ import { execFileSync } from "node:child_process";
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 
-const tools = createRequire(resolve(process.env.BERTH_WEB_TOOLS || "target/web-tools", "package.json"));
+const tools = createRequire(
+  resolve(process.env.BERTH_WEB_TOOLS || "target/web-tools", "package.json"),
+);
 const tsc = tools.resolve("typescript/bin/tsc");
 try {
   execFileSync(process.execPath, [tsc, "-p", "web/tsconfig.json"], { stdio: "inherit" });

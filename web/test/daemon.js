@@ -35,12 +35,16 @@ export class Daemon {
       ["--listen-http", `127.0.0.1:${this.port}`],
       ["--listen-handover", socket("handover.sock")],
     ];
-    this.child = spawn(join(BERTH_BIN, "berthd"), options.flat(), { stdio: ["ignore", "ignore", log.fd] });
+    this.child = spawn(join(BERTH_BIN, "berthd"), options.flat(), {
+      stdio: ["ignore", "ignore", log.fd],
+    });
     await log.close();
     const deadline = Date.now() + 60_000;
     while (!(await this.isReady())) {
       if (this.child.exitCode !== null || Date.now() > deadline) {
-        throw new Error(`berthd isn't ready: ${await readFile(join(this.directory, "berthd.log"), "utf8")}`);
+        throw new Error(
+          `berthd isn't ready: ${await readFile(join(this.directory, "berthd.log"), "utf8")}`,
+        );
       }
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
@@ -86,7 +90,9 @@ export class Daemon {
 
   /** A document of the API. */
   async get(path) {
-    return (await fetch(`${this.url}api/v1/${path}`, { headers: { accept: "application/json" } })).json();
+    return (
+      await fetch(`${this.url}api/v1/${path}`, { headers: { accept: "application/json" } })
+    ).json();
   }
 }
 

@@ -23,7 +23,10 @@ test("shows each device with its group, driver, node and owner, in words", async
   const page = await openPage(browser, daemon);
   await assert.doesNotReject(page.getByText("simulated host gpu-server").waitFor());
   const nic = row(page, "d:0000:29:00.0");
-  assert.match(await nic.innerText(), /0000:29:00.0[^]*ConnectX-7[^]*25[^]*mlx5_core[^]*0[^]*kernel[^]*ok/);
+  assert.match(
+    await nic.innerText(),
+    /0000:29:00.0[^]*ConnectX-7[^]*25[^]*mlx5_core[^]*0[^]*kernel[^]*ok/,
+  );
   assert.equal(await nic.getAttribute("aria-level"), "3");
   const { groups } = await daemon.get("groups");
   const devices = groups.flatMap((group) => group.devices).filter((device) => !device.isBridge);
@@ -42,7 +45,10 @@ test("finds by name and holder, filters by owner, and the address remembers", as
 
   await page.goto(`${daemon.url}#/host?owner=kernel`);
   await page.waitForFunction(() => !document.querySelector('[data-row="d:0000:1b:00.0"]'));
-  assert.equal(await page.getByRole("button", { name: /^kernel/ }).getAttribute("aria-pressed"), "true");
+  assert.equal(
+    await page.getByRole("button", { name: /^kernel/ }).getAttribute("aria-pressed"),
+    "true",
+  );
   // Back leads to the search as it was.
   await page.locator('[data-kind="function"] a').first().click();
   await page.locator("#why-title").waitFor();

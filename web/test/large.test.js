@@ -17,7 +17,9 @@ const frameAfter = (page, act, value) =>
           search.dispatchEvent(new Event("input"));
         } else if (name === "scroll") scrollTo(0, given);
         else document.querySelector(".under-bar button").click();
-        requestAnimationFrame(() => setTimeout(() => resolve(Math.round(performance.now() - start))));
+        requestAnimationFrame(() =>
+          setTimeout(() => resolve(Math.round(performance.now() - start))),
+        );
       }),
     [act, value],
   );
@@ -44,7 +46,9 @@ test("two thousand devices", async (t) => {
   const times = {};
   times.scroll = await frameAfter(page, "scroll", 40_000);
   assert.ok((await rows()) < 80);
-  const inSight = await page.evaluate(() => document.elementFromPoint(300, 500).closest("[data-row]") !== null);
+  const inSight = await page.evaluate(
+    () => document.elementFromPoint(300, 500).closest("[data-row]") !== null,
+  );
   assert.ok(inSight, "the middle of the tree is there once it is scrolled to");
   times.search = await frameAfter(page, "search", "nvme 0002:");
   await page.locator(".found", { hasText: "of 2,000" }).waitFor();
@@ -64,6 +68,10 @@ test("two thousand devices", async (t) => {
   await page.locator('[data-row="d:0000:01:00.0"]', { hasText: "vm-large" }).waitFor();
   times.live = Date.now() - start;
   t.diagnostic(`first paint ${first.paint} ms, first whole view by ${first.all} ms`);
-  t.diagnostic(`to the next frame: ${Object.entries(times).map(([name, ms]) => `${name} ${ms} ms`).join(", ")}`);
+  t.diagnostic(
+    `to the next frame: ${Object.entries(times)
+      .map(([name, ms]) => `${name} ${ms} ms`)
+      .join(", ")}`,
+  );
   await closePage(page);
 });

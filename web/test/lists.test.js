@@ -22,7 +22,10 @@ test("reservations show state, holder, time left, epoch and processes", async ()
   const leased = await daemon.reserve("vm1", "00:05.0", "--policy", "exclusive", "--ttl", "10m");
   const held = await daemon.reserve("vm2", "00:06.0", "--policy", "exclusive");
   const row = page.locator("tr", { hasText: "vm1" });
-  assert.match(await row.innerText(), /reserved[^]*exclusive[^]*0000:00:05.0[^]*(9|10) min \d+ s left/);
+  assert.match(
+    await row.innerText(),
+    /reserved[^]*exclusive[^]*0000:00:05.0[^]*(9|10) min \d+ s left/,
+  );
   assert.ok((await row.innerText()).includes(leased.epoch));
   await page.locator("tr", { hasText: "vm2" }).getByText("no limit").waitFor();
 
@@ -36,7 +39,12 @@ test("reservations show state, holder, time left, epoch and processes", async ()
             const at = target instanceof Element ? target : target.parentElement;
             seen.add(at.closest("[data-lease]") ? "lease" : at.outerHTML.slice(0, 80));
           }
-        }).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+        }).observe(document.body, {
+          subtree: true,
+          childList: true,
+          attributes: true,
+          characterData: true,
+        });
         setTimeout(() => resolve([...seen]), 2500);
       }),
   );
@@ -71,10 +79,13 @@ test("events come live, and are filtered by device, holder and kind", async () =
   const texts = () => page.locator(".event").allInnerTexts();
   const only = async (name, value, wanted) => {
     await page.getByLabel(name).fill(value);
-    await page.waitForFunction(([text]) => {
-      const all = [...document.querySelectorAll(".event")];
-      return all.length > 0 && all.every((item) => item.innerText.includes(text));
-    }, [wanted]);
+    await page.waitForFunction(
+      ([text]) => {
+        const all = [...document.querySelectorAll(".event")];
+        return all.length > 0 && all.every((item) => item.innerText.includes(text));
+      },
+      [wanted],
+    );
     assert.ok((await texts()).length > 0);
     await page.getByLabel(name).fill("");
   };
@@ -111,6 +122,10 @@ test("older events are read on demand", async () => {
   }
   const seqs = (await page.locator(".event .seq").allInnerTexts()).map(Number);
   assert.ok(seqs.length > 200, `${seqs.length} events`);
-  assert.deepEqual(seqs, seqs.map((_, at) => seqs.length - at), "every event since the first, once");
+  assert.deepEqual(
+    seqs,
+    seqs.map((_, at) => seqs.length - at),
+    "every event since the first, once",
+  );
   await closePage(page);
 });

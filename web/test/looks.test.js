@@ -2,7 +2,16 @@
 
 import assert from "node:assert/strict";
 import test, { after, before } from "node:test";
-import { assertAccessible, assertNoSideScroll, closePage, launch, layoutShift, openPage, PHONE, picture } from "./browser.js";
+import {
+  assertAccessible,
+  assertNoSideScroll,
+  closePage,
+  launch,
+  layoutShift,
+  openPage,
+  PHONE,
+  picture,
+} from "./browser.js";
 import { Daemon } from "./daemon.js";
 
 let daemon;
@@ -11,7 +20,18 @@ let views;
 before(async () => {
   daemon = await Daemon.start("sim:gpu-server");
   browser = await launch();
-  const held = await daemon.reserve("vm1", "1b:00.0", "--policy", "exclusive", "--delivery", "held", "--for", "uid:60001", "--ttl", "1h");
+  const held = await daemon.reserve(
+    "vm1",
+    "1b:00.0",
+    "--policy",
+    "exclusive",
+    "--delivery",
+    "held",
+    "--for",
+    "uid:60001",
+    "--ttl",
+    "1h",
+  );
   await daemon.berth("attach", held.id);
   await daemon.reserve("a-holder-with-a-name-that-is-rather-long", "43:00.0", "--policy", "group");
   await daemon.berth("cordon", "52:00.0");
@@ -34,7 +54,9 @@ after(async () => {
 /** The view is there, whole. */
 const settled = async (page) => {
   await page.locator("main > *").first().waitFor();
-  await page.waitForFunction(() => !/Asking berthd|Reading the history/.test(document.body.innerText));
+  await page.waitForFunction(
+    () => !/Asking berthd|Reading the history/.test(document.body.innerText),
+  );
 };
 
 for (const [look, options] of Object.entries({
@@ -50,12 +72,20 @@ for (const [look, options] of Object.entries({
       shifts[name] = Math.round((await layoutShift(page)) * 1000) / 1000;
       await assertNoSideScroll(page, name);
       // Colours are all that is dark; what is narrow is arranged anew.
-      await assertAccessible(page, `${name}, ${look}`, look === "dark" ? ["color-contrast"] : undefined);
-      if (look !== "light") await picture(page, `${name}-${look}`, { fullPage: look === "phone" && !["host", "events"].includes(name) });
+      await assertAccessible(
+        page,
+        `${name}, ${look}`,
+        look === "dark" ? ["color-contrast"] : undefined,
+      );
+      if (look !== "light")
+        await picture(page, `${name}-${look}`, {
+          fullPage: look === "phone" && !["host", "events"].includes(name),
+        });
       await closePage(page);
     }
     t.diagnostic(`layout shift, ${look}: ${JSON.stringify(shifts)}`);
-    for (const [name, shift] of Object.entries(shifts)) assert.ok(shift < 0.1, `${name} moves: ${shift}`);
+    for (const [name, shift] of Object.entries(shifts))
+      assert.ok(shift < 0.1, `${name} moves: ${shift}`);
   });
 }
 
@@ -95,7 +125,14 @@ test("the page obeys a strict policy and asks nobody else", async () => {
 test("every link and field is reached by the Tab key alone", async () => {
   const page = await openPage(browser, daemon, views.device);
   await settled(page);
-  const wanted = await page.evaluate(() => [...document.querySelectorAll("a, button, input, summary, pre")].filter((item) => item.checkVisibility({ visibilityProperty: true }) && item.tabIndex >= 0 && !item.closest("details:not([open]) > :not(summary)")).length);
+  const wanted = await page.evaluate(
+    () =>
+      [...document.querySelectorAll("a, button, input, summary, pre")].filter(
+        (item) =>
+          item.checkVisibility({ visibilityProperty: true }) &&
+          !item.closest("details:not([open]) > :not(summary)"),
+      ).length,
+  );
   const seen = new Set();
   for (let presses = 0; presses < wanted + 5; presses += 1) {
     await page.keyboard.press("Tab");

@@ -16,7 +16,10 @@ after(async () => {
   await daemon?.stop();
 });
 
-const fact = (page, name) => page.locator(".facts > div", { has: page.locator("dt", { hasText: new RegExp(`^${name}$`) }) }).locator("dd");
+const fact = (page, name) =>
+  page
+    .locator(".facts > div", { has: page.locator("dt", { hasText: new RegExp(`^${name}$`) }) })
+    .locator("dd");
 
 test("a group says who owns it, why it can't be given away, and the way out", async () => {
   const { stableId } = await daemon.get("groups/0000:02:01.0");
@@ -42,7 +45,10 @@ test("a device in use names its driver, its use and who blocks it", async () => 
   const device = await daemon.get("devices/0000:03:00.0");
   assert.ok(device.driver && device.hostUses.length > 0, "the host uses it");
   assert.match(await fact(page, "Driver").innerText(), new RegExp(device.driver));
-  assert.match(await fact(page, "The host uses it for").innerText(), new RegExp(device.hostUses[0].kind));
+  assert.match(
+    await fact(page, "The host uses it for").innerText(),
+    new RegExp(device.hostUses[0].kind),
+  );
   await page.getByText("HOST_USES_DEVICE").first().waitFor();
   await page.locator("h3", { hasText: "What blocks" }).waitFor();
   await closePage(page);
@@ -52,14 +58,26 @@ test("a page follows its device through a reservation, attached and given back",
   const page = await openPage(browser, daemon, "#/device/0000:00:05.0");
   await page.locator(".owner-line", { hasText: "free" }).waitFor();
   await page.getByText("Driver override").waitFor({ state: "detached" });
-  const reservation = await daemon.reserve("vm1", "00:05.0", "--policy", "exclusive", "--delivery", "held", "--for", "uid:60001");
+  const reservation = await daemon.reserve(
+    "vm1",
+    "00:05.0",
+    "--policy",
+    "exclusive",
+    "--delivery",
+    "held",
+    "--for",
+    "uid:60001",
+  );
   await page.locator(".owner-line", { hasText: "reserved" }).getByText("vm1").waitFor();
   await page.getByText("GROUP_OWNED").first().waitFor();
   await page.getByText(`berth release ${reservation.id}`).first().waitFor();
   await page.locator(".history .event", { hasText: "reservation.prepared" }).waitFor();
   await daemon.berth("attach", reservation.id);
   await page.locator(".owner-line", { hasText: "exclusive" }).waitFor();
-  await page.waitForFunction((domain) => document.body.innerText.includes(domain), reservation.domain);
+  await page.waitForFunction(
+    (domain) => document.body.innerText.includes(domain),
+    reservation.domain,
+  );
   assert.match(await fact(page, "Domain").innerText(), /0 B mapped, 1 device/);
   assert.match(await fact(page, "Claims").innerText(), /0000:00:05.0/);
   assert.match(await fact(page, "Policy").innerText(), /exclusive, held on iommufd/);

@@ -23,10 +23,18 @@ const watchFor = (page, text) =>
     const look = () => {
       const { phase } = document.body.dataset;
       const main = document.getElementById("main");
-      const current = phase === "live" || !main.hasAttribute("data-stale") || document.getElementById("stale").hidden;
+      const current =
+        phase === "live" ||
+        !main.hasAttribute("data-stale") ||
+        document.getElementById("stale").hidden;
       if (current && main.innerText.includes(wanted)) globalThis.lies.push(phase);
     };
-    new MutationObserver(look).observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+    new MutationObserver(look).observe(document, {
+      subtree: true,
+      childList: true,
+      attributes: true,
+      characterData: true,
+    });
   }, text);
 
 test("a killed daemon makes the page stale, and a new one current again", async () => {
@@ -53,7 +61,11 @@ test("a killed daemon makes the page stale, and a new one current again", async 
   await page.locator("#live", { hasText: "live" }).waitFor();
   await page.getByText("vm-new").waitFor();
   assert.equal(await page.getByText("vm-old").count(), 0);
-  assert.deepEqual(await page.evaluate(() => globalThis.lies), [], "stale state was shown as current");
+  assert.deepEqual(
+    await page.evaluate(() => globalThis.lies),
+    [],
+    "stale state was shown as current",
+  );
   assert.ok(await page.locator("#stale").isHidden());
   await closePage(page);
 });
@@ -76,9 +88,16 @@ test("the events go on where they were: none is missing, none is there twice", a
   await page.unroute("**/api/**");
   await page.locator(".event", { hasText: "vm2" }).first().waitFor();
   const { resumeSeq } = await daemon.get("groups");
-  await page.waitForFunction((last) => document.querySelector(".event .seq")?.textContent === last, resumeSeq);
+  await page.waitForFunction(
+    (last) => document.querySelector(".event .seq")?.textContent === last,
+    resumeSeq,
+  );
   const numbers = (await seqs()).map(Number);
-  assert.deepEqual(numbers, numbers.map((_, at) => numbers[0] - at), "a gap, or one twice");
+  assert.deepEqual(
+    numbers,
+    numbers.map((_, at) => numbers[0] - at),
+    "a gap, or one twice",
+  );
   assert.ok(numbers[0] > Number(before[0]));
   assert.equal(asked[0], before[0], "the stream is resumed by the last event that was seen");
   await closePage(page);

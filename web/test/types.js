@@ -5,7 +5,9 @@ import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { Daemon } from "./daemon.js";
 
-const TOOLS = createRequire(resolve(process.env.BERTH_WEB_TOOLS || "target/web-tools", "package.json"));
+const TOOLS = createRequire(
+  resolve(process.env.BERTH_WEB_TOOLS || "target/web-tools", "package.json"),
+);
 const OUT = process.env.BERTH_PICTURES || "target/web";
 
 const daemon = await Daemon.start("sim:small");

@@ -35,7 +35,14 @@ export function eventsView(main, { store, setParams, route }) {
   const names = h("datalist", { id: "kinds" });
   kind.input.setAttribute("list", "kinds");
   const found = h("p", { class: "found", role: "status" });
-  const clear = h("button", { type: "button", onclick: () => set({ device: "", holder: "", kind: "", reservation: "", group: "" }) }, "Clear filters");
+  const clear = h(
+    "button",
+    {
+      type: "button",
+      onclick: () => set({ device: "", holder: "", kind: "", reservation: "", group: "" }),
+    },
+    "Clear filters",
+  );
   const body = h("div", null);
   fill(
     main,
@@ -47,7 +54,8 @@ export function eventsView(main, { store, setParams, route }) {
 
   /** What the daemon keeps about one object reaches further back than what the page has. */
   function readPast() {
-    const object = OBJECTS.map((name) => params.get(name) || "").find((text) => isObject(text)) || "";
+    const object =
+      OBJECTS.map((name) => params.get(name) || "").find((text) => isObject(text)) || "";
     if ((past?.object || "") === object) return;
     past?.control.abort();
     past = object ? { object, events: [], control: new AbortController() } : null;
@@ -67,18 +75,39 @@ export function eventsView(main, { store, setParams, route }) {
   function draw() {
     const all = merged(past?.events || [], store.log.events);
     const wanted = all.filter((event) => matches(event, params)).reverse();
-    fill(names, ...[...new Set(store.log.events.map((event) => event.kind))].sort().map((name) => h("option", { value: name })));
+    fill(
+      names,
+      ...[...new Set(store.log.events.map((event) => event.kind))]
+        .sort()
+        .map((name) => h("option", { value: name })),
+    );
     const filtering = [...params.values()].some(Boolean);
     clear.hidden = !filtering;
-    found.textContent = filtering ? `${count(wanted.length, "event")} of that kind, of ${all.length} read${others(params)}` : `${count(all.length, "event")} read, newest first`;
+    found.textContent = filtering
+      ? `${count(wanted.length, "event")} of that kind, of ${all.length} read${others(params)}`
+      : `${count(all.length, "event")} read, newest first`;
     const older = !past && store.log.hasOlder;
     fill(
       body,
       problem ? h("p", { class: "warn-text" }, problem) : null,
       wanted.length
-        ? h("ol", { key: "list", class: "events card flush", "aria-label": "Newest first" }, ...wanted.slice(0, rows).map((event) => eventRow(event)))
+        ? h(
+            "ol",
+            { key: "list", class: "events card flush", "aria-label": "Newest first" },
+            ...wanted.slice(0, rows).map((event) => eventRow(event)),
+          )
         : h("div", { key: "none", class: "card" }, nothing(filtering, older)),
-      wanted.length > rows || older ? h("p", { key: "more", class: "more" }, h("button", { type: "button", onclick: more }, wanted.length > rows ? "Show more" : "Read older events")) : null,
+      wanted.length > rows || older
+        ? h(
+            "p",
+            { key: "more", class: "more" },
+            h(
+              "button",
+              { type: "button", onclick: more },
+              wanted.length > rows ? "Show more" : "Read older events",
+            ),
+          )
+        : null,
     );
   }
 
@@ -116,7 +145,14 @@ export function eventsView(main, { store, setParams, route }) {
  */
 function field(name, text, example, set) {
   const input = /** @type {HTMLInputElement} */ (
-    h("input", { name, type: "search", placeholder: example, autocomplete: "off", spellcheck: "false", oninput: () => set({ [name]: input.value.trim() }) })
+    h("input", {
+      name,
+      type: "search",
+      placeholder: example,
+      autocomplete: "off",
+      spellcheck: "false",
+      oninput: () => set({ [name]: input.value.trim() }),
+    })
   );
   return { input, label: h("label", null, h("span", null, text), input) };
 }
@@ -156,7 +192,9 @@ function matches(event, params) {
   if (device && !event.devices.some((item) => address(item).includes(device))) return false;
   if (holder && !holderOf(event).toLowerCase().includes(holder)) return false;
   if (kind && !event.kind.includes(kind)) return false;
-  return ["reservation", "group"].every((name) => !params.get(name) || concerns(event, params.get(name) || ""));
+  return ["reservation", "group"].every(
+    (name) => !params.get(name) || concerns(event, params.get(name) || ""),
+  );
 }
 
 /**
@@ -165,6 +203,8 @@ function matches(event, params) {
  */
 function nothing(filtering, older) {
   if (!filtering) return empty("Nothing has happened yet.");
-  const where = older ? "Only the events that were read are searched; older ones can be read." : "Nothing like it is kept.";
+  const where = older
+    ? "Only the events that were read are searched; older ones can be read."
+    : "Nothing like it is kept.";
   return empty("No event is like that.", h("p", null, where));
 }

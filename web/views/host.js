@@ -30,8 +30,12 @@ export function hostView(main, context) {
   });
   const search = /** @type {HTMLInputElement} */ (
     h("input", {
-      type: "search", class: "search", placeholder: "Search: address, name, driver, holder",
-      "aria-label": "Search devices", autocomplete: "off", spellcheck: "false",
+      type: "search",
+      class: "search",
+      placeholder: "Search: address, name, driver, holder",
+      "aria-label": "Search devices",
+      autocomplete: "off",
+      spellcheck: "false",
       oninput: () => set({ q: search.value }),
     })
   );
@@ -39,7 +43,14 @@ export function hostView(main, context) {
   const bar = h("div", { class: "filters" });
   const fold = h("button", { type: "button", onclick: () => foldAll() });
   const nothing = h("div", { class: "card", hidden: true });
-  fill(main, h("h1", { class: "hidden-title" }, "Host"), h("div", { class: "toolbar" }, search, bar), h("div", { class: "under-bar" }, found, fold), nothing, grid.element);
+  fill(
+    main,
+    h("h1", { class: "hidden-title" }, "Host"),
+    h("div", { class: "toolbar" }, search, bar),
+    h("div", { class: "under-bar" }, found, fold),
+    nothing,
+    grid.element,
+  );
 
   let { params } = context.route;
   /** @type {Node[]} */
@@ -62,13 +73,20 @@ export function hostView(main, context) {
     const filter = readFilter(params);
     const { rows, functions } = rowsOf(roots, filter, collapsed);
     const all = roots.reduce((sum, node) => sum + node.devices, 0);
-    found.textContent = functions === all ? count(all, "device") : `${functions} of ${count(all, "device")}`;
+    found.textContent =
+      functions === all ? count(all, "device") : `${functions} of ${count(all, "device")}`;
     const folded = roots.length > 0 && roots.every((node) => collapsed.has(node.key));
     fold.textContent = folded ? "Unfold all" : "Fold all";
     fold.hidden = rows.length === 0;
     grid.element.hidden = rows.length === 0;
     nothing.hidden = rows.length > 0 || store.phase === "connecting";
-    if (!nothing.hidden) fill(nothing, nothingFound(store.groups.size, store.host, () => set({ q: "", owner: "", numa: "", attention: "" })));
+    if (!nothing.hidden)
+      fill(
+        nothing,
+        nothingFound(store.groups.size, store.host, () =>
+          set({ q: "", owner: "", numa: "", attention: "" }),
+        ),
+      );
     grid.show(rows);
   }
 
@@ -125,16 +143,50 @@ function filters(groups, { store }, params, set) {
   const chip = (name, value, text, kind) => {
     const on = params.get(name) === value;
     const onclick = () => set({ [name]: on ? "" : value });
-    return h("button", { key: `${name}=${value}`, type: "button", class: `chip ${kind}`, "aria-pressed": `${on}`, onclick }, text);
+    return h(
+      "button",
+      {
+        key: `${name}=${value}`,
+        type: "button",
+        class: `chip ${kind}`,
+        "aria-pressed": `${on}`,
+        onclick,
+      },
+      text,
+    );
   };
   const kinds = OWNER_KINDS.filter((kind) => owners.has(kind) || params.get("owner") === kind);
-  const chips = kinds.map((kind) => chip("owner", kind, `${kind} ${owners.get(kind) || 0}`, `owner-${kind}`));
-  const numas = nodes.size > 1 ? [...nodes].sort((a, b) => a - b).map((node) => chip("numa", `${node}`, `NUMA ${node}`, "")) : [];
-  const looks = attention || params.get("attention") ? [chip("attention", "1", `needs attention ${attention}`, "bad")] : [];
+  const chips = kinds.map((kind) =>
+    chip("owner", kind, `${kind} ${owners.get(kind) || 0}`, `owner-${kind}`),
+  );
+  const numas =
+    nodes.size > 1
+      ? [...nodes].sort((a, b) => a - b).map((node) => chip("numa", `${node}`, `NUMA ${node}`, ""))
+      : [];
+  const looks =
+    attention || params.get("attention")
+      ? [chip("attention", "1", `needs attention ${attention}`, "bad")]
+      : [];
   return [
-    h("div", { key: "owners", class: "chips", role: "group", "aria-label": "Groups by owner" }, ...chips),
-    numas.length ? h("div", { key: "numa", class: "chips", role: "group", "aria-label": "NUMA node" }, ...numas) : null,
-    looks.length ? h("div", { key: "looks", class: "chips", role: "group", "aria-label": "Condition" }, ...looks) : null,
+    h(
+      "div",
+      { key: "owners", class: "chips", role: "group", "aria-label": "Groups by owner" },
+      ...chips,
+    ),
+    numas.length
+      ? h(
+          "div",
+          { key: "numa", class: "chips", role: "group", "aria-label": "NUMA node" },
+          ...numas,
+        )
+      : null,
+    looks.length
+      ? h(
+          "div",
+          { key: "looks", class: "chips", role: "group", "aria-label": "Condition" },
+          ...looks,
+        )
+      : null,
   ];
 }
 
@@ -153,7 +205,15 @@ function nothingFound(groups, host, onClear) {
   const notes = (host?.features || []).filter((item) => item.answer !== "YES");
   return empty(
     "This host has no IOMMU group, so there is nothing to give away.",
-    h("p", null, "Switch the IOMMU on in the firmware, and in the kernel (", h("code", null, "intel_iommu=on"), " on Intel). ", h("code", null, "berth doctor"), " looks at the whole host."),
+    h(
+      "p",
+      null,
+      "Switch the IOMMU on in the firmware, and in the kernel (",
+      h("code", null, "intel_iommu=on"),
+      " on Intel). ",
+      h("code", null, "berth doctor"),
+      " looks at the whole host.",
+    ),
     ...notes.map((item) => h("p", { class: "muted" }, `${item.name}: ${item.note}`)),
   );
 }
@@ -165,21 +225,48 @@ function nothingFound(groups, host, onClear) {
 function cells({ node }, reservations) {
   const { device, group, kind } = node;
   if (kind === "root") {
-    return [h("strong", null, `Root complex ${node.name}`), summary(node, reservations), "", "", nodesBelow(node), "", ""];
+    return [
+      h("strong", null, `Root complex ${node.name}`),
+      summary(node, reservations),
+      "",
+      "",
+      nodesBelow(node),
+      "",
+      "",
+    ];
   }
   if (!group) return [node.name, "", "", "", "", "", ""];
   const condition = conditionCell(node, group);
   if (!device) {
-    const what = h("span", { class: "muted" }, `${count(group.devices.length, "device")} with one owner`);
-    return [h("strong", null, groupLink(group.stableId, node.name)), what, h("span", { class: "muted mono" }, group.stableId), "", "", ownerBadge(group, reservations), condition];
+    const what = h(
+      "span",
+      { class: "muted" },
+      `${count(group.devices.length, "device")} with one owner`,
+    );
+    return [
+      h("strong", null, groupLink(group.stableId, node.name)),
+      what,
+      h("span", { class: "muted mono" }, group.stableId),
+      "",
+      "",
+      ownerBadge(group, reservations),
+      condition,
+    ];
   }
   const label = kind === "bridge" ? h("span", { class: "tag" }, "bridge") : null;
   // A bridge alone in its group is nobody's to reserve.
   const quiet = node.member || (kind === "bridge" && group.ownership === "FREE");
-  const owner = quiet ? h("span", { class: "muted" }, node.member ? `with group ${group.number}` : "") : ownerBadge(group, reservations);
+  const owner = quiet
+    ? h("span", { class: "muted" }, node.member ? `with group ${group.number}` : "")
+    : ownerBadge(group, reservations);
   const own = device.deviceName || deviceName(device);
   const vendor = device.deviceName && h("span", { class: "vendor" }, device.vendorName);
-  const name = h("span", { class: kind === "bridge" ? "muted" : null, title: deviceName(device) }, own, vendor);
+  const name = h(
+    "span",
+    { class: kind === "bridge" ? "muted" : null, title: deviceName(device) },
+    own,
+    vendor,
+  );
   return [
     [deviceLinkTo(node.name), label],
     name,
@@ -192,7 +279,8 @@ function cells({ node }, reservations) {
 }
 
 /** @param {Device} device */
-const driver = (device) => (device.driver ? h("code", null, device.driver) : h("span", { class: "muted" }, "none"));
+const driver = (device) =>
+  device.driver ? h("code", null, device.driver) : h("span", { class: "muted" }, "none");
 
 /**
  * @param {Node} node

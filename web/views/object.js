@@ -53,18 +53,23 @@ export function objectView(main, { store, route }) {
     asking = true;
     explainedVersion = store.version;
     const { group, device } = find(store, route);
-    const path = device ? `devices/${route.id}` : `groups/${group?.stableId || encodeURIComponent(route.id)}`;
+    const path = device
+      ? `devices/${route.id}`
+      : `groups/${group?.stableId || encodeURIComponent(route.id)}`;
     const named = group?.owner?.domain || "";
     try {
       [explained, domain] = await Promise.all([
         get(`${path}/explain`, control.signal),
-        named ? get(`domains/${encodeURIComponent(named)}`, control.signal).catch(() => null) : null,
+        named
+          ? get(`domains/${encodeURIComponent(named)}`, control.signal).catch(() => null)
+          : null,
       ]);
       explainProblem = "";
     } catch (error) {
       if (control.signal.aborted) return;
       explained = null;
-      explainProblem = error instanceof Problem ? error.message : "the explanation can't be read now";
+      explainProblem =
+        error instanceof Problem ? error.message : "the explanation can't be read now";
       if (isDevice && !group) await askAlone();
     } finally {
       asking = false;
@@ -93,18 +98,48 @@ export function objectView(main, { store, route }) {
       ? explanation(explained, store)
       : [h("p", { class: "muted" }, explainProblem || "Asking berthd")];
     const head = isDevice && shown ? deviceHead(shown, group) : group ? groupHead(group) : null;
-    const grouped = group ? [
-      section("facts", isDevice ? `Its group, ${group.number}` : "Group", groupFacts(group, store, domain)),
-      section("members", "Devices in the group", members(group, isDevice ? route.id : "")),
-    ] : [section("facts", "Group", h("p", null, "The device has no IOMMU group: nobody can be given its DMA."))];
+    const grouped = group
+      ? [
+          section(
+            "facts",
+            isDevice ? `Its group, ${group.number}` : "Group",
+            groupFacts(group, store, domain),
+          ),
+          section("members", "Devices in the group", members(group, isDevice ? route.id : "")),
+        ]
+      : [
+          section(
+            "facts",
+            "Group",
+            h("p", null, "The device has no IOMMU group: nobody can be given its DMA."),
+          ),
+        ];
     fill(
       main,
-      h("div", { class: "object-head", key: "head" }, crumbs(group, isDevice, route.id), head, group ? h("p", { class: "owner-line" }, ...ownerBadge(group, store.reservations)) : null),
-      h("div", { class: "columns", key: "columns" },
-        h("div", { class: "column", key: "left" }, section("why", "Can it be given away?", why)),
-        h("div", { class: "column", key: "right" }, isDevice && shown ? section("device", "Device", deviceFacts(shown)) : null, ...grouped),
+      h(
+        "div",
+        { class: "object-head", key: "head" },
+        crumbs(group, isDevice, route.id),
+        head,
+        group ? h("p", { class: "owner-line" }, ...ownerBadge(group, store.reservations)) : null,
       ),
-      h("section", { key: "history", class: "card", "aria-labelledby": "history-title" }, h("h2", { id: "history-title" }, "History"), h("div", { key: "slot", id: "history-slot" })),
+      h(
+        "div",
+        { class: "columns", key: "columns" },
+        h("div", { class: "column", key: "left" }, section("why", "Can it be given away?", why)),
+        h(
+          "div",
+          { class: "column", key: "right" },
+          isDevice && shown ? section("device", "Device", deviceFacts(shown)) : null,
+          ...grouped,
+        ),
+      ),
+      h(
+        "section",
+        { key: "history", class: "card", "aria-labelledby": "history-title" },
+        h("h2", { id: "history-title" }, "History"),
+        h("div", { key: "slot", id: "history-slot" }),
+      ),
     );
     const slot = main.querySelector("#history-slot");
     if (slot && history.element.parentElement !== slot) slot.replaceChildren(history.element);
@@ -131,7 +166,14 @@ export function objectView(main, { store, route }) {
 function crumbs(group, isDevice, id) {
   const up = isDevice && group ? [groupLink(group.stableId, `Group ${group.number}`), " / "] : [];
   const here = isDevice ? id : `Group ${group?.number}`;
-  return h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: link("host") }, "Host"), " / ", ...up, h("span", { "aria-current": "page" }, here));
+  return h(
+    "nav",
+    { class: "crumbs", "aria-label": "Where this is" },
+    h("a", { href: link("host") }, "Host"),
+    " / ",
+    ...up,
+    h("span", { "aria-current": "page" }, here),
+  );
 }
 
 /**
@@ -140,12 +182,18 @@ function crumbs(group, isDevice, id) {
  */
 function deviceHead(device, group) {
   const name = h("span", { class: "mono" }, address(device.address));
-  return [h("h1", null, name), h("p", { class: "lead" }, deviceName(device), group ? "" : " (without a group)")];
+  return [
+    h("h1", null, name),
+    h("p", { class: "lead" }, deviceName(device), group ? "" : " (without a group)"),
+  ];
 }
 
 /** @param {Group} group */
 function groupHead(group) {
-  return [h("h1", null, `Group ${group.number}`), h("p", { class: "lead mono muted" }, group.stableId)];
+  return [
+    h("h1", null, `Group ${group.number}`),
+    h("p", { class: "lead mono muted" }, group.stableId),
+  ];
 }
 
 /**
@@ -160,7 +208,15 @@ function missing(isDevice, id) {
     h("h1", { class: "hidden-title" }, "Not found"),
     empty(
       isDevice ? `There is no device ${id} on this host.` : `There is no group ${id} on this host.`,
-      h("p", null, "It may have been removed, or its group may have other members now. ", h("a", { href: link("host") }, "See what there is"), ", or ", h("a", { href: history }, "what happened to it"), "."),
+      h(
+        "p",
+        null,
+        "It may have been removed, or its group may have other members now. ",
+        h("a", { href: link("host") }, "See what there is"),
+        ", or ",
+        h("a", { href: history }, "what happened to it"),
+        ".",
+      ),
     ),
   );
 }

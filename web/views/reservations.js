@@ -5,14 +5,35 @@ import { fill, h } from "../dom.js";
 import { refusal } from "../explain.js";
 import { History } from "../history.js";
 import { lease } from "../lease.js";
-import { badge, deviceLink, empty, facts, groupLink, list, processList, reservationLink, section, stateBadge, time } from "../parts.js";
+import {
+  badge,
+  deviceLink,
+  empty,
+  facts,
+  groupLink,
+  list,
+  processList,
+  reservationLink,
+  section,
+  stateBadge,
+  time,
+} from "../parts.js";
 import { link } from "../router.js";
 import { address, count, size, word } from "../words.js";
 
 /** @import {Context, Reservation, Route, View} from "../types.d.ts" */
 /** @import {Store} from "../store.js" */
 
-const COLUMNS = ["Reservation", "Holder", "State", "Policy", "Devices", "Time left", "Epoch", "Processes"];
+const COLUMNS = [
+  "Reservation",
+  "Holder",
+  "State",
+  "Policy",
+  "Devices",
+  "Time left",
+  "Epoch",
+  "Processes",
+];
 
 /**
  * @param {Element} main
@@ -31,25 +52,41 @@ export function reservationsView(main, context) {
 function allView(main, { store, route, setParams }) {
   const search = /** @type {HTMLInputElement} */ (
     h("input", {
-      type: "search", class: "search", placeholder: "Search: holder, device, state",
-      "aria-label": "Search reservations", autocomplete: "off", spellcheck: "false",
+      type: "search",
+      class: "search",
+      placeholder: "Search: holder, device, state",
+      "aria-label": "Search reservations",
+      autocomplete: "off",
+      spellcheck: "false",
       value: route.params.get("q") || "",
       oninput: () => setParams({ q: search.value }),
     })
   );
   const found = h("p", { class: "found", role: "status" });
   const body = h("div", null);
-  fill(main, h("h1", null, "Reservations"), h("div", { class: "toolbar" }, search), h("div", { class: "under-bar" }, found), body);
+  fill(
+    main,
+    h("h1", null, "Reservations"),
+    h("div", { class: "toolbar" }, search),
+    h("div", { class: "under-bar" }, found),
+    body,
+  );
   return {
     title: "Reservations",
     /** @param {Route} to */
     update({ params }) {
       if (document.activeElement !== search) search.value = params.get("q") || "";
       const words = (params.get("q") || "").toLowerCase().split(/\s+/).filter(Boolean);
-      const all = [...store.reservations.values()].sort((a, b) => ((a.createdAt || "") < (b.createdAt || "") ? 1 : -1));
+      const all = [...store.reservations.values()].sort((a, b) =>
+        (a.createdAt || "") < (b.createdAt || "") ? 1 : -1,
+      );
       const shown = all.filter((item) => words.every((part) => searchText(item).includes(part)));
-      found.textContent = shown.length === all.length ? count(all.length, "reservation") : `${shown.length} of ${count(all.length, "reservation")}`;
-      if (store.phase !== "connecting") fill(body, shown.length ? table(shown, store) : nothing(all.length));
+      found.textContent =
+        shown.length === all.length
+          ? count(all.length, "reservation")
+          : `${shown.length} of ${count(all.length, "reservation")}`;
+      if (store.phase !== "connecting")
+        fill(body, shown.length ? table(shown, store) : nothing(all.length));
     },
   };
 }
@@ -57,7 +94,9 @@ function allView(main, { store, route, setParams }) {
 /** @param {Reservation} item */
 function searchText(item) {
   const devices = item.targets.flatMap((target) => [target.group, ...target.devices.map(address)]);
-  const pids = item.claims.flatMap((claim) => claim.processes).map((process) => `${process.pid} ${process.name}`);
+  const pids = item.claims
+    .flatMap((claim) => claim.processes)
+    .map((process) => `${process.pid} ${process.name}`);
   const words = [item.id, item.holder?.name, item.label, item.state, item.policy, item.delivery];
   return [...words, ...devices, ...pids].join(" ").toLowerCase();
 }
@@ -65,7 +104,15 @@ function searchText(item) {
 /** @param {number} all */
 function nothing(all) {
   const text = all ? "No reservation is like that." : "Nothing is reserved on this host.";
-  const how = all ? null : h("p", null, "Reserve a device with ", h("code", null, "berth reserve --holder NAME --device ADDRESS --policy exclusive"), ".");
+  const how = all
+    ? null
+    : h(
+        "p",
+        null,
+        "Reserve a device with ",
+        h("code", null, "berth reserve --holder NAME --device ADDRESS --policy exclusive"),
+        ".",
+      );
   return h("div", { key: "nothing", class: "card" }, empty(text, how));
 }
 
@@ -95,15 +142,31 @@ function row(item, store) {
   const pids = processesOf(item);
   const cells = [
     reservationLink(item.id),
-    [h("strong", null, item.holder?.name), h("div", { class: "small muted" }, `label ${item.label}`)],
+    [
+      h("strong", null, item.holder?.name),
+      h("div", { class: "small muted" }, `label ${item.label}`),
+    ],
     [stateBadge(item.state), ...stateNote(item)],
-    [word(item.policy), h("div", { class: "small muted" }, `${word(item.delivery)}, ${word(item.backend)}`)],
+    [
+      word(item.policy),
+      h("div", { class: "small muted" }, `${word(item.delivery)}, ${word(item.backend)}`),
+    ],
     devices.map((device) => h("div", null, deviceLink(device))),
     lease(item, store.phase === "live"),
     h("span", { class: "mono" }, item.epoch),
     pids.length ? processList(pids) : h("span", { class: "muted" }, "none"),
   ];
-  return h("tr", { key: item.id }, ...cells.map((content, at) => h(at ? "td" : "th", { scope: at ? null : "row", "data-label": COLUMNS[at] }, h("div", null, content))));
+  return h(
+    "tr",
+    { key: item.id },
+    ...cells.map((content, at) =>
+      h(
+        at ? "td" : "th",
+        { scope: at ? null : "row", "data-label": COLUMNS[at] },
+        h("div", null, content),
+      ),
+    ),
+  );
 }
 
 /** @param {Reservation} item */
@@ -111,7 +174,9 @@ function stateNote(item) {
   return [
     item.pending ? h("div", { class: "small" }, `${item.pending} under way`) : null,
     item.detail ? h("div", { class: "small" }, item.detail) : null,
-    item.lastFailure ? h("div", { class: "small warn-text" }, `last order refused: ${item.lastFailure.reason}`) : null,
+    item.lastFailure
+      ? h("div", { class: "small warn-text" }, `last order refused: ${item.lastFailure.reason}`)
+      : null,
   ];
 }
 
@@ -155,13 +220,34 @@ function oneView(main, { store, route }) {
     const title = item?.holder?.name ? `${item.holder.name}` : id;
     fill(
       main,
-      h("div", { class: "object-head", key: "head" },
-        h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: link("reservations") }, "Reservations"), " / ", h("span", { "aria-current": "page" }, id)),
+      h(
+        "div",
+        { class: "object-head", key: "head" },
+        h(
+          "nav",
+          { class: "crumbs", "aria-label": "Where this is" },
+          h("a", { href: link("reservations") }, "Reservations"),
+          " / ",
+          h("span", { "aria-current": "page" }, id),
+        ),
         h("h1", null, title),
-        item ? h("p", { class: "owner-line" }, stateBadge(item.state), h("span", { class: "mono muted" }, id)) : h("p", { class: "owner-line" }, "It isn't among the reservations now. What is kept of it is below."),
+        item
+          ? h(
+              "p",
+              { class: "owner-line" },
+              stateBadge(item.state),
+              h("span", { class: "mono muted" }, id),
+            )
+          : h(
+              "p",
+              { class: "owner-line" },
+              "It isn't among the reservations now. What is kept of it is below.",
+            ),
       ),
       item ? section("reservation", "Reservation", reservationFacts(item, store)) : null,
-      item?.lastFailure ? section("failure", "Why the last order failed", ...refusal(item.lastFailure)) : null,
+      item?.lastFailure
+        ? section("failure", "Why the last order failed", ...refusal(item.lastFailure))
+        : null,
       section("history", "History", h("div", { key: "slot", id: "history-slot" })),
     );
     const slot = main.querySelector("#history-slot");
@@ -193,16 +279,36 @@ function reservationFacts(item, store) {
     ["Time left", lease(item, store.phase === "live")],
     ["Policy", word(item.policy)],
     ["Delivery", `${word(item.delivery)} on ${word(item.backend)}`],
-    ["Groups", item.targets.map((target) => h("div", null, groupLink(target.group), " ", ...list(target.devices.map(deviceLink))))],
+    [
+      "Groups",
+      item.targets.map((target) =>
+        h("div", null, groupLink(target.group), " ", ...list(target.devices.map(deviceLink))),
+      ),
+    ],
     ["Claims", count(item.claims.length, "device")],
     ["Processes", processList(processesOf(item))],
-    ["Hold", item.hold === "KERNEL" ? "the kernel refuses everyone else" : "the record alone keeps others out"],
+    [
+      "Hold",
+      item.hold === "KERNEL"
+        ? "the kernel refuses everyone else"
+        : "the record alone keeps others out",
+    ],
     ["Domain", h("span", { class: "mono" }, item.domain)],
     ["Context", h("span", { class: "mono" }, item.context)],
     ["Epoch", h("span", { class: "mono" }, item.epoch)],
     ["May pin", Number(item.memoryBytes) > 0 ? size(item.memoryBytes) : ""],
     ["Reserved", item.createdAt ? time(item.createdAt) : ""],
     ["Warnings", item.warnings.map((text) => h("div", null, badge("warn", "warning"), ` ${text}`))],
-    ["Given back", item.givenBack.map((back) => h("div", null, deviceLink(back.device), ` reset ${word(back.reset)}, ${back.baselineRestored ? "baseline restored" : "baseline not restored"}${back.note ? `: ${back.note}` : ""}`))],
+    [
+      "Given back",
+      item.givenBack.map((back) =>
+        h(
+          "div",
+          null,
+          deviceLink(back.device),
+          ` reset ${word(back.reset)}, ${back.baselineRestored ? "baseline restored" : "baseline not restored"}${back.note ? `: ${back.note}` : ""}`,
+        ),
+      ),
+    ],
   ]);
 }
