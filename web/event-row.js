@@ -99,15 +99,36 @@ const sorted = (value) =>
 export function changesOf(event) {
   const before = /** @type {Record<string, any> | undefined} */ (event.before);
   const after = /** @type {Record<string, any>} */ (event.after || {});
+  if (!event.after) return [];
   if (!before) {
     const told = FIRST.filter((name) => said(after[name]) !== NOTHING);
     return told.map((name) => `${label(name)} ${said(after[name])}`);
   }
   const names = [...new Set([...FIRST, ...Object.keys(before), ...Object.keys(after)])];
   return names
-    .filter((name) => !SILENT.has(name) && said(before[name]) !== said(after[name]))
-    .map((name) => `${label(name)} ${said(before[name])} → ${said(after[name])}`);
+    .filter((name) => !SILENT.has(name))
+    .flatMap((name) => change(name, before[name], after[name]));
 }
+
+/**
+ * A change of one value; of a table by device, of the devices that changed.
+ * @param {string} name
+ * @param {any} before
+ * @param {any} after
+ * @returns {string[]}
+ */
+function change(name, before, after) {
+  if (isTable(before) && isTable(after)) {
+    const keys = [...new Set([...Object.keys(before), ...Object.keys(after)])].sort();
+    return keys.flatMap((key) => change(`${name} of ${key}`, before[key], after[key]));
+  }
+  const [from, to] = [said(before), said(after)];
+  return from === to ? [] : [`${label(name)} ${from} → ${to}`];
+}
+
+/** @param {any} value */
+const isTable = (value) =>
+  value && typeof value === "object" && Object.keys(value).some((key) => key.includes(":"));
 
 /** @param {string} name */
 const label = (name) => name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);

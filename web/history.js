@@ -20,6 +20,7 @@ export class History {
   #cut = false;
   #seen = 0;
   #read = false;
+  #starts = 0;
   #problem = "";
   #control = new AbortController();
   #store;
@@ -43,6 +44,7 @@ export class History {
   }
 
   async #load() {
+    this.#starts = this.#store.log.starts;
     try {
       const { events, cut } = await historyOf(this.#object, MOST, this.#control.signal);
       this.#events = events;
@@ -58,6 +60,7 @@ export class History {
 
   /** Takes what came, and shows it newest first. */
   update() {
+    if (this.#starts !== this.#store.log.starts) this.#load();
     if (!this.#read) {
       fill(this.element, h("p", { class: "muted" }, this.#problem || "Reading the history"));
       if (this.#problem && this.#store.phase === "live") this.#retry();

@@ -18,6 +18,8 @@ export class EventLog {
   events = [];
   /** The last event that was seen; 0 before any. */
   last = 0;
+  /** How often it started anew, with a gap to what was there before. */
+  starts = 0;
   /** Whether the daemon may keep events before the first one here. */
   hasOlder = false;
   #kept = LIVE;
@@ -27,10 +29,11 @@ export class EventLog {
    * @param {number} seq
    */
   async restart(seq) {
-    this.events = [];
+    const events = await before(seq + 1, FIRST_PAGE);
+    this.starts += 1;
     this.last = seq;
     this.#kept = LIVE;
-    this.events = await before(seq + 1, FIRST_PAGE);
+    this.events = events;
     this.hasOlder = this.events.length > 0 && seqOf(this.events[0]) > 1;
   }
 

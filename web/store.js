@@ -38,6 +38,8 @@ export class Store {
   /** @type {Map<string, Reservation>} */
   reservations = new Map();
   log = new EventLog();
+  /** How often all lists were read: what was learnt before the last time may have changed. */
+  session = 0;
   /** Changes whenever the groups or the reservations do. */
   version = 0;
 
@@ -102,6 +104,7 @@ export class Store {
     // A daemon with an older record, or none, goes on from there.
     if (this.log.last === 0 || this.log.last > resume) await this.log.restart(resume);
     this.host = host;
+    this.session += 1;
     this.#putGroups(groups.groups);
     this.#putReservations(reservations.reservations);
     try {

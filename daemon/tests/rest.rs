@@ -275,7 +275,8 @@ async fn the_page_has_all_its_files_and_a_strict_policy() {
         assert!(!answer.body.contains("innerHTML"), "{file}");
         for import in answer.body.split("from \"").skip(1) {
             let module = import.split('"').next().unwrap_or("");
-            let Some((_, name)) = module.split_once('/').filter(|(up, _)| up.starts_with('.')) else {
+            let Some((_, name)) = module.split_once('/').filter(|(up, _)| up.starts_with('.'))
+            else {
                 panic!("{file} imports {module:?}, which isn't a file of the page");
             };
             let folder = if file.starts_with("/web/views/") && module.starts_with("./") {

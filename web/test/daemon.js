@@ -88,6 +88,13 @@ export class Daemon {
     return JSON.parse(await this.berth(...given, ...words));
   }
 
+  /** A process that holds a reservation's devices. */
+  run(id, ...command) {
+    const env = { ...process.env, BERTH_ENDPOINT: this.endpoint };
+    const words = ["run", "--reservation", id, "--", ...command, "{device}", "{iommufd}"];
+    return spawn(join(BERTH_BIN, "berth"), words, { env, stdio: "ignore" });
+  }
+
   /** A document of the API. */
   async get(path) {
     return (

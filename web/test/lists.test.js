@@ -61,6 +61,21 @@ test("reservations show state, holder, time left, epoch and processes", async ()
   await closePage(page);
 });
 
+test("the process that has a device is named by its pid", async () => {
+  const page = await openPage(browser, daemon, "#/reservations");
+  const { id } = await daemon.reserve("vm-run", "00:06.0", "--policy", "exclusive");
+  await daemon.berth("attach", id);
+  const holder = daemon.run(id, "sleep", "60");
+  await page.locator("tr", { hasText: "vm-run" }).getByText(`(pid ${holder.pid})`).waitFor();
+  holder.kill("SIGKILL");
+  await page
+    .locator("tr", { hasText: "vm-run" })
+    .getByText(`(pid ${holder.pid})`)
+    .waitFor({ state: "detached" });
+  await daemon.berth("release", id);
+  await closePage(page);
+});
+
 test("a lease that ends is told as ended by the daemon, not by the page", async () => {
   const page = await openPage(browser, daemon, "#/reservations");
   await daemon.reserve("vm-short", "00:05.0", "--policy", "exclusive", "--ttl", "2s");

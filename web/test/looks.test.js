@@ -85,7 +85,7 @@ for (const [look, options] of Object.entries({
     }
     t.diagnostic(`layout shift, ${look}: ${JSON.stringify(shifts)}`);
     for (const [name, shift] of Object.entries(shifts))
-      assert.ok(shift < 0.1, `${name} moves: ${shift}`);
+      assert.ok(shift < 0.03, `${name} moves: ${shift}`);
   });
 }
 

@@ -16,26 +16,30 @@ beforeEach(async () => {
 });
 afterEach(() => daemon.stop());
 
-/** Notes each moment at which the page calls itself current and shows `text`. */
-const watchFor = (page, text) =>
-  page.evaluate((wanted) => {
-    globalThis.lies = [];
-    const look = () => {
-      const { phase } = document.body.dataset;
-      const main = document.getElementById("main");
-      const current =
-        phase === "live" ||
-        !main.hasAttribute("data-stale") ||
-        document.getElementById("stale").hidden;
-      if (current && main.innerText.includes(wanted)) globalThis.lies.push(phase);
-    };
-    new MutationObserver(look).observe(document, {
-      subtree: true,
-      childList: true,
-      attributes: true,
-      characterData: true,
-    });
-  }, text);
+/** Notes each moment at which the page calls itself current and shows `text` in a part of it. */
+const watchFor = (page, text, part = "#main") =>
+  page.evaluate(
+    ([wanted, within]) => {
+      globalThis.lies = [];
+      const look = () => {
+        const { phase } = document.body.dataset;
+        const main = document.getElementById("main");
+        const current =
+          phase === "live" ||
+          !main.hasAttribute("data-stale") ||
+          document.getElementById("stale").hidden;
+        const shown = main.matches(within) ? main : main.querySelector(within);
+        if (current && shown?.innerText.includes(wanted)) globalThis.lies.push(phase);
+      };
+      new MutationObserver(look).observe(document, {
+        subtree: true,
+        childList: true,
+        attributes: true,
+        characterData: true,
+      });
+    },
+    [text, part],
+  );
 
 test("a killed daemon makes the page stale, and a new one current again", async () => {
   const old = await daemon.reserve("vm-old", "00:05.0", "--policy", "exclusive", "--ttl", "1h");
@@ -67,6 +71,32 @@ test("a killed daemon makes the page stale, and a new one current again", async 
     "stale state was shown as current",
   );
   assert.ok(await page.locator("#stale").isHidden());
+  await closePage(page);
+});
+
+test("an explanation from before is not shown beside what is current", async () => {
+  const old = await daemon.reserve("vm-old", "00:05.0", "--policy", "exclusive");
+  const page = await openPage(browser, daemon, "#/device/0000:00:05.0");
+  await page.locator(".columns").getByText(`berth release ${old.id}`).first().waitFor();
+  await daemon.kill();
+  await page.locator("#stale").waitFor();
+  await page.route("**/api/**", (route) => route.abort());
+  await daemon.up();
+  await daemon.berth("release", old.id);
+  await watchFor(page, old.id, ".columns");
+  // The answer about the device is late.
+  await page.route("**/explain", async (route) => {
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    await route.continue();
+  });
+  await page.unroute("**/api/**");
+  await page.locator("#live", { hasText: "live" }).waitFor();
+  await page.locator(".verdicts").getByText("possible").first().waitFor();
+  assert.deepEqual(
+    await page.evaluate(() => globalThis.lies),
+    [],
+    "stale state was shown as current",
+  );
   await closePage(page);
 });
 

@@ -127,6 +127,11 @@ test("what an event changed is told, and the order of names is no change", () =>
     "state preparing → reserved",
     "pending prepare → none",
   ]);
+  const drivers = (driver) => ({ drivers: { "0000:00:05.0": driver, "0000:00:06.0": "nvme" } });
+  assert.deepEqual(changesOf({ before: drivers(""), after: drivers("vfio-pci") }), [
+    "drivers of 0000:00:05.0 none → vfio-pci",
+  ]);
+  assert.deepEqual(changesOf({ before: { state: "RESERVED" } }), []);
   assert.deepEqual(changesOf({ after: { state: "RESERVED", context: "c-1", claims: [] } }), [
     "state reserved",
   ]);

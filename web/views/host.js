@@ -241,12 +241,13 @@ function cells({ node }, reservations) {
     const what = h(
       "span",
       { class: "muted" },
-      `${count(group.devices.length, "device")} with one owner`,
+      `${count(group.devices.length, "device")} with one owner, `,
+      h("span", { class: "mono" }, group.stableId),
     );
     return [
       h("strong", null, groupLink(group.stableId, node.name)),
       what,
-      h("span", { class: "muted mono" }, group.stableId),
+      "",
       "",
       "",
       ownerBadge(group, reservations),

@@ -39,6 +39,8 @@ export function objectView(main, { store, route }) {
   let explained = null;
   let explainProblem = "";
   let explainedVersion = -1;
+  let session = store.session;
+  let drawn = false;
   let asking = false;
   /** @type {import("../types.d.ts").Domain | null} */
   let domain = null;
@@ -82,7 +84,17 @@ export function objectView(main, { store, route }) {
     alone = await get(`devices/${encodeURIComponent(route.id)}`, control.signal).catch(() => null);
   }
 
+  /** What was learnt before the daemon went away is not shown beside what it says now. */
+  function forget() {
+    if (session === store.session) return;
+    session = store.session;
+    explained = null;
+    explainProblem = "";
+    domain = null;
+  }
+
   function draw() {
+    forget();
     const { group, device } = find(store, route);
     const shown = device || alone;
     if (!group && !shown) {
@@ -90,13 +102,21 @@ export function objectView(main, { store, route }) {
       return;
     }
     // The page appears once, whole.
-    if (!explained && !explainProblem && store.phase === "live") return;
+    if (!drawn && !explained && !explainProblem && store.phase === "live") return;
+    drawn = true;
     const object = isDevice ? route.id : group?.stableId || route.id;
     history ||= new History(store, object, isDevice ? "device" : "group");
     history.update();
     const why = explained
       ? explanation(explained, store)
-      : [h("p", { class: "muted" }, explainProblem || "Asking berthd")];
+      : [
+          h(
+            "p",
+            { class: "muted" },
+            explainProblem ||
+              (store.phase === "live" ? "Asking berthd" : "berthd can't be asked now"),
+          ),
+        ];
     const head = isDevice && shown ? deviceHead(shown, group) : group ? groupHead(group) : null;
     const grouped = group
       ? [

@@ -3,12 +3,7 @@
 //! The tests are JavaScript, in `web/test`. What they and the type checker need from the registry
 //! is installed from `web/package-lock.json` into `target/web-tools`: the page itself needs nothing.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Command,
-    time::Instant,
-};
+use std::{fs, path::PathBuf, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use berth_testvm::host::packages::{self, Tool};
