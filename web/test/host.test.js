@@ -63,6 +63,20 @@ test("finds by name and holder, filters by owner, and the address remembers", as
   await closePage(page);
 });
 
+test("the way back leads to where the tree was scrolled to", async () => {
+  const page = await openPage(browser, daemon);
+  await row(page, "d:0000:1b:00.0").waitFor();
+  await page.evaluate(() => scrollTo(0, 700));
+  await page.waitForFunction(() => scrollY === 700);
+  await row(page, "d:0000:42:01.0").locator("a").first().click();
+  await page.locator("#why-title").waitFor();
+  assert.equal(await page.evaluate(() => scrollY), 0, "another page begins at its top");
+  await page.goBack();
+  await row(page, "d:0000:42:01.0").waitFor();
+  await page.waitForFunction(() => scrollY === 700);
+  await closePage(page);
+});
+
 test("the keyboard alone moves, folds and opens", async () => {
   const page = await openPage(browser, daemon);
   // From the top of the page to the tree, by Tab.

@@ -89,6 +89,19 @@ for (const [look, options] of Object.entries({
   });
 }
 
+test("nothing moves where it is narrow", async (t) => {
+  // A screen that only is narrow: shifts are not reported of one that says it is a phone's.
+  const shifts = {};
+  for (const name of ["host", "group", "device", "reservations", "events"]) {
+    const page = await openPage(browser, daemon, views[name], { viewport: PHONE });
+    await settled(page);
+    shifts[name] = Math.round((await layoutShift(page)) * 1000) / 1000;
+    await closePage(page);
+  }
+  t.diagnostic(`layout shift, narrow: ${JSON.stringify(shifts)}`);
+  for (const [name, shift] of Object.entries(shifts)) assert.ok(shift < 0.03, `${name} moves: ${shift}`);
+});
+
 test("a stale page is accessible, and fits a phone", async () => {
   const own = await Daemon.start("sim:small");
   const page = await openPage(browser, own, "", { viewport: PHONE, colorScheme: "dark" });
