@@ -258,7 +258,7 @@ function cells({ node }, reservations) {
   // A bridge alone in its group is nobody's to reserve.
   const quiet = node.member || (kind === "bridge" && group.ownership === "FREE");
   const owner = quiet
-    ? h("span", { class: "muted" }, node.member ? `with group ${group.number}` : "")
+    ? h("span", { class: "muted small" }, node.member ? `with group ${group.number}` : "")
     : ownerBadge(group, reservations);
   const own = device.deviceName || deviceName(device);
   const vendor = device.deviceName && h("span", { class: "vendor" }, device.vendorName);
