@@ -1,7 +1,18 @@
-// The REST client: documents by fetch, events by EventSource.
+// The REST client. It reads: changes are made with `berth` or over the unix socket.
+
+/** @import {ProblemDocument} from "./types.d.ts" */
+
+const BASE = "/api/v1/";
+
+/** How far the daemon's clock is ahead of this one, in milliseconds. */
+let clockAhead = 0;
+
+/** The daemon's time now, in milliseconds: leases end by its clock. */
+export const daemonNow = () => Date.now() + clockAhead;
 
 /** An answer of the API that is not a success: a problem of RFC 9457. */
 export class Problem extends Error {
+  /** @param {Partial<ProblemDocument>} problem */
   constructor(problem) {
     super(problem.detail || problem.title || "the request failed");
     this.reason = problem.reason || "";
@@ -9,31 +20,36 @@ export class Problem extends Error {
   }
 }
 
-/** GETs a JSON document below /api/v1. */
-export async function get(path) {
-  const response = await fetch(`/api/v1/${path}`, { headers: { accept: "application/json" } });
-  if (response.ok) return response.json();
+/**
+ * What an answer that is no success says.
+ * @param {Response} response
+ */
+export async function problemOf(response) {
   const kind = response.headers.get("content-type") || "";
-  if (kind.startsWith("application/problem+json")) throw new Problem(await response.json());
-  throw new Problem({ detail: `${path}: HTTP status ${response.status}` });
+  if (kind.startsWith("application/problem+json")) return new Problem(await response.json());
+  return new Problem({ detail: `${response.url}: HTTP status ${response.status}` });
 }
 
 /**
- * Follows the events after `since`. The browser reconnects by itself and says which event it saw
- * last; what it can't resume from (`onGap`) asks for the lists again.
+ * GETs a JSON document below /api/v1. The caller says which.
+ * @param {string} path
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<any>}
  */
-export function follow(since, { onEvent, onOpen, onLost, onGap }) {
-  const source = new EventSource(`/api/v1/events?since=${encodeURIComponent(since)}`);
-  const gap = () => {
-    source.close();
-    onGap();
-  };
-  source.addEventListener("open", onOpen);
-  source.addEventListener("message", (message) => onEvent(JSON.parse(message.data)));
-  source.addEventListener("problem", gap);
-  source.addEventListener("error", () => {
-    onLost();
-    if (source.readyState === EventSource.CLOSED) gap();
-  });
-  return source;
+export async function get(path, signal) {
+  const response = await fetch(BASE + path, { headers: { accept: "application/json" }, signal });
+  readClock(response);
+  if (!response.ok) throw await problemOf(response);
+  return response.json();
+}
+
+/**
+ * The `Date` header has seconds: a smaller difference says nothing.
+ * @param {Response} response
+ */
+function readClock(response) {
+  const date = Date.parse(response.headers.get("date") || "");
+  if (Number.isNaN(date)) return;
+  const ahead = date + 500 - Date.now();
+  clockAhead = Math.abs(ahead) > 2000 ? ahead : 0;
 }

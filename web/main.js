@@ -1,237 +1,153 @@
-// Keeps what is shown equal to what the API says: lists once, then events.
+// The page's frame: which view is shown, and whether what it shows is current.
 
-import { follow, get } from "./api.js";
-import {
-  emptyRow,
-  eventLine,
-  explanation,
-  groupRow,
-  h,
-  reservationRow,
-  searchText,
-} from "./render.js";
+import { h, fill } from "./dom.js";
+import { tick } from "./lease.js";
+import { link, parse } from "./router.js";
+import { Store } from "./store.js";
+import { clock } from "./words.js";
+import { eventsView } from "./views/events.js";
+import { hostView } from "./views/host.js";
+import { objectView } from "./views/object.js";
+import { reservationsView } from "./views/reservations.js";
 
-const PAGE_ROWS = 200;
-const EVENT_LINES = 200;
-const BATCH_MS = 150;
-const RETRY_MS = 3000;
-// Beyond this many touched objects one list costs less than many single reads.
-const SINGLE_READS = 20;
+/** @import {Context, View} from "./types.d.ts" */
 
-const at = (id) => document.getElementById(id);
-const state = {
-  groups: new Map(),
-  reservations: new Map(),
-  owner: "",
-  rows: PAGE_ROWS,
-  explained: null,
+/** @type {Record<string, (main: Element, context: Context) => View>} */
+const VIEWS = {
+  host: hostView,
+  group: objectView,
+  device: objectView,
+  reservations: reservationsView,
+  events: eventsView,
 };
 
-function showProblem(error) {
-  const box = at("problem");
-  box.hidden = !error;
-  box.textContent = error ? [error.message, ...(error.resolve || [])].join(" – ") : "";
-}
+/** @param {string} id */
+const at = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
-function showLive(text, kind) {
-  at("live").textContent = text;
-  at("live").className = `live ${kind}`;
-}
+const store = new Store();
+const main = at("main");
+/** @type {View | null} */
+let view = null;
+let route = parse(location.hash);
+/** Where each page was scrolled to, for the way back. */
+const scrolled = new Map();
+let byLink = false;
 
-function showHost(host) {
-  const backends = host.backends.filter((item) => item.available);
-  const names = backends.map((item) => item.backend.toLowerCase()).join(", ");
-  at("host").textContent = `kernel ${host.kernelRelease} · ${names || "no back end"} · berthd ${host.version}`;
-  at("simulated").hidden = !host.simulated;
-  at("simulated").textContent = `simulated host ${host.topology}`;
-  document.title = host.simulated ? `Berth (simulated ${host.topology})` : "Berth";
-}
-
-/** Groups of bridges alone are shown when asked for: nobody reserves them. */
-function shownGroups() {
-  const all = [...state.groups.values()];
-  if (at("bridges").checked) return all;
-  return all.filter((group) => group.devices.some((device) => !device.isBridge));
-}
-
-function showOwners(groups) {
-  const counts = new Map();
-  for (const group of groups) {
-    counts.set(group.ownership, (counts.get(group.ownership) || 0) + 1);
+function mount() {
+  view?.leave?.();
+  main.replaceChildren();
+  const make = VIEWS[route.view];
+  view = make ? make(main, { store, route, setParams }) : missingView();
+  view.update(route);
+  document.title = title();
+  for (const item of document.querySelectorAll("nav [data-view]")) {
+    if (item.getAttribute("data-view") === section(route.view))
+      item.setAttribute("aria-current", "page");
+    else item.removeAttribute("aria-current");
   }
-  if (state.owner && !counts.has(state.owner)) state.owner = "";
-  const chip = (kind, text) =>
+}
+
+/** A group or a device is a part of the host. @param {string} name */
+const section = (name) => (name === "group" || name === "device" ? "host" : name);
+
+function title() {
+  const host = store.host?.simulated ? `Berth (simulated ${store.host.topology})` : "Berth";
+  return view ? `${view.title} – ${host}` : host;
+}
+
+/** @param {Record<string, string>} params */
+function setParams(params) {
+  const hash = link(route.view, route.id, params);
+  history.replaceState(null, "", hash);
+  route = parse(hash);
+  view?.update(route);
+}
+
+function missingView() {
+  fill(
+    main,
     h(
-      "button",
-      {
-        type: "button",
-        "aria-pressed": `${state.owner === kind}`,
-        onclick: () => {
-          state.owner = kind;
-          state.rows = PAGE_ROWS;
-          showGroups();
-        },
-      },
-      text,
-    );
-  const chips = [...counts].sort().map(([kind, n]) => chip(kind, `${kind.toLowerCase()} ${n}`));
-  at("owners").replaceChildren(chip("", "all"), ...chips);
+      "div",
+      { class: "card empty" },
+      h("h1", null, "There is no such view."),
+      h("p", null, h("a", { href: link("host") }, "See the host")),
+    ),
+  );
+  return { title: "Not found", update: () => {} };
 }
 
-function showGroups() {
-  const shown = shownGroups();
-  showOwners(shown);
-  const wanted = at("filter").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
-  const found = shown
-    .filter((group) => !state.owner || group.ownership === state.owner)
-    .filter((group) => {
-      const text = wanted.length ? searchText(group) : "";
-      return wanted.every((part) => text.includes(part));
-    })
-    .sort((one, other) => one.number - other.number);
-  const rows = found.slice(0, state.rows).map((group) => groupRow(group, explain));
-  at("groups").replaceChildren(...(rows.length ? rows : [emptyRow(6, "no such group")]));
-  at("groups-count").textContent =
-    found.length === shown.length ? found.length : `${found.length} of ${shown.length}`;
-  at("more").hidden = found.length <= state.rows;
-  at("more").textContent = `Show ${Math.min(PAGE_ROWS, found.length - state.rows)} more`;
-}
-
-function showReservations() {
-  const all = [...state.reservations.values()];
-  all.sort((one, other) => (one.createdAt < other.createdAt ? 1 : -1));
-  const rows = all.map(reservationRow);
-  at("reservations").replaceChildren(...(rows.length ? rows : [emptyRow(7, "no reservations")]));
-  at("reservations-count").textContent = all.length;
-}
-
-async function explain(group) {
-  state.explained = group.stableId;
-  try {
-    const answer = await get(`groups/${encodeURIComponent(group.stableId)}/explain`);
-    at("explain-title").textContent = `Why: group ${group.number}`;
-    at("explain-body").replaceChildren(...explanation(answer));
-    at("explain").hidden = false;
-    at("explain").scrollIntoView({ block: "nearest" });
-  } catch (error) {
-    showProblem(error);
-  }
-}
-
-/** Objects that events touched and that are read again together. */
-const touched = { groups: new Set(), reservations: new Set(), timer: 0 };
-
-function touch(event) {
-  for (const group of event.groups || []) touched.groups.add(group);
-  if (event.reservation) touched.reservations.add(event.reservation);
-  if (!touched.timer) touched.timer = setTimeout(refresh, BATCH_MS);
-}
-
-async function readInto(map, ids, list, key, single) {
-  if (ids.length > SINGLE_READS) {
-    const answer = await get(list);
-    map.clear();
-    for (const item of answer[list]) map.set(item[key], item);
+addEventListener("hashchange", (event) => {
+  scrolled.set(new URL(event.oldURL).hash, lastScroll);
+  const next = parse(location.hash);
+  const same = next.view === route.view && next.id === route.id;
+  route = next;
+  if (same) {
+    view?.update(route);
     return;
   }
-  for (const id of ids) {
-    try {
-      const item = await get(`${list}/${encodeURIComponent(id)}`);
-      if (single(item)) map.set(item[key], item);
-      else map.delete(id);
-    } catch (error) {
-      if (error.reason !== "NOT_FOUND") throw error;
-      map.delete(id);
-    }
-  }
-}
-
-async function refresh() {
-  const groups = [...touched.groups];
-  const reservations = [...touched.reservations];
-  touched.groups.clear();
-  touched.reservations.clear();
-  touched.timer = 0;
-  try {
-    await readInto(state.groups, groups, "groups", "stableId", () => true);
-    const kept = (item) => item.state !== "RELEASED";
-    await readInto(state.reservations, reservations, "reservations", "id", kept);
-    showProblem(null);
-  } catch (error) {
-    showProblem(error);
-  }
-  showGroups();
-  showReservations();
-  const explained = state.groups.get(state.explained);
-  if (explained && groups.includes(state.explained)) explain(explained);
-}
-
-function addEvent(event) {
-  const list = at("events");
-  list.prepend(eventLine(event));
-  while (list.childElementCount > EVENT_LINES) list.lastElementChild.remove();
-}
-
-async function start() {
-  try {
-    const [host, groups, reservations] = await Promise.all([
-      get("capabilities"),
-      get("groups"),
-      get("reservations"),
-    ]);
-    showHost(host);
-    state.groups = new Map(groups.groups.map((group) => [group.stableId, group]));
-    const current = reservations.reservations.filter((item) => item.state !== "RELEASED");
-    state.reservations = new Map(current.map((item) => [item.id, item]));
-    showGroups();
-    showReservations();
-    showProblem(null);
-    // The older list decides where the stream begins: an event seen twice does no harm.
-    const since = [groups.resumeSeq, reservations.resumeSeq].map(BigInt).sort((a, b) => (a < b ? -1 : 1))[0];
-    await showPast(since);
-    follow(since, {
-      onEvent: (event) => {
-        addEvent(event);
-        touch(event);
-      },
-      onOpen: () => showLive("live", "on"),
-      onLost: () => showLive("reconnecting", "off"),
-      onGap: () => setTimeout(start, RETRY_MS),
-    });
-  } catch (error) {
-    showProblem(error);
-    showLive("not connected", "off");
-    setTimeout(start, RETRY_MS);
-  }
-}
-
-/** The last events before the stream begins. */
-async function showPast(until) {
-  const from = until > 50n ? until - 50n : 0n;
-  at("events").replaceChildren();
-  try {
-    const past = await get(`events?sinceSeq=${from}&limit=50`);
-    for (const event of past.events) if (BigInt(event.seq) <= until) addEvent(event);
-  } catch (error) {
-    // Compacted or not: the stream shows what comes.
-    if (error.reason !== "EVENTS_COMPACTED") throw error;
-  }
-}
-
-at("filter").addEventListener("input", () => {
-  state.rows = PAGE_ROWS;
-  showGroups();
+  mount();
+  scrollTo(0, byLink ? 0 : scrolled.get(location.hash) || 0);
+  byLink = false;
+  // Who uses the keyboard or hears the page goes on from what came.
+  main.focus({ preventScroll: true });
 });
-at("bridges").addEventListener("change", showGroups);
-at("more").addEventListener("click", () => {
-  state.rows += PAGE_ROWS;
-  showGroups();
+
+// The browser scrolls before it says that the address changed.
+history.scrollRestoration = "manual";
+let lastScroll = 0;
+addEventListener("scroll", () => (lastScroll = scrollY), { passive: true });
+addEventListener("click", (event) => {
+  const target = event.target instanceof Element ? event.target.closest("a") : null;
+  if (target?.classList.contains("skip")) {
+    event.preventDefault();
+    main.focus();
+  } else if (target?.getAttribute("href")?.startsWith("#/")) {
+    byLink = true;
+    setTimeout(() => (byLink = false), 500);
+  }
 });
-at("explain-close").addEventListener("click", () => {
-  state.explained = null;
-  at("explain").hidden = true;
+
+function showFrame() {
+  const { host, phase } = store;
+  document.body.dataset.phase = phase;
+  at("live").textContent = phase === "live" ? "live" : phase === "stale" ? "stale" : "connecting";
+  at("simulated").hidden = !host?.simulated;
+  at("simulated").textContent = host ? `simulated host ${host.topology}` : "";
+  if (host) {
+    const names = host.backends
+      .filter((item) => item.available)
+      .map((item) => item.backend.toLowerCase());
+    at("host").textContent =
+      `kernel ${host.kernelRelease}, ${names.join(" and ") || "no VFIO back end"}, berthd ${host.version}`;
+  }
+  document.title = title();
+  main.toggleAttribute("data-stale", phase === "stale");
+  showLoss();
+}
+
+/** Says that the daemon is away: over the page, so that nothing moves. */
+function showLoss() {
+  const lost = store.phase === "stale" || (store.phase === "connecting" && store.problem !== null);
+  at("stale").hidden = !lost;
+  if (!lost) return;
+  const why =
+    store.problem instanceof TypeError
+      ? "berthd doesn't answer"
+      : store.problem?.message || "berthd doesn't answer";
+  const what =
+    store.phase === "stale"
+      ? `Not current: what you see is from ${clock(store.asOf)} and may have changed.`
+      : "Nothing is known of the host yet.";
+  const text = `${what} The reason: ${why}. Trying again by itself.`;
+  if (at("stale-text").textContent !== text) at("stale-text").textContent = text;
+}
+
+at("retry").addEventListener("click", () => store.retryNow());
+store.subscribe(() => {
+  showFrame();
+  view?.update(route);
 });
-setInterval(() => {
-  if ([...state.reservations.values()].some((item) => item.expiresAt)) showReservations();
-}, 1000);
-start();
+mount();
+showFrame();
+tick(store);
+store.run();

@@ -27,7 +27,7 @@ pub struct Args {
     pub check_config: bool,
 
     /// The machine: linux, sim (topology `small`), sim:NAME (small, gpu-server, sriov-nic,
-    /// desktop-no-acs) or sim:FILE [default: linux].
+    /// desktop-no-acs, large) or sim:FILE [default: linux].
     #[arg(long, value_name = "HOST")]
     pub host: Option<String>,
 

@@ -47,8 +47,8 @@ pub(super) fn resolve(
     })
 }
 
-const HOST_WAY_OUT: &str = "use linux, sim, sim:NAME (small, gpu-server, sriov-nic, desktop-no-acs) \
-                            or sim:FILE with a / or . in it";
+const HOST_WAY_OUT: &str = "use linux, sim, sim:NAME (small, gpu-server, sriov-nic, desktop-no-acs, \
+                            large) or sim:FILE with a / or . in it";
 
 fn host(raw: &RawConfig, source: &Source<'_>, args: &Args) -> Result<HostChoice, ConfigError> {
     if let Some(text) = &args.host {

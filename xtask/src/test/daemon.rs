@@ -13,7 +13,6 @@ use anyhow::{Context as _, Result, bail};
 pub(super) struct Daemon {
     child: Child,
     directory: tempfile::TempDir,
-    page: Option<String>,
 }
 
 impl Daemon {
@@ -34,7 +33,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .context("start berthd")?;
-        let mut daemon = Self { child, directory, page: Some(format!("http://127.0.0.1:{port}/")) };
+        let mut daemon = Self { child, directory };
         daemon.wait_until_ready(root)?;
         Ok(daemon)
     }
@@ -42,11 +41,6 @@ impl Daemon {
     /// For `BERTH_ENDPOINT`.
     pub(super) fn endpoint(&self) -> String {
         format!("unix:{}", self.directory.path().join("berthd.sock").display())
-    }
-
-    /// Where the page is.
-    pub(super) fn page(&self) -> &str {
-        self.page.as_deref().unwrap_or_default()
     }
 
     fn wait_until_ready(&mut self, root: &Path) -> Result<()> {
@@ -83,7 +77,7 @@ impl Drop for Daemon {
     }
 }
 
-pub(super) fn free_port() -> Result<u16> {
+fn free_port() -> Result<u16> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     Ok(listener.local_addr().context("read the port")?.port())
 }

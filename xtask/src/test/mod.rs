@@ -6,7 +6,6 @@ mod docs;
 mod orders;
 mod space;
 mod web;
-mod webdriver;
 
 use std::time::Instant;
 

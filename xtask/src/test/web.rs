@@ -1,107 +1,150 @@
 //! The page, in a headless browser.
+//!
+//! The tests are JavaScript, in `web/test`. What they and the type checker need from the registry
+//! is installed from `web/package-lock.json` into `target/web-tools`: the page itself needs nothing.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use berth_testvm::host::packages::{self, Tool};
+use sha2::{Digest as _, Sha256};
 
-use super::{daemon::Daemon, webdriver::Browser};
 use crate::{check::root, tally::Tally};
 
 const TOOLS: &[Tool] = &[
     Tool { package: "chromium", proof: "chromium" },
-    Tool { package: "chromium-driver", proof: "chromedriver" },
+    Tool { package: "nodejs", proof: "node" },
+    Tool { package: "npm", proof: "npm" },
 ];
 
-/// What the page must show, on which simulated host.
-const SHOWN: &[(&str, &[&str])] = &[
-    ("sim:small", &["simulated host small", "0000:02:01.0", "kernel"]),
-    ("sim:gpu-server", &["simulated host gpu-server", "0000:1b:00.0", "NVIDIA"]),
-];
+/// What runs, and where its files are.
+struct Stage {
+    root: PathBuf,
+    /// `target/web-tools`: what npm installed.
+    tools: PathBuf,
+    /// `target/web`: types, pictures, results.
+    out: PathBuf,
+}
 
 pub(super) fn run() -> Result<Tally> {
-    let root = root()?;
     packages::ensure(TOOLS)?;
-    let program = |name| packages::find_program(name).with_context(|| format!("find {name}"));
-    let browser = Browser::start(&program("chromedriver")?, &program("chromium")?)?;
-    crate::run::build(&root)?;
+    let root = root()?;
+    let target = crate::workspace::target();
+    let stage = Stage { tools: target.join("web-tools"), out: target.join("web"), root };
+    fs::create_dir_all(&stage.out).with_context(|| format!("create {}", stage.out.display()))?;
+    stage.install()?;
+    crate::run::build(&stage.root)?;
     let mut tally = Tally::default();
-    for (host, words) in SHOWN {
-        tally += one_host(&root, &browser, host, words)?;
+    for (what, script) in [("the API's types", "types.js"), ("the page's types", "check.js")] {
+        let start = Instant::now();
+        let passed = stage.node(&[&format!("web/test/{script}")])?;
+        let word = if passed { "ok" } else { "FAILED" };
+        println!("web: {what} ... {word} ({:.1} s)", start.elapsed().as_secs_f64());
+        tally += Tally::one(passed);
     }
+    tally += stage.tests()?;
+    println!("web: pictures of every view are in {}", stage.out.display());
     Ok(tally)
 }
 
-fn one_host(root: &Path, browser: &Browser, host: &str, words: &[&str]) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let mut told = |what: &str, seen: bool| {
-        println!("web {host}: {what} ... {}", if seen { "ok" } else { "FAILED" });
-        tally += Tally::one(seen);
-    };
-    let daemon = Daemon::start(root, host)?;
-    browser.open(daemon.page())?;
-    for word in words {
-        told(&format!("shows {word:?}"), shows(browser, word)?);
-    }
-    // A change that the command line makes appears by itself: the stream of events is alive.
-    let device = words.get(1).copied().unwrap_or_default();
-    let reserved = Command::new(root.join("target/debug/berth"))
-        .env("BERTH_ENDPOINT", daemon.endpoint())
-        .args(["reserve", "--holder", "vm-live", "--device", device, "--policy", "group"])
-        .output()
-        .context("run berth reserve")?;
-    told("a device can be reserved meanwhile", reserved.status.success());
-    told("shows the new reservation without a reload", shows(browser, "vm-live")?);
-    let foreign = "return performance.getEntriesByType('resource').every(\
-                   entry => entry.name.startsWith(location.origin))";
-    told("asks no other server", browser.becomes_true(foreign)?);
-    let file = root.join(format!("target/web/{}.png", host.replace(':', "-")));
-    save(browser, &file)?;
-    println!("web {host}: screenshot {}", file.display());
-    Ok(tally)
-}
-
-fn shows(browser: &Browser, text: &str) -> Result<bool> {
-    browser.becomes_true(&format!("return document.body.innerText.includes({text:?})"))
-}
-
-fn save(browser: &Browser, file: &Path) -> Result<()> {
-    let folder = file.parent().context("a screenshot needs a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let picture = decode(&browser.picture()?).context("a screenshot is base64")?;
-    fs::write(file, picture).with_context(|| format!("write {}", file.display()))
-}
-
-/// Base64, as the protocol has it: standard alphabet, padded.
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut held) = (0_u32, 0_u32);
-    for letter in text.bytes().filter(|letter| *letter != b'=') {
-        let value = match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push(u8::try_from((bits >> held) & 0xff).ok()?);
+impl Stage {
+    /// Installs what the lock file says, once for each lock file.
+    fn install(&self) -> Result<()> {
+        let lock = self.root.join("web/package-lock.json");
+        let bytes = fs::read(&lock).with_context(|| format!("read {}", lock.display()))?;
+        let stamp = format!("{:x}", Sha256::digest(&bytes));
+        let note = self.tools.join("installed");
+        if fs::read_to_string(&note).is_ok_and(|installed| installed == stamp) {
+            return Ok(());
         }
+        fs::create_dir_all(&self.tools).context("create the directory of the web tools")?;
+        for name in ["package.json", "package-lock.json"] {
+            let from = self.root.join("web").join(name);
+            fs::copy(&from, self.tools.join(name))
+                .with_context(|| format!("copy {}", from.display()))?;
+        }
+        println!("web: installing the tools of {}", lock.display());
+        let status = Command::new("npm")
+            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+            .current_dir(&self.tools)
+            .status()
+            .context("start npm")?;
+        if !status.success() {
+            bail!("npm ci in {} ended with {status}", self.tools.display());
+        }
+        fs::write(&note, stamp).context("note what is installed")
     }
-    Some(bytes)
+
+    fn tests(&self) -> Result<Tally> {
+        let results = self.out.join("results.tap");
+        let tap = format!("--test-reporter-destination={}", results.display());
+        let mut args = vec![
+            "--test".to_owned(),
+            "--test-reporter=spec".to_owned(),
+            "--test-reporter-destination=stdout".to_owned(),
+            "--test-reporter=tap".to_owned(),
+            tap,
+        ];
+        args.extend(self.test_files()?);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let passed = self.node(&args)?;
+        let text = fs::read_to_string(&results).context("read the tests' results")?;
+        let mut tally = counts(&text).context("the tests' results have no counts")?;
+        if !passed && tally.failed == 0 {
+            tally.failed = 1;
+        }
+        Ok(tally)
+    }
+
+    fn test_files(&self) -> Result<Vec<String>> {
+        let folder = self.root.join("web/test");
+        let mut files: Vec<String> = fs::read_dir(&folder)
+            .with_context(|| format!("read {}", folder.display()))?
+            .filter_map(Result::ok)
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name.ends_with(".test.js"))
+            .map(|name| format!("web/test/{name}"))
+            .collect();
+        files.sort();
+        Ok(files)
+    }
+
+    /// Runs node in the workspace; whether it succeeded.
+    fn node(&self, args: &[&str]) -> Result<bool> {
+        let programs = crate::workspace::target().join("debug");
+        let browser = packages::find_program("chromium").context("find chromium")?;
+        let status = Command::new("node")
+            .args(args)
+            .current_dir(&self.root)
+            .env("BERTH_BIN", programs)
+            .env("BERTH_CHROMIUM", browser)
+            .env("BERTH_WEB_TOOLS", &self.tools)
+            .env("BERTH_PICTURES", &self.out)
+            .status()
+            .context("start node")?;
+        Ok(status.success())
+    }
+}
+
+/// The closing counts of TAP: `# pass 3`.
+fn counts(text: &str) -> Option<Tally> {
+    let of = |name: &str| {
+        let start = format!("# {name} ");
+        text.lines().rev().find_map(|line| line.strip_prefix(&start)?.trim().parse().ok())
+    };
+    let skipped = of("skipped")?;
+    Some(Tally { passed: of("pass")?, failed: of("fail")?, skipped })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::decode;
+    use super::counts;
 
     #[test]
-    fn decodes_base64() {
-        assert_eq!(decode("aGVsbG8="), Some(b"hello".to_vec()));
-        assert_eq!(decode("a!"), None);
+    fn the_counts_of_tap_are_read() {
+        let text = "ok 1 - a\n# tests 4\n# pass 2\n# fail 1\n# cancelled 0\n# skipped 1\n";
+        let tally = counts(text).expect("counts");
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (2, 1, 1));
+        assert_eq!(counts("TAP version 13\n"), None);
     }
 }

@@ -24,6 +24,9 @@ const BUILTIN: &[(&str, &str)] = &[
     ("desktop-no-acs", include_str!("../../../topologies/desktop-no-acs.toml")),
 ];
 
+/// The built-in one that no file could say shortly.
+const LARGE: &str = "large";
+
 /// A machine for the simulated host, checked.
 #[derive(Debug, Clone)]
 pub struct Topology {
@@ -69,6 +72,7 @@ impl Topology {
     pub fn builtin(name: &str) -> Result<Self, HostError> {
         match BUILTIN.iter().find(|(known, _)| *known == name) {
             Some((_, text)) => Self::parse(text, name),
+            None if name == LARGE => Self::large(),
             None => Err(HostError::Topology {
                 path: name.to_owned(),
                 message: format!(
@@ -81,7 +85,7 @@ impl Topology {
 
     /// Names of the built-in topologies.
     pub fn builtin_names() -> impl Iterator<Item = &'static str> {
-        BUILTIN.iter().map(|(name, _)| *name)
+        BUILTIN.iter().map(|(name, _)| *name).chain([LARGE])
     }
 
     /// Its name.

@@ -8,7 +8,7 @@ fn address(text: &str) -> PciAddress {
 #[test]
 fn the_built_in_ones_are_right() {
     let names: Vec<&str> = Topology::builtin_names().collect();
-    assert_eq!(names, ["small", "gpu-server", "sriov-nic", "desktop-no-acs"]);
+    assert_eq!(names, ["small", "gpu-server", "sriov-nic", "desktop-no-acs", "large"]);
     for name in names {
         let topology = Topology::builtin(name).unwrap();
         assert_eq!(topology.name(), name);
@@ -113,4 +113,15 @@ fn a_large_machine_is_generated() {
     let inventory = host.scan().unwrap();
     assert_eq!((inventory.devices.len(), inventory.groups.len()), (10_000, 10_000));
     host.check().unwrap();
+}
+
+#[test]
+fn the_large_one_has_two_thousand_functions_behind_ports() {
+    let inventory = SimHost::builtin("large").unwrap().scan().unwrap();
+    let (bridges, functions): (Vec<_>, Vec<_>) = inventory.devices.iter().partition(|d| d.bridge);
+    assert_eq!((bridges.len(), functions.len()), (125, 2_000));
+    assert!(functions.iter().all(|device| device.parent.is_some()));
+    let several = inventory.groups.iter().filter(|group| group.members.len() == 4).count();
+    assert_eq!(several, 31 * 4);
+    assert_eq!(inventory.groups.len(), 125 + 94 * 16 + several);
 }
