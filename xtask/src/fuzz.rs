@@ -92,7 +92,8 @@ fn build(dir: &Path) -> Result<PathBuf> {
     Ok(target.join(triple).join("release"))
 }
 
-fn triple() -> Result<String> {
+/// What the compiler builds for.
+pub(crate) fn triple() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").output().context("ask rustc for its host")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));

@@ -8,11 +8,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use berth_testvm::host::packages::{self, Tool};
 
-use super::orders;
+use super::{orders, sanitize};
 use crate::{check::root, tally::Tally};
 
 /// Tests inside the crates, and the examples of the documentation.
-pub(super) fn unit() -> Result<Tally> {
+pub(super) fn unit(long: bool) -> Result<Tally> {
     let mut tally = cargo_test(&["--workspace", "--lib", "--bins"], &[])?;
     tally += cargo_test(
         &[
@@ -31,6 +31,9 @@ pub(super) fn unit() -> Result<Tally> {
         &[],
     )?;
     tally += orders::run()?;
+    if long {
+        tally += sanitize::run()?;
+    }
     Ok(tally)
 }
 

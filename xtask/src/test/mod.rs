@@ -4,6 +4,7 @@ mod cargo;
 mod daemon;
 mod docs;
 mod orders;
+mod sanitize;
 mod space;
 mod web;
 
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn one(stage: Stage, long: bool) -> Result<Tally> {
     match stage {
         Stage::Check => check::run(),
-        Stage::Unit => cargo::unit(),
+        Stage::Unit => cargo::unit(long),
         Stage::Sim => cargo::sim(long),
         Stage::Vm => vm::test(long),
         Stage::Web => web::run(),
