@@ -42,8 +42,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     let dir: Arc<Path> = Arc::from(config.device_plugins.as_path());
     for resource in &config.resources {
-        let plugin =
-            DevicePlugin::new(resource.clone(), inventory.clone(), Arc::clone(&claims));
+        let plugin = DevicePlugin::new(resource.clone(), inventory.clone(), Arc::clone(&claims));
         tasks.spawn(serve(plugin, Arc::clone(&dir)));
     }
     while let Some(ended) = tasks.join_next().await {

@@ -42,8 +42,10 @@ async fn it_serves_registers_and_lists_one_device_for_each_viable_group() {
     let ids = node.healthy(3).await;
     assert!(ids.iter().all(|id| id.starts_with("g-") && id.len() == 14), "{ids:?}");
     assert_eq!(node.registrations(), 1);
-    let expected =
-        api::DevicePluginOptions { pre_start_required: true, get_preferred_allocation_available: true };
+    let expected = api::DevicePluginOptions {
+        pre_start_required: true,
+        get_preferred_allocation_available: true,
+    };
     assert_eq!(node.options(), [expected]);
     // The kernel knows no NUMA node of these.
     assert!(node.list().iter().all(|(_, _, nodes)| nodes.is_empty()));
@@ -119,7 +121,7 @@ async fn a_pod_deleted_by_force_keeps_its_group_while_its_container_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_stays_held_while_any_process_has_it_open_or_its_control_group_is_populated() {
+async fn a_group_stays_held_while_any_process_has_it_open() {
     let node = Node::start().await;
     let ids = node.healthy(3).await;
     let id = ids[0].as_str();
@@ -149,15 +151,26 @@ async fn an_init_container_s_device_goes_on_to_the_main_container() {
     let node = Node::start().await;
     let ids = node.healthy(3).await;
     let id = ids[0].as_str();
-    let init = node.allocate(&[id]).await;
-    let main = node.allocate(&[id]).await;
     node.pods(&[("vm", &[id])]);
+    let init = node.allocate(&[id]).await;
     node.pre_start(&[id]).await.unwrap();
+    let container = Container::start(&init);
+    let main = node.allocate(&[id]).await;
     assert_ne!(cdi_name(&init), cdi_name(&main));
+    let busy = node.pre_start(&[id]).await.unwrap_err();
+    assert!(busy.contains("still runs"), "{busy}");
+    drop(container);
+    settled().await;
+    node.pre_start(&[id]).await.unwrap();
     // A restart is a PreStartContainer alone.
     node.pre_start(&[id]).await.unwrap();
     settled().await;
-    assert_eq!(node.reservations().await.len(), 1);
+    let held = node.reservations().await;
+    assert_eq!(held.len(), 1);
+    assert!(
+        cdi_name(&main)
+            .ends_with(held[0].holder.as_ref().unwrap().name.trim_start_matches("kubelet:"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,8 +228,7 @@ async fn it_registers_again_when_the_kubelet_lets_go_of_its_list() {
 async fn a_second_instance_waits_and_disconnects_nobody() {
     let mut node = Node::start().await;
     node.healthy(3).await;
-    let config =
-        berth_kubelet_plugin::config::Config::load(&node.path("plugin.toml")).unwrap();
+    let config = berth_kubelet_plugin::config::Config::load(&node.path("plugin.toml")).unwrap();
     let second = tokio::spawn(berth_kubelet_plugin::run::run(config));
     settled().await;
     assert_eq!(node.registrations(), 1);
@@ -261,11 +273,8 @@ async fn the_numa_node_is_told_and_preferred_where_it_is_known() {
     let request = api::PreferredAllocationRequest { container_requests: vec![request] };
     let answer = node.plugin().get_preferred_allocation(request).await.unwrap().into_inner();
     let chosen = &answer.container_responses[0].device_i_ds;
-    let nodes: Vec<&Vec<i64>> = list
-        .iter()
-        .filter(|(id, _, _)| chosen.contains(id))
-        .map(|(_, _, nodes)| nodes)
-        .collect();
+    let nodes: Vec<&Vec<i64>> =
+        list.iter().filter(|(id, _, _)| chosen.contains(id)).map(|(_, _, nodes)| nodes).collect();
     assert_eq!(nodes.len(), 2);
     assert_eq!(nodes[0], nodes[1], "{list:?} {chosen:?}");
 }

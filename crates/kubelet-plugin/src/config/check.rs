@@ -20,12 +20,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn error(
-        &self,
-        span: Range<usize>,
-        message: impl Into<String>,
-        way_out: &str,
-    ) -> ConfigError {
+    fn error(&self, span: Range<usize>, message: impl Into<String>, way_out: &str) -> ConfigError {
         let before = self.text.get(..span.start).unwrap_or("");
         ConfigError::Line {
             file: self.file.to_owned(),
@@ -154,12 +149,7 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         name: name.clone(),
         selector: selector(raw, source)?,
         policy: source.word(raw.policy.as_ref(), "policy", &policies, v1::Policy::Group)?,
-        backend: source.word(
-            raw.backend.as_ref(),
-            "back end",
-            &backends,
-            v1::Backend::Auto,
-        )?,
+        backend: source.word(raw.backend.as_ref(), "back end", &backends, v1::Backend::Auto)?,
         label: label.to_owned(),
         take_from_host: raw.take_from_host,
     })
@@ -265,7 +255,10 @@ mod tests {
             ("".to_owned(), "p.toml:1: there is no [[resource]]; add"),
             ("cdi_dir = \"cdi\"".to_owned(), "p.toml:1: cdi is not an absolute path; begin"),
             ("[[resource]]\nname = \"gpu\"".to_owned(), "p.toml:2: \"gpu\": there is no domain"),
-            ("[[resource]]\nname = \"kubernetes.io/a\"".to_owned(), "p.toml:2: \"kubernetes.io/a\""),
+            (
+                "[[resource]]\nname = \"kubernetes.io/a\"".to_owned(),
+                "p.toml:2: \"kubernetes.io/a\"",
+            ),
             (resource("class = \"gpus\""), "p.toml:4: \"gpus\" is not a class; use gpu"),
             (resource("device = \"10de:1\""), "p.toml:4: \"10de:1\" is not a vendor"),
             (resource("address = \"x\""), "p.toml:4: \"x\" is not a pattern"),

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, io, sync::Arc};
 
 use berth_proto::v1::{self, reservation::State};
 
-use super::{
-    Allocation, Berthd, BerthdError, HOLDER_PREFIX, Node, Records,
-    records::now_ms,
-};
+use super::{Allocation, Berthd, BerthdError, HOLDER_PREFIX, Node, Records, records::now_ms};
 use crate::{
     config::{Config, Resource},
     node::{Cdi, Pods, Processes},
@@ -84,11 +81,7 @@ impl Claims {
     ///
     /// # Errors
     /// Why it can't be had now.
-    pub async fn take(
-        &self,
-        resource: &Resource,
-        groups: &BTreeSet<String>,
-    ) -> Result<(), NotNow> {
+    pub async fn take(&self, resource: &Resource, groups: &BTreeSet<String>) -> Result<(), NotNow> {
         let _turn = self.turn.lock().await;
         let Some(mut allocation) = self.records.newest(&resource.name, groups) else {
             let names: Vec<&str> = groups.iter().map(String::as_str).collect();
@@ -235,11 +228,7 @@ impl Claims {
         allocation.cgroups.clear();
         self.cdi.write(&resource.cdi_kind(), allocation)?;
         self.records.put(allocation)?;
-        tracing::info!(
-            allocation = allocation.name,
-            reservation = reservation.id,
-            "let in"
-        );
+        tracing::info!(allocation = allocation.name, reservation = reservation.id, "let in");
         Ok(())
     }
 }

@@ -57,14 +57,20 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// What the groups amount to; `before` tells which were offered already, and stay so while
-    /// they are there.
+    /// What groups and reservations amount to; `before` tells which were offered already, and stay
+    /// so while they are there.
     #[must_use]
-    pub fn of(groups: &[v1::Group], resources: &[Resource], before: &Self) -> Self {
+    pub fn of(
+        groups: &[v1::Group],
+        reservations: &[v1::Reservation],
+        resources: &[Resource],
+        before: &Self,
+    ) -> Self {
         let mut offers = BTreeMap::new();
         for group in groups {
             let Some((resource, primary)) = resource_of(group, resources) else { continue };
-            let unhealthy = unhealthy(group, resource);
+            let unhealthy =
+                unhealthy(group, resource).or_else(|| held_by_others(group, reservations));
             let held = !group.reservations.is_empty();
             if unhealthy.is_none() || held || before.offers.contains_key(&group.stable_id) {
                 let offer = offer(group, resource, primary, unhealthy);
@@ -150,9 +156,6 @@ fn unhealthy(group: &v1::Group, resource: &Resource) -> Option<String> {
             owner.processes.iter().map(|p| format!("{} ({})", p.name, p.pid)).collect();
         return Some(format!("used by {}", pids.join(", ")));
     }
-    if !owner.holder.is_empty() && !owner.holder.starts_with(HOLDER_PREFIX) {
-        return Some(format!("held by {} ({})", owner.holder, owner.reservation));
-    }
     if group.viable {
         return None;
     }
@@ -164,6 +167,15 @@ fn unhealthy(group: &v1::Group, resource: &Resource) -> Option<String> {
         let uses: Vec<&str> = device.host_uses.iter().map(|host| host.kind.as_str()).collect();
         let uses = if uses.is_empty() { String::new() } else { format!(", {}", uses.join(", ")) };
         format!("{} is on {}{uses}", address(device.address.as_ref()), device.driver)
+    })
+}
+
+/// A reservation that isn't of the kubelet's, with claims or without.
+fn held_by_others(group: &v1::Group, reservations: &[v1::Reservation]) -> Option<String> {
+    group.reservations.iter().find_map(|id| {
+        let holder = reservations.iter().find(|one| one.id == *id)?.holder.as_ref()?;
+        let ours = holder.name.starts_with(HOLDER_PREFIX);
+        (!ours).then(|| format!("held by {} ({id})", holder.name))
     })
 }
 
@@ -242,7 +254,8 @@ async fn refresh(
     publish: &watch::Sender<Arc<Inventory>>,
 ) -> Result<u64, BerthdError> {
     let answer = berthd.groups().await?;
-    let next = Inventory::of(&answer.groups, &config.resources, &publish.borrow());
+    let reservations = berthd.list().await?;
+    let next = Inventory::of(&answer.groups, &reservations, &config.resources, &publish.borrow());
     show(publish, next);
     Ok(answer.resume_seq)
 }

@@ -55,7 +55,9 @@ impl Claims {
             match self.free(&allocation).await {
                 Ok(()) => freed.push(allocation.name),
                 Err(NotNow::Busy { by, why }) => tracing::info!(by, why, "not free yet"),
-                Err(error) => tracing::warn!(%error, allocation = allocation.name, "not given back"),
+                Err(error) => {
+                    tracing::warn!(%error, allocation = allocation.name, "not given back")
+                }
             }
         }
         Ok(freed)
@@ -106,8 +108,7 @@ impl Claims {
                 },
                 None => tracing::warn!(reservation = id, "berthd knows it no more"),
             }
-            let resource =
-                self.config.resources.iter().find(|one| one.name == allocation.resource);
+            let resource = self.config.resources.iter().find(|one| one.name == allocation.resource);
             if let Some(resource) = resource.filter(|_| !allocation.nodes.is_empty()) {
                 self.cdi.write(&resource.cdi_kind(), &allocation)?;
             }

@@ -69,9 +69,9 @@ impl Cdi {
         };
         for entry in entries {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            let stem = name.strip_prefix(PREFIX).and_then(|rest| {
-                rest.strip_suffix(".json").or_else(|| rest.strip_suffix(".tmp"))
-            });
+            let stem = name
+                .strip_prefix(PREFIX)
+                .and_then(|rest| rest.strip_suffix(".json").or_else(|| rest.strip_suffix(".tmp")));
             // `a-`: other files of Berth's are not of an allocation.
             if let Some(stem) = stem.filter(|stem| stem.starts_with("a-"))
                 && !names.contains(stem)

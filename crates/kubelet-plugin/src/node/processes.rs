@@ -101,3 +101,30 @@ fn cgroup_of(pid: &str) -> Option<String> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.trim();
     (path.len() > 1).then(|| path.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_populated_control_group_shows_that_a_container_runs() {
+        let root = tempfile::tempdir().unwrap();
+        let events = |populated: u8| {
+            let dir = root.path().join("kubepods.slice/c1");
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("cgroup.events"), format!("populated {populated}\nfrozen 0\n"))
+                .unwrap();
+        };
+        let allocation = Allocation {
+            name: "a-000000000000".to_owned(),
+            cgroups: BTreeSet::from(["/kubepods.slice/c1".to_owned()]),
+            ..Allocation::default()
+        };
+        let running = || Processes::look(root.path()).running(&allocation);
+        assert_eq!(running(), None, "its control group is gone");
+        events(1);
+        assert_eq!(running().as_deref(), Some("processes in /kubepods.slice/c1"));
+        events(0);
+        assert_eq!(running(), None);
+    }
+}

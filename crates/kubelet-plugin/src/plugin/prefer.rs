@@ -51,8 +51,11 @@ pub(super) fn choose(
 
 /// Those of `left` that a reset of what is in would hit.
 fn reset_with(inventory: &Inventory, must: &[String], left: &[&Offer]) -> Vec<String> {
-    let hit: BTreeSet<&String> =
-        must.iter().filter_map(|id| inventory.offers.get(id)).flat_map(|one| &one.reset_with).collect();
+    let hit: BTreeSet<&String> = must
+        .iter()
+        .filter_map(|id| inventory.offers.get(id))
+        .flat_map(|one| &one.reset_with)
+        .collect();
     let is_hit = |offer: &&&Offer| offer.members.iter().any(|member| hit.contains(&member.address));
     left.iter().filter(is_hit).map(|offer| offer.id.clone()).collect()
 }

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -31,11 +31,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What the kubelet gets to open its list after a registration, and between two registrations.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Device and inode: another file under the same name has another.
-type Identity = (u64, u64);
+/// Device, inode, and when it was made, as a new file may get an old one's inode.
+type Identity = (u64, u64, Option<SystemTime>);
 
 fn identity(path: &Path) -> Option<Identity> {
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino(), file.created().ok()))
 }
 
 /// A served socket. Dropped, it is served no more, and removed if it is still this one.
@@ -148,12 +148,7 @@ async fn register(
 
 /// Returns when the kubelet started anew, when the plugin's socket went, or when the kubelet
 /// follows no list: it disconnected the plugin, and tells nobody otherwise.
-async fn until_forgotten(
-    plugin: &DevicePlugin,
-    served: &Served,
-    kubelet: &Path,
-    known: Identity,
-) {
+async fn until_forgotten(plugin: &DevicePlugin, served: &Served, kubelet: &Path, known: Identity) {
     let streams = plugin.streams();
     let mut followed = tokio::time::Instant::now();
     loop {

@@ -89,23 +89,24 @@ impl api::registration_server::Registration for Registry {
         let options = plugin.get_device_plugin_options(api::Empty {}).await?.into_inner();
         self.shared.lock().unwrap().options.push(options);
         let (shared, resource) = (Arc::clone(&self.shared), request.resource_name.clone());
+        // Held until the endpoint is known, as the first list comes at once.
+        let mut known = self.shared.lock().unwrap();
         let follower = tokio::spawn(async move {
             let Ok(lists) = plugin.list_and_watch(api::Empty {}).await else { return };
             let mut lists = lists.into_inner();
             while let Ok(Some(list)) = lists.message().await {
-                if let Some(known) = shared.lock().unwrap().lists.get_mut(&resource) {
-                    known.0 = list.devices;
+                if let Some(endpoint) = shared.lock().unwrap().lists.get_mut(&resource) {
+                    endpoint.0 = list.devices;
                 }
             }
             // The end of the stream: all its devices are unhealthy at once.
-            if let Some(known) = shared.lock().unwrap().lists.get_mut(&resource) {
-                known.0.iter_mut().for_each(|device| device.health = "Unhealthy".to_owned());
+            if let Some(endpoint) = shared.lock().unwrap().lists.get_mut(&resource) {
+                endpoint.0.iter_mut().for_each(|device| device.health = "Unhealthy".to_owned());
             }
         });
-        let mut shared = self.shared.lock().unwrap();
-        shared.registrations += 1;
+        known.registrations += 1;
         let new = (Vec::new(), follower.abort_handle());
-        if let Some((_, old)) = shared.lists.insert(request.resource_name, new) {
+        if let Some((_, old)) = known.lists.insert(request.resource_name, new) {
             old.abort();
         }
         Ok(Response::new(api::Empty {}))
@@ -177,8 +178,7 @@ impl Node {
         let sim = Arc::new(SimHost::from_topology(Topology::builtin(topology).unwrap()));
         let daemon = daemon(dir.path(), &sim).await;
         let shared = Shared::default();
-        let mut node =
-            Self { dir, sim, daemon, shared, kubelet: Vec::new(), plugin: None };
+        let mut node = Self { dir, sim, daemon, shared, kubelet: Vec::new(), plugin: None };
         node.start_kubelet();
         node.start_plugin();
         node
@@ -319,8 +319,7 @@ impl Node {
     /// The live reservations of `berthd`: (holder, groups).
     pub(crate) async fn reservations(&self) -> Vec<berth_proto::v1::Reservation> {
         let channel = dial(&self.path("berthd.sock"));
-        let mut client =
-            berth_proto::v1::reservations_client::ReservationsClient::new(channel);
+        let mut client = berth_proto::v1::reservations_client::ReservationsClient::new(channel);
         let request = berth_proto::v1::ListReservationsRequest {};
         client.list_reservations(request).await.unwrap().into_inner().reservations
     }
