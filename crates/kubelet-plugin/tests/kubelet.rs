@@ -5,6 +5,7 @@ mod double;
 use std::{process::Command, time::Duration};
 
 use berth_kubelet_plugin::api::v1beta1 as api;
+use berth_proto::v1::reservation::State;
 use double::{Node, RESOURCE, until};
 
 /// A process that is in the container of an allocation.
@@ -138,6 +139,11 @@ async fn a_group_stays_held_while_any_process_has_it_open() {
     // Nothing of it is seen in /proc here: the daemon's proof alone keeps it.
     let user = node.sim.foreign("qemu");
     user.open_group(number).unwrap();
+    let again = node.pre_start(&[id]).await.unwrap_err();
+    assert!(again.contains("qemu"), "{again}");
+    user.close_all();
+    node.pre_start(&[id]).await.unwrap();
+    user.open_group(number).unwrap();
     node.pods(&[]);
     settled().await;
     settled().await;
@@ -258,6 +264,72 @@ async fn after_a_restart_the_files_are_written_again_and_running_pods_keep_their
     until("a second registration", async || (node.registrations() == 2).then_some(())).await;
     settled().await;
     assert_eq!((node.cdi(), node.reservations().await[0].id.clone()), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_starts_again_after_it_had_its_device_open() {
+    let node = Node::start().await;
+    let ids = node.healthy(3).await;
+    let id = ids[0].as_str();
+    node.allocate(&[id]).await;
+    node.pods(&[("vm", &[id])]);
+    node.pre_start(&[id]).await.unwrap();
+    let number = node.group_number(id).await;
+    let user = node.sim.foreign("qemu");
+    user.open_by_group("0000:00:05.0".parse().unwrap())
+        .or_else(|_| user.open_group(number))
+        .unwrap();
+    settled().await;
+    user.close_all();
+    settled().await;
+    node.pre_start(&[id]).await.unwrap();
+    user.open_group(number).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_killed_and_started_again_lets_its_containers_in_again() {
+    let mut node = Node::start().await;
+    let ids = node.healthy(3).await;
+    let id = ids[0].as_str();
+    node.stop_plugin().await;
+    let mut program = node.program();
+    until("it registers", async || (node.registrations() == 2).then_some(())).await;
+    node.healthy(3).await;
+    let answer = node.allocate(&[id]).await;
+    node.pods(&[("vm", &[id])]);
+    node.pre_start(&[id]).await.unwrap();
+    let _container = Container::start(&answer);
+    let state = async || {
+        let held = node.reservations().await;
+        assert_eq!(held.len(), 1);
+        held[0].state()
+    };
+    assert_eq!(state().await, State::Handed);
+    program.kill().unwrap();
+    program.wait().unwrap();
+    until("the daemon holds it", async || (state().await == State::Reserved).then_some(())).await;
+    let mut program = node.program();
+    until("let in again", async || (state().await == State::Handed).then_some(())).await;
+    program.kill().unwrap();
+    program.wait().unwrap();
+}
+
+#[test]
+fn check_config_says_ok_or_names_the_line() {
+    let check = |text: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let program = env!("CARGO_BIN_EXE_berth-kubelet-plugin");
+        let mut program = Command::new(program);
+        let done = program.arg("--check-config").arg("--config").arg(file.path()).output().unwrap();
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.success(), String::from_utf8(text).unwrap())
+    };
+    let sample = include_str!("../../../deploy/kubernetes/kubelet-plugin.toml");
+    let (ok, text) = check(sample);
+    assert!(ok && text.contains(": ok\n"), "{text}");
+    let (ok, text) = check("[[resource]]\nname = \"gpu\"\n");
+    assert!(!ok && text.contains(":2: \"gpu\": there is no domain"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -175,6 +175,19 @@ impl Berthd {
         Ok(self.reservations().release(request).await?.into_inner())
     }
 
+    /// Who has a device of a group open, by name and pid.
+    ///
+    /// # Errors
+    /// No answer, or no such group.
+    pub async fn open_in(&self, group: &str) -> Result<Vec<String>, BerthdError> {
+        let mut client = GroupsClient::new(self.channel.clone());
+        let object = group.to_owned();
+        let request = v1::ExplainRequest { object, ..v1::ExplainRequest::default() };
+        let answer = client.explain(request).await?.into_inner();
+        let processes = answer.devices.into_iter().flat_map(|device| device.processes);
+        Ok(processes.map(|process| format!("{} (pid {})", process.name, process.pid)).collect())
+    }
+
     /// Makes this process the reservation's holder, drops the kernel's hold, and tells which nodes
     /// a container opens.
     ///

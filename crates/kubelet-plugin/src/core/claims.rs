@@ -204,22 +204,23 @@ impl Claims {
         allocation: &mut Allocation,
         reservation: &v1::Reservation,
     ) -> Result<(), NotNow> {
+        let busy = |why: String| NotNow::Busy { by: allocation.title(), why };
         match reservation.state() {
-            State::Reserved | State::Handed => {}
+            // Held: a former run had it open, and this process is the holder for as long as it lives.
+            State::Reserved | State::Handed | State::Held => {}
             State::Preparing => {
                 let pending = reservation.pending.clone();
                 return Err(NotNow::Preparing(reservation.id.clone(), pending));
             }
             other => {
-                let open: Vec<String> = reservation
-                    .claims
-                    .iter()
-                    .flat_map(|claim| &claim.processes)
-                    .map(|process| format!("{} (pid {})", process.name, process.pid))
-                    .collect();
                 let state = other.as_str_name().to_lowercase();
-                let why = format!("{} is {state} {}", reservation.id, open.join(", "));
-                return Err(NotNow::Busy { by: allocation.title(), why });
+                return Err(busy(format!("{} is {state} {}", reservation.id, reservation.detail)));
+            }
+        }
+        for group in &allocation.groups {
+            let open = self.berthd.open_in(group).await?;
+            if !open.is_empty() {
+                return Err(busy(format!("{group} is open in {}", open.join(", "))));
             }
         }
         let nodes = self.berthd.hand_over(&reservation.id, reservation.epoch).await?;

@@ -324,6 +324,23 @@ impl Node {
         client.list_reservations(request).await.unwrap().into_inner().reservations
     }
 
+    /// The kernel's number of a group.
+    pub(crate) async fn group_number(&self, id: &str) -> u32 {
+        let channel = dial(&self.path("berthd.sock"));
+        let mut client = berth_proto::v1::groups_client::GroupsClient::new(channel);
+        let request = berth_proto::v1::GetGroupRequest { group: id.to_owned() };
+        client.get_group(request).await.unwrap().into_inner().number
+    }
+
+    /// The plugin as a program of its own.
+    pub(crate) fn program(&self) -> std::process::Child {
+        std::process::Command::new(env!("CARGO_BIN_EXE_berth-kubelet-plugin"))
+            .arg("--config")
+            .arg(self.path("plugin.toml"))
+            .spawn()
+            .unwrap()
+    }
+
     /// The CDI files by name.
     pub(crate) fn cdi(&self) -> BTreeMap<String, serde_json::Value> {
         let Ok(entries) = std::fs::read_dir(self.path("cdi")) else { return BTreeMap::new() };
