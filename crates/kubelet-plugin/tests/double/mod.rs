@@ -1,5 +1,5 @@
 //! A kubelet that does what kubelet v1.36 was seen doing, and the real daemon on a simulated host.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::{
     collections::BTreeMap,
@@ -145,7 +145,7 @@ impl pods::pod_resources_lister_server::PodResourcesLister for Lister {
 pub(crate) struct Node {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) sim: Arc<SimHost>,
-    pub(crate) daemon: Daemon,
+    _daemon: Daemon,
     shared: Shared,
     kubelet: Vec<AbortHandle>,
     plugin: Option<JoinHandle<anyhow::Result<()>>>,
@@ -178,7 +178,8 @@ impl Node {
         let sim = Arc::new(SimHost::from_topology(Topology::builtin(topology).unwrap()));
         let daemon = daemon(dir.path(), &sim).await;
         let shared = Shared::default();
-        let mut node = Self { dir, sim, daemon, shared, kubelet: Vec::new(), plugin: None };
+        let mut node =
+            Self { dir, sim, _daemon: daemon, shared, kubelet: Vec::new(), plugin: None };
         node.start_kubelet();
         node.start_plugin();
         node
@@ -322,6 +323,13 @@ impl Node {
         let mut client = berth_proto::v1::reservations_client::ReservationsClient::new(channel);
         let request = berth_proto::v1::ListReservationsRequest {};
         client.list_reservations(request).await.unwrap().into_inner().reservations
+    }
+
+    /// The state of the only reservation.
+    pub(crate) async fn state(&self) -> berth_proto::v1::reservation::State {
+        let held = self.reservations().await;
+        assert_eq!(held.len(), 1);
+        held[0].state()
     }
 
     /// The kernel's number of a group.
