@@ -263,6 +263,22 @@ async fn after_a_restart_the_files_are_written_again_and_running_pods_keep_their
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_a_starting_kubelet_did_not_list_starts_its_container_again() {
+    let node = Node::start().await;
+    let ids = node.healthy(3).await;
+    let id = ids[0].as_str();
+    node.allocate(&[id]).await;
+    node.pods(&[("vm", &[id])]);
+    node.pre_start(&[id]).await.unwrap();
+    let before = node.cdi();
+    node.pods(&[]);
+    until("given back", async || node.reservations().await.is_empty().then_some(())).await;
+    node.pods(&[("vm", &[id])]);
+    node.pre_start(&[id]).await.unwrap();
+    assert_eq!(node.cdi(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_starts_again_after_it_had_its_device_open() {
     let node = Node::start().await;
     let ids = node.healthy(3).await;

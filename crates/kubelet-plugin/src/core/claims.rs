@@ -133,7 +133,9 @@ impl Claims {
         fresh.then(|| format!("its container was let in {age} ms ago"))
     }
 
-    /// Gives an allocation's groups back and forgets it. `berthd` refuses while anybody has one open.
+    /// Gives an allocation's groups back. `berthd` refuses while anybody has one open. It is forgotten
+    /// once there is a newer one: a kubelet that starts lists no pods at first, and asks for no
+    /// other allocation when it starts their containers again.
     pub(super) async fn free(&self, allocation: &Allocation) -> Result<(), NotNow> {
         if let Some(id) = &allocation.reservation {
             let released = match self.berthd.release(id).await {
@@ -152,7 +154,11 @@ impl Claims {
             }
         }
         self.cdi.remove(&allocation.name)?;
-        self.records.remove(&allocation.name)?;
+        if self.is_current(allocation) {
+            self.records.put(&allocation.without_reservation())?;
+        } else {
+            self.records.remove(&allocation.name)?;
+        }
         tracing::info!(allocation = allocation.name, pod = allocation.pod, "given back");
         Ok(())
     }

@@ -52,6 +52,18 @@ impl Allocation {
         }
     }
 
+    /// As it was before it started.
+    #[must_use]
+    pub fn without_reservation(&self) -> Self {
+        Self {
+            request_id: String::new(),
+            reservation: None,
+            nodes: Vec::new(),
+            cgroups: BTreeSet::new(),
+            ..self.clone()
+        }
+    }
+
     /// Whether any group is in both.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {

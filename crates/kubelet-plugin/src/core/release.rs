@@ -49,7 +49,8 @@ impl Claims {
             if pod.is_some() || self.in_use(&allocation, &processes).is_some() {
                 continue;
             }
-            if self.waits(&allocation, &listed) {
+            let nothing_held = current && allocation.reservation.is_none();
+            if nothing_held || self.waits(&allocation, &listed) {
                 continue;
             }
             match self.free(&allocation).await {
@@ -64,7 +65,7 @@ impl Claims {
     }
 
     /// Whether the kubelet's list is about this allocation: it is about the newest of a group.
-    fn is_current(&self, allocation: &Allocation) -> bool {
+    pub(super) fn is_current(&self, allocation: &Allocation) -> bool {
         let newer = |one: &Allocation| one.serial > allocation.serial && one.meets(allocation);
         !self.records.all().iter().any(newer)
     }
