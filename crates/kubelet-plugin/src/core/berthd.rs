@@ -1,6 +1,9 @@
 //! The client of `berthd`: its gRPC socket for orders, its hand-over socket for the nodes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use berth_handover::{Client, ClientError, NodeInfo};
 use berth_proto::{
@@ -23,6 +26,10 @@ pub const HOLDER_PREFIX: &str = "kubelet:";
 
 /// How long an order waits for the kernel: the kubelet waits 30 s in all.
 const WAIT_MS: u64 = 15_000;
+/// The same of a release: the next one that asks finds it done, and others wait for their turn.
+const RELEASE_WAIT_MS: u64 = 3_000;
+/// How long any answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Why `berthd` didn't do it.
 #[derive(Debug, thiserror::Error)]
@@ -82,12 +89,12 @@ fn refusal_of(status: &Status) -> Option<v1::Refusal> {
 #[must_use]
 pub(crate) fn channel(path: &Path) -> Channel {
     let path = path.to_owned();
-    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(
-        move |_: Uri| {
+    Endpoint::from_static("http://localhost").timeout(PATIENCE).connect_with_connector_lazy(
+        tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        },
-    ))
+        }),
+    )
 }
 
 /// `berthd`, as an orchestrator sees it.
@@ -169,7 +176,7 @@ impl Berthd {
         let request = v1::ReleaseRequest {
             id: id.to_owned(),
             request_id: uuid::Uuid::new_v4().to_string(),
-            wait_ms: WAIT_MS,
+            wait_ms: RELEASE_WAIT_MS,
             ..v1::ReleaseRequest::default()
         };
         Ok(self.reservations().release(request).await?.into_inner())
@@ -195,7 +202,11 @@ impl Berthd {
     /// A refusal of the hand-over socket, or no answer.
     pub async fn hand_over(&self, id: &str, epoch: u64) -> Result<Vec<NodeInfo>, BerthdError> {
         let (path, id) = (self.handover.clone(), id.to_owned());
-        let fetch = move || Client::connect(path)?.fetch(&id, epoch);
+        let fetch = move || {
+            let client = Client::connect(path)?;
+            client.wait_at_most(PATIENCE)?;
+            client.fetch(&id, epoch)
+        };
         let fetched = tokio::task::spawn_blocking(fetch).await;
         let fetched = fetched.map_err(|error| Status::internal(error.to_string()))??;
         Ok(fetched.nodes().to_vec())

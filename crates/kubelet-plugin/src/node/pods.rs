@@ -1,7 +1,7 @@
 //! Which pods the kubelet says have which devices. It leaves out a pod that was deleted by force,
 //! though its container may still run: what isn't here is not free for that.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use tonic::{Status, transport::Channel};
 
@@ -9,6 +9,9 @@ use crate::{
     api::podresources::{ListPodResourcesRequest, pod_resources_lister_client},
     core::Allocation,
 };
+
+/// How long the list is waited for: containers that start wait meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The kubelet's PodResources socket.
 #[derive(Debug, Clone)]
@@ -41,7 +44,9 @@ impl Pods {
     pub async fn list(&self) -> Result<Vec<Listed>, Box<Status>> {
         let mut client =
             pod_resources_lister_client::PodResourcesListerClient::new(self.channel.clone());
-        let answer = client.list(ListPodResourcesRequest {}).await.map_err(Box::new)?.into_inner();
+        let answer = tokio::time::timeout(PATIENCE, client.list(ListPodResourcesRequest {})).await;
+        let answer = answer.map_err(|_| Status::deadline_exceeded("no answer in time"))?;
+        let answer = answer.map_err(Box::new)?.into_inner();
         let mut found = Vec::new();
         for pod in answer.pod_resources {
             let name = format!("{}/{}", pod.namespace, pod.name);
