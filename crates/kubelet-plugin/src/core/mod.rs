@@ -1,0 +1,13 @@
+//! What may be given away and what was: nothing here knows which of the kubelet's APIs asked.
+
+mod berthd;
+mod claims;
+mod inventory;
+mod records;
+mod release;
+
+pub(crate) use berthd::channel;
+pub use berthd::{Berthd, BerthdError, HOLDER_PREFIX};
+pub use claims::{Claims, NotNow};
+pub use inventory::{Inventory, Member, Offer, follow};
+pub use records::{Allocation, Node, Records};

@@ -1,0 +1,94 @@
+//! CDI files: one for each allocation, written when a container may start, removed when the groups
+//! are free. Nodes have no uid, gid or mode: the runtime makes them the container user's.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use crate::core::{Allocation, Node};
+
+/// The lowest version that has all that is written, as a runtime refuses what it doesn't know.
+const VERSION: &str = "0.5.0";
+const PREFIX: &str = "berth-";
+
+/// The directory of the files.
+#[derive(Debug, Clone)]
+pub struct Cdi {
+    dir: PathBuf,
+}
+
+impl Cdi {
+    /// In a directory, which is made when it is needed.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    fn file(&self, allocation: &str) -> PathBuf {
+        self.dir.join(format!("{PREFIX}{allocation}.json"))
+    }
+
+    /// Writes the file of an allocation, unless it is there already as it should be.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn write(&self, kind: &str, allocation: &Allocation) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(&spec(kind, &allocation.name, &allocation.nodes))
+            .map_err(io::Error::other)?;
+        let file = self.file(&allocation.name);
+        if fs::read(&file).is_ok_and(|there| there == bytes) {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.dir)?;
+        super::replace_file(&file, &bytes)
+    }
+
+    /// Removes the file of an allocation; also where there is none.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn remove(&self, allocation: &str) -> io::Result<()> {
+        match fs::remove_file(self.file(allocation)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the files of allocations that are not among these.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn keep_only(&self, names: &BTreeSet<String>) -> io::Result<()> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let stem = name
+                .strip_prefix(PREFIX)
+                .and_then(|rest| rest.strip_suffix(".json").or_else(|| rest.strip_suffix(".tmp")));
+            // `a-`: other files of Berth's are not of an allocation.
+            if let Some(stem) = stem.filter(|stem| stem.starts_with("a-"))
+                && !names.contains(stem)
+            {
+                fs::remove_file(self.dir.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn spec(kind: &str, name: &str, nodes: &[Node]) -> Value {
+    let nodes: Vec<Value> =
+        nodes.iter().map(|node| json!({"path": node.path, "permissions": "rw"})).collect();
+    json!({
+        "cdiVersion": VERSION,
+        "kind": kind,
+        "devices": [{"name": name, "containerEdits": {"deviceNodes": nodes}}],
+    })
+}

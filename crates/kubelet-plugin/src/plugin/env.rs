@@ -1,0 +1,64 @@
+//! What a container finds in its environment.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::{
+    config::Resource,
+    core::{Allocation, Offer},
+    node::ALLOCATION_ENV,
+};
+
+/// For KubeVirt, for what knows the SR-IOV plugin, and Berth's own.
+///
+/// KubeVirt takes as many addresses as host devices were asked for, by position: so it gets the
+/// primary function of each group, and nothing of its siblings.
+pub(super) fn variables(
+    resource: &Resource,
+    allocation: &Allocation,
+    offers: &[&Offer],
+) -> BTreeMap<String, String> {
+    let suffix = resource.env();
+    let primary: Vec<&str> = offers.iter().map(|offer| offer.primary.as_str()).collect();
+    let primary = primary.join(",");
+    BTreeMap::from([
+        (format!("PCI_RESOURCE_{suffix}"), primary.clone()),
+        (format!("PCIDEVICE_{suffix}"), primary),
+        (format!("PCIDEVICE_{suffix}_INFO"), sriov_info(offers).to_string()),
+        (format!("{ALLOCATION_ENV}{suffix}"), allocation.name.clone()),
+        (format!("BERTH_DEVICES_{suffix}"), all(resource, allocation, offers).to_string()),
+    ])
+}
+
+fn sriov_info(offers: &[&Offer]) -> Value {
+    let one = |offer: &&Offer| {
+        let node = format!("/dev/vfio/{}", offer.number);
+        let info = json!({"vfio": {"mount": "/dev/vfio/vfio", "dev-mount": node}});
+        (offer.primary.clone(), info)
+    };
+    Value::Object(offers.iter().map(one).collect())
+}
+
+fn all(resource: &Resource, allocation: &Allocation, offers: &[&Offer]) -> Value {
+    let group = |offer: &&Offer| {
+        let devices: Vec<Value> = offer
+            .members
+            .iter()
+            .map(|member| {
+                json!({
+                    "address": member.address,
+                    "id": format!("{:04x}:{:04x}", member.vendor, member.device),
+                    "class": format!("{:06x}", member.class),
+                    "primary": member.address == offer.primary,
+                })
+            })
+            .collect();
+        json!({"group": offer.id, "numaNode": offer.numa_node, "devices": devices})
+    };
+    json!({
+        "resource": resource.name,
+        "allocation": allocation.name,
+        "groups": offers.iter().map(group).collect::<Vec<Value>>(),
+    })
+}
