@@ -26,9 +26,11 @@ const UNIT: &str = "berth-helper.socket";
 pub(super) fn one_helper(ctx: &Ctx) -> Result<()> {
     const CAPABILITIES: [u32; 5] = [2, 5, 16, 19, 24];
     let socket = Path::new(RUN_DIR).join("helper.sock");
+    // The one that `berthd` has waiting for its next act is not ours.
+    let others: Vec<u32> = helpers().into_iter().map(|it| it.pid).collect();
     let connection = handover::connect_to(&socket)?;
     let ready = || {
-        helpers().into_iter().find(|it| {
+        helpers().into_iter().filter(|it| !others.contains(&it.pid)).find(|it| {
             fs::read_link(format!("/proc/{}/exe", it.pid))
                 .is_ok_and(|exe| exe == Path::new("/usr/libexec/berth/berth-helper"))
         })
