@@ -13,28 +13,12 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "ioas.h"
 #include "vfio.h"
 
 /* Above what reaches 32 bits, and above what a platform reserves. */
 #define IOVA 0x100000000ULL
 #define FIXED_READ_WRITE 7
-
-struct ioas_map {
-    uint32_t size, flags, ioas_id, reserved;
-    uint64_t user_va, length, iova;
-};
-#define IOAS_MAP _IO(';', 0x85)
-struct ioas_unmap {
-    uint32_t size, ioas_id;
-    uint64_t iova, length;
-};
-#define IOAS_UNMAP _IO(';', 0x86)
-struct ioas_map_file {
-    uint32_t size, flags, ioas_id;
-    int32_t fd;
-    uint64_t start, length, iova;
-};
-#define IOAS_MAP_FILE _IO(';', 0x8f)
 
 static double now_ms(void)
 {

@@ -18,8 +18,8 @@ mod watch;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
-use berth_measure::Row;
+use anyhow::Result;
+use berth_measure::Bench;
 use clap::Parser;
 use site::{Backend, Kernel};
 
@@ -69,9 +69,7 @@ pub(crate) struct Places {
     pub(crate) kernel: Option<Kernel>,
 }
 
-type Bench = fn(&Places) -> Result<Vec<Row>>;
-
-const BENCHES: &[(&str, Bench)] = &[
+const BENCHES: &[Bench<Places>] = &[
     ("reserve_release", ledger::bench),
     ("grpc_read", front::grpc_read),
     ("grpc_mut", front::grpc_mut),
@@ -84,7 +82,7 @@ const BENCHES: &[(&str, Bench)] = &[
 ];
 
 /// Those that work on real devices.
-const ON_KERNEL: &[(&str, Bench)] =
+const ON_KERNEL: &[Bench<Places>] =
     &[("region", region::bench), ("vm_death", death::bench), ("fd_claim", claim::bench)];
 
 fn main() -> Result<()> {
@@ -96,25 +94,5 @@ fn main() -> Result<()> {
     };
     let benches = if kernel.is_some() { ON_KERNEL } else { BENCHES };
     let places = Places { programs, peers, disk, memory, fetches, kernel };
-    if let Some(unknown) = names.iter().find(|name| benches.iter().all(|(known, _)| known != name))
-    {
-        let known: Vec<&str> = benches.iter().map(|(name, _)| *name).collect();
-        bail!("no bench is called {unknown} here; there are {}", known.join(", "));
-    }
-    let (mut rows, mut failed) = (Vec::new(), Vec::new());
-    for (name, bench) in benches {
-        if !names.is_empty() && names.iter().all(|wanted| wanted != name) {
-            continue;
-        }
-        match bench(&places) {
-            Ok(more) => rows.extend(more),
-            Err(error) => {
-                eprintln!("{name}: {error:#}");
-                failed.push(*name);
-            }
-        }
-    }
-    let text = serde_json::to_string_pretty(&rows)?;
-    std::fs::write(&json, text).with_context(|| format!("write {}", json.display()))?;
-    if failed.is_empty() { Ok(()) } else { bail!("not measured: {}", failed.join(", ")) }
+    berth_measure::run(benches, &names, &places, &json)
 }

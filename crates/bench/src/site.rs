@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use berth_host::sim::Topology;
+pub(crate) use berth_measure::Backend;
 use berth_measure::Target;
 use berth_proto::v1;
 use tempfile::TempDir;
@@ -22,25 +23,6 @@ pub(crate) struct Kernel {
     pub(crate) device: String,
     /// The peer's device.
     pub(crate) beside: String,
-}
-
-/// iommufd or type1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Backend {
-    /// A cdev, an iommufd.
-    Iommufd,
-    /// A group, a container.
-    Type1,
-}
-
-impl Backend {
-    /// As the peers in C take it.
-    pub(crate) const fn word(self) -> &'static str {
-        match self {
-            Self::Iommufd => "iommufd",
-            Self::Type1 => "type1",
-        }
-    }
 }
 
 /// A daemon on its machine.

@@ -3,6 +3,7 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=peers");
+    println!("cargo::rerun-if-changed=../../bench/peers/ioas.h");
     cc::Build::new()
         .files(["peers/raw.c", "peers/fake.c"])
         .opt_level(2)

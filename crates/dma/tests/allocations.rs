@@ -1,49 +1,22 @@
 //! What a call costs: heap allocations and calls into the kernel, counted.
 #![expect(unsafe_code, reason = "counts allocations; maps memory by address on a simulated IOMMU")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::ptr::NonNull;
 
 use berth_dma::{AddressSpace, DmaBuffer, DmaPerms, IovaChoice, SimFlavour, SimIoas, SimLimits};
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: the system's allocator does everything; what is counted is no memory of its.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use self::counting::allocations;
 
 const PAGE: u64 = 4096;
 const RW: DmaPerms = DmaPerms::READ_WRITE;
 
 /// How many allocations and calls into the simulated kernel there were.
 fn cost(sim: &SimIoas, act: impl FnOnce()) -> (u64, u64) {
-    let (allocations, calls) = (ALLOCATIONS.with(Cell::get), sim.calls());
+    let (before, calls) = (allocations(), sim.calls());
     act();
-    (ALLOCATIONS.with(Cell::get) - allocations, sim.calls() - calls)
+    (allocations() - before, sim.calls() - calls)
 }
 
 fn memory(page: u64) -> NonNull<u8> {

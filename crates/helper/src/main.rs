@@ -1,8 +1,8 @@
 //! berth-helper: the privileged acts, one process per request.
 //!
 //! Reads one request from the socket that is its standard input, does it, answers and exits:
-//! 0 when the act was tried or nothing was asked, 2 when what came was no request or from somebody who may not ask, 1 when
-//! the socket failed.
+//! 0 when the act was tried or nothing was asked, 2 when what came was no request or from somebody who
+//! may not ask, 1 when the socket failed.
 #![forbid(unsafe_code)]
 
 use std::{path::PathBuf, process::ExitCode};

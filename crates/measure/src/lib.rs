@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod compare;
+mod program;
 mod report;
 mod target;
 
 pub use compare::{ROUNDS, compare, compare_in, median, percentile, rate};
+pub use program::{Backend, Bench, run};
 pub use report::{Row, Verdict};
 pub use target::{Question, Target};
 

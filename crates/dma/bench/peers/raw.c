@@ -1,29 +1,13 @@
 /* The ioctls as a VMM in C makes them: the structure, the call, and a look at its answer. */
 #include "raw.h"
 
+#include "../../../bench/peers/ioas.h"
+
 #include <errno.h>
 #include <linux/vfio.h>
 #include <sys/ioctl.h>
 
 #define FIXED_READ_WRITE 7
-
-/* What the installed headers may be too old for; names and values are the kernel's. */
-struct ioas_map {
-    uint32_t size, flags, ioas_id, reserved;
-    uint64_t user_va, length, iova;
-};
-#define IOAS_MAP _IO(';', 0x85)
-struct ioas_unmap {
-    uint32_t size, ioas_id;
-    uint64_t iova, length;
-};
-#define IOAS_UNMAP _IO(';', 0x86)
-struct ioas_map_file {
-    uint32_t size, flags, ioas_id;
-    int32_t fd;
-    uint64_t start, length, iova;
-};
-#define IOAS_MAP_FILE _IO(';', 0x8f)
 
 static int call(int fd, unsigned long request, void *argument)
 {

@@ -2,52 +2,21 @@
 //! one.
 #![expect(unsafe_code, reason = "counts allocations")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    env,
-    process::Command,
-};
+#[path = "../../tests/counting/mod.rs"]
+mod counting;
+
+use std::{env, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::Places;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: the system's allocator does everything; what is counted is no memory of its.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Allocations of this thread.
 pub(crate) fn allocations(act: impl FnOnce() -> Result<()>) -> Result<u64> {
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     act()?;
-    Ok(ALLOCATIONS.with(Cell::get) - before)
+    Ok(counting::allocations() - before)
 }
 
 /// What the tracing program counts.

@@ -26,8 +26,8 @@ mod vmm;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
-use berth_measure::Row;
+use anyhow::{Context as _, Result};
+use berth_measure::Bench;
 use clap::Parser;
 use site::{Backend, Kernel};
 
@@ -72,10 +72,8 @@ impl Places {
     }
 }
 
-type Bench = fn(&Places) -> Result<Vec<Row>>;
-
 /// Those that need no IOMMU.
-const HERE: &[(&str, Bench)] = &[
+const HERE: &[Bench<Places>] = &[
     ("map_call_null", null::bench),
     ("translate", translate::bench),
     ("iova_alloc", places::bench),
@@ -83,7 +81,7 @@ const HERE: &[(&str, Bench)] = &[
 ];
 
 /// Those that work on a real device.
-const ON_KERNEL: &[(&str, Bench)] = &[
+const ON_KERNEL: &[Bench<Places>] = &[
     ("map_call", call::bench),
     ("map_batch", batch::map),
     ("unmap_range", batch::unmap),
@@ -113,25 +111,5 @@ fn main() -> Result<()> {
         let (_, run) = found.with_context(|| format!("nothing to count is called {name}"))?;
         return run(&places);
     }
-    if let Some(unknown) = names.iter().find(|name| benches.iter().all(|(known, _)| known != name))
-    {
-        let known: Vec<&str> = benches.iter().map(|(name, _)| *name).collect();
-        bail!("no bench is called {unknown} here; there are {}", known.join(", "));
-    }
-    let (mut rows, mut failed) = (Vec::new(), Vec::new());
-    for (name, bench) in benches {
-        if !names.is_empty() && names.iter().all(|wanted| wanted != name) {
-            continue;
-        }
-        match bench(&places) {
-            Ok(more) => rows.extend(more),
-            Err(error) => {
-                eprintln!("{name}: {error:#}");
-                failed.push(*name);
-            }
-        }
-    }
-    let text = serde_json::to_string_pretty(&rows)?;
-    std::fs::write(&json, text).with_context(|| format!("write {}", json.display()))?;
-    if failed.is_empty() { Ok(()) } else { bail!("not measured: {}", failed.join(", ")) }
+    berth_measure::run(benches, &names, &places, &json)
 }

@@ -8,30 +8,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use berth_dma::AddressSpace;
+pub(crate) use berth_measure::Backend;
 use berth_uapi::{
     BoundDevice, Cdev, Device, GroupNumber, IoasId, Iommufd, PtId, VfioContainer, VfioGroup,
 };
 
 use crate::{Places, raw::Raw};
-
-/// iommufd or type1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Backend {
-    /// A cdev, an iommufd.
-    Iommufd,
-    /// A group, a container.
-    Type1,
-}
-
-impl Backend {
-    /// As it is called.
-    pub(crate) const fn word(self) -> &'static str {
-        match self {
-            Self::Iommufd => "iommufd",
-            Self::Type1 => "type1",
-        }
-    }
-}
 
 /// A device on vfio-pci.
 #[derive(Debug, Clone)]

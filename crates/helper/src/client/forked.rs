@@ -48,9 +48,8 @@ impl Started {
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
-    /// Waits for its end, which is in the kernel's hands where the act is.
+    /// Waits for the end of one that was left; that is in the kernel's hands where the act is.
     fn reap(mut self) {
-        self.leave();
         if let Some(mut child) = self.child.take() {
             // There is no other way for it to fail than to have been waited for.
             let _ = child.wait();
