@@ -12,6 +12,7 @@ mod events;
 mod expiry;
 mod facts;
 mod feed;
+mod hotplug;
 mod inbox;
 mod message;
 mod open;
@@ -35,6 +36,7 @@ use tokio::{
 
 pub use clock::Clock;
 pub use feed::Follower;
+pub use hotplug::Told;
 pub use open::{LedgerConfig, Opened, lock, open, open_locked};
 pub use scan::{Scan, Survey, look, survey};
 
@@ -168,7 +170,9 @@ impl LedgerHandle {
     /// As [`Self::submit`]; what could not be read.
     pub async fn rescan(&self, meta: Meta) -> Result<Applied, ApiError> {
         let host = Arc::clone(&self.shared.host);
-        self.observe_survey(tokio::task::spawn_blocking(move || survey(&*host)), meta).await
+        let after_looks = self.snapshot().looks;
+        let survey = move || survey(&*host).map(|found| Scan { after_looks, ..found });
+        self.observe_survey(tokio::task::spawn_blocking(survey), meta).await
     }
 
     /// Waits for a look at the machine, completes it by what takes knowing the record, and records

@@ -10,8 +10,8 @@ mod snapshot;
 pub use caller::{Caller, Role, Transport};
 pub use error::ApiError;
 pub use intent::{
-    AnswerOf, Applied, Baseline, Completion, DomainNow, Executor, GivenBack, Intent, IntentBody,
-    IntentKind, Meta, OpenIntent, Outcome, RequestId, StepNote,
+    AnswerOf, Applied, Baseline, Completion, DomainNow, Executor, GivenBack, Gone, Intent,
+    IntentBody, IntentKind, Meta, OpenIntent, Outcome, RequestId, StepNote,
 };
 pub use latency::{DmaLatencies, Latency};
 pub use snapshot::{Extra, HostUses, InventoryIndex, Looked, Snapshot};

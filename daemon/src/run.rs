@@ -23,9 +23,11 @@ use crate::{
     config::{Access, Config, Endpoint, Serve},
     fdstore::{FdStore, KeptFd},
     grpc, handover, heartbeat,
-    ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey},
+    ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey, Told},
     listen::{self, Behind, BindError, Bound, Passed, SocketFile},
-    model::{ApiError, DmaLatencies, DomainNow, Executor, Intent, Meta, OpenIntent, Snapshot},
+    model::{
+        ApiError, DmaLatencies, DomainNow, Executor, Gone, Intent, Meta, OpenIntent, Snapshot,
+    },
     notify, reconcile,
     rest::{self, Front, Metrics},
     service::{Service, ServiceConfig},
@@ -87,7 +89,7 @@ pub struct Daemon {
     health: HealthReporter,
     listeners: JoinSet<()>,
     handover: Vec<(handover::Serving, Option<SocketFile>)>,
-    /// Leases, rescans, heartbeats.
+    /// Leases, looks at the host, heartbeats.
     chores: JoinSet<()>,
     ledger: JoinHandle<()>,
 }
@@ -101,6 +103,12 @@ impl Executor for Hands {
     fn submit(&self, intent: Intent, snapshot: Arc<Snapshot>) {
         if let Some(engine) = self.0.upgrade() {
             engine.submit(intent, snapshot);
+        }
+    }
+
+    fn gone(&self, devices: &[Gone]) {
+        if let Some(engine) = self.0.upgrade() {
+            engine.gone(devices);
         }
     }
 
@@ -173,6 +181,8 @@ impl Daemon {
         let watchdog = notify::watchdog_period().map_err(StartError::Environment)?;
         create_state_dir(config)?;
         let sockets = bind(config, passed).await?;
+        // Before the first look, so that what happens after it is told.
+        let told = Told::of(&*host);
         let (opened, survey) = open_ledger(config, &host, table).await?;
         let Opened { ledger, intents, previous_boot, task } = opened;
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
@@ -223,7 +233,7 @@ impl Daemon {
             let parts = heartbeat::parts(ledger.clone(), &engine, serving);
             heartbeat::feed_watchdog(parts, period)
         });
-        let chores = chores(config, ledger, heart);
+        let chores = chores(config, ledger, &engine, told, heart);
         Ok(Self {
             service,
             engine,
@@ -385,6 +395,8 @@ async fn catch_up(
 fn chores(
     config: &Config,
     ledger: LedgerHandle,
+    engine: &Engine,
+    told: Option<Told>,
     heart: Option<impl Future<Output = ()> + Send + 'static>,
 ) -> JoinSet<()> {
     let every = Duration::from_millis(config.timeouts.rescan_ms);
@@ -392,7 +404,8 @@ fn chores(
     if let Some(beat) = heart {
         chores.spawn(beat);
     }
-    chores.spawn(ledger.clone().rescan_every(every));
+    chores.spawn(ledger.clone().follow_host(every, told));
+    chores.spawn(engine.clone().watch_removals());
     chores.spawn(ledger.expire_leases());
     chores
 }

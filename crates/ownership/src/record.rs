@@ -32,6 +32,9 @@ pub struct DeviceFacts {
     pub bridge: bool,
     /// What its driver does with DMA.
     pub dma: DriverDma,
+    /// Which driver alone may have it, if that is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_override: Option<String>,
     /// Whether its driver attached a domain of its own.
     pub private_domain: bool,
     /// What the host does with it.
@@ -53,6 +56,7 @@ impl DeviceFacts {
             id: id.into(),
             bridge: false,
             dma: DriverDma::None,
+            driver_override: None,
             private_domain: false,
             uses: Vec::new(),
             processes: Vec::new(),

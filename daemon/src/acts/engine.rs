@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     fdstore::{FdStore, Keeper},
-    model::{DmaLatencies, DomainNow, Executor, Intent, IntentBody, Outcome, Snapshot},
+    model::{DmaLatencies, DomainNow, Executor, Gone, Intent, IntentBody, Outcome, Snapshot},
 };
 
 /// How the engine is set up.
@@ -61,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) scheduler: Scheduler,
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) holders: super::holder::Holders,
+    pub(crate) leaving: super::removal::Leaving,
 }
 
 impl fmt::Debug for Engine {
@@ -94,7 +95,8 @@ impl Engine {
             keeper: Arc::new(Keeper::new(store)),
         };
         let holders = super::holder::Holders::new(tokio::runtime::Handle::current());
-        Self { inner: Arc::new(Inner { tools, scheduler, watchdog, holders }) }
+        let leaving = super::removal::Leaving::default();
+        Self { inner: Arc::new(Inner { tools, scheduler, watchdog, holders, leaving }) }
     }
 
     pub(crate) fn tools(&self) -> &Tools {
@@ -348,6 +350,10 @@ impl Executor for Engine {
             engine.inner.watchdog.end(id);
         });
         self.inner.watchdog.submitted(id, ticket);
+    }
+
+    fn gone(&self, devices: &[Gone]) {
+        self.forget(devices);
     }
 
     fn domain(&self, domain: &DomainId) -> Option<DomainNow> {

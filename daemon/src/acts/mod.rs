@@ -38,6 +38,7 @@ mod proof;
 pub(crate) mod ready;
 mod records;
 mod release;
+mod removal;
 pub(crate) mod revoke;
 pub(crate) mod runtime;
 mod scheduler;

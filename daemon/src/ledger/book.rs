@@ -34,6 +34,10 @@ pub(super) struct Book {
     pub(super) inventory: Arc<Inventory>,
     pub(super) index: Arc<InventoryIndex>,
     pub(super) fresh: OrdMap<PciAddress, Arc<Looked>>,
+    /// How often devices were looked at apart from scans.
+    pub(super) looks: u64,
+    /// Which of these looks was the last at a device, where no scan that began later was taken.
+    pub(super) looked_at: OrdMap<PciAddress, u64>,
     pub(super) boot: Boot,
     pub(super) oldest_seq: u64,
 }
@@ -69,6 +73,8 @@ impl Book {
             inventory: Arc::default(),
             index: Arc::default(),
             fresh: OrdMap::new(),
+            looks: 0,
+            looked_at: OrdMap::new(),
             boot: clock.boot(None),
             oldest_seq: loaded.oldest_seq,
         };
@@ -111,6 +117,7 @@ impl Book {
             inventory: Arc::clone(&self.inventory),
             index: Arc::clone(&self.index),
             fresh: self.fresh.clone(),
+            looks: self.looks,
             seq: self.seq,
             boot: self.boot.clone(),
             extras: self.extras.clone(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use berth_host::PciAddress;
 use berth_ownership::{Command, Event, Reason, Refusal};
+use imbl::OrdMap;
 
 use super::{
     Scan,
@@ -216,14 +217,11 @@ fn open(draft: &Draft, intent: u64) -> Result<(), ApiError> {
 fn refresh(draft: &mut Draft, looked: Vec<Looked>, meta: &Meta) -> Vec<Event> {
     let commands = facts::of_look(&draft.book, &looked);
     let events = record(draft, &commands, meta);
-    let known = draft.book.snapshot();
+    draft.book.looks += 1;
     for looked in looked {
         let address: PciAddress = looked.facts.address;
-        let same = known.device(address) == Some(&looked.facts)
-            && known.uses_of(address) == looked.uses.as_slice();
-        if !same {
-            draft.book.fresh.insert(address, Arc::new(looked));
-        }
+        draft.book.looked_at.insert(address, draft.book.looks);
+        draft.book.fresh.insert(address, Arc::new(looked));
     }
     events
 }
@@ -238,7 +236,15 @@ fn observe(draft: &mut Draft, scan: Scan, meta: &Meta) -> Vec<Event> {
     }
     draft.book.index = Arc::new(InventoryIndex::new(&scan.inventory, scan.uses));
     draft.book.inventory = Arc::new(scan.inventory);
-    draft.book.fresh.clear();
+    let newer: OrdMap<PciAddress, u64> = std::mem::take(&mut draft.book.looked_at)
+        .into_iter()
+        .filter(|(_, look)| *look > scan.after_looks)
+        .collect();
+    draft.book.fresh = std::mem::take(&mut draft.book.fresh)
+        .into_iter()
+        .filter(|(address, _)| newer.contains_key(address))
+        .collect();
+    draft.book.looked_at = newer;
     let boot = draft.book.boot.id.to_string();
     draft.rows.meta.push(("boot_id".to_owned(), boot));
     events

@@ -16,7 +16,7 @@ use super::{
     rows,
 };
 use crate::{
-    model::{Extra, Intent, IntentBody, Meta, Outcome},
+    model::{Extra, Gone, Intent, IntentBody, Meta, Outcome},
     store::{ClosedIntentRow, EventRecord, IntentRow, Rows},
     view,
 };
@@ -29,6 +29,8 @@ pub(super) struct Draft {
     pub(super) requests: Requests,
     pub(super) events: Vec<Arc<EventRecord>>,
     pub(super) opened: Vec<Intent>,
+    /// Devices that went, whose descriptors are of no use any more.
+    pub(super) gone: Vec<Gone>,
     touched: Touched,
     clock: Clock,
     /// What will be known of a reservation beside its record from the next event about it on.
@@ -41,6 +43,7 @@ pub(super) struct Savepoint {
     book: Book,
     events: usize,
     opened: usize,
+    gone: usize,
     intents: usize,
     closed: HashMap<u64, Closed>,
     intents_closed: usize,
@@ -57,6 +60,7 @@ impl Draft {
             requests: Requests::default(),
             events: Vec::new(),
             opened: Vec::new(),
+            gone: Vec::new(),
             touched: Touched::default(),
             clock,
             next_extra: None,
@@ -72,6 +76,7 @@ impl Draft {
             book: self.book.clone(),
             events: self.events.len(),
             opened: self.opened.len(),
+            gone: self.gone.len(),
             intents: self.rows.intents.len(),
             closed: self.requests.closed.clone(),
             intents_closed: self.rows.intents_closed.len(),
@@ -83,6 +88,7 @@ impl Draft {
         self.book = saved.book;
         self.events.truncate(saved.events);
         self.opened.truncate(saved.opened);
+        self.gone.truncate(saved.gone);
         self.rows.intents.truncate(saved.intents);
         self.requests.closed = saved.closed;
         self.rows.intents_closed.truncate(saved.intents_closed);
@@ -112,6 +118,8 @@ impl Draft {
         let about = events::about(event);
         let before = events::render(&self.book, &about);
         let (mut groups, mut devices) = events::concerned(&self.book, &about);
+        let whose = self.whose(event, &about);
+        self.gone.extend(self.goes(event));
         let mut touched = Touched::default();
         touched.add(&self.book, event);
         if event.reservation() == self.next_extra.as_ref().map(|(id, _)| id) {
@@ -125,10 +133,6 @@ impl Draft {
         merge(&mut groups, more_groups);
         merge(&mut devices, more_devices);
         self.book.seq += 1;
-        let reservation = match &about {
-            About::Reservation(id) => id.to_string(),
-            _ => String::new(),
-        };
         self.events.push(Arc::new(EventRecord {
             seq: self.book.seq,
             time_unix_ms: now.unix_ms.0,
@@ -143,12 +147,36 @@ impl Draft {
             kind: events::kind(event, &about),
             groups,
             devices,
-            reservation,
+            reservation: whose.map(|id| id.to_string()).unwrap_or_default(),
             before,
             after,
         }));
         self.intend(event, now);
         touched
+    }
+
+    /// The reservation that an event is about; of a device that goes, the one that claims it.
+    fn whose(&self, event: &Event, about: &About) -> Option<ReservationId> {
+        if let About::Reservation(id) = about {
+            return Some(id.clone());
+        }
+        let Event::DeviceGone { device } = event else { return None };
+        let state = &self.book.state;
+        let group = state.group(&state.device(device)?.group)?;
+        let mut holders = state.reservations_of(group);
+        let holder = holders.find(|holder| holder.devices().any(|other| other == device));
+        holder.map(|holder| holder.id.clone())
+    }
+
+    /// The device that an event takes away, with the number that its group had.
+    fn goes(&self, event: &Event) -> Option<Gone> {
+        let Event::DeviceGone { device: id } = event else { return None };
+        let group = self.book.state.group(&self.book.state.device(id)?.group)?;
+        let device = id.as_str().parse().ok()?;
+        let known = self.book.inventory.groups.iter();
+        let number = known.filter(|known| known.stable_id == group.id.as_str());
+        let number = number.map(|known| known.number).next();
+        Some(Gone { device, group: number.filter(|_| group.devices == [id.clone()]) })
     }
 
     /// Keeps what stands beside the state in step with it.
@@ -169,6 +197,12 @@ impl Draft {
             }
             Event::Forgotten { reservation } => {
                 self.book.extras.remove(reservation);
+            }
+            Event::DeviceGone { device } => {
+                // What comes to this address has a driver of its own.
+                if self.book.baselines.remove(device).is_some() {
+                    self.rows.baselines_gone.push(device.to_string());
+                }
             }
             _ => {}
         }

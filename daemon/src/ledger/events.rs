@@ -228,12 +228,21 @@ fn group(book: &Book, group: &Group) -> serde_json::Value {
             (device.facts.id.to_string(), device.facts.dma.driver().unwrap_or_default().into())
         })
         .collect();
+    let overrides: serde_json::Map<String, serde_json::Value> = book
+        .state
+        .devices_of(group)
+        .filter_map(|device| {
+            let only = device.facts.driver_override.as_deref()?;
+            Some((device.facts.id.to_string(), only.into()))
+        })
+        .collect();
     json!({
         "stableId": group.id.as_str(),
         "ownership": view::ownership_kind(&group.ownership).as_str_name(),
         "ownerCnt": group.ownership.owner_cnt(),
         "condition": view::condition(group.condition).as_str_name(),
         "drivers": drivers,
+        "driverOverrides": overrides,
         "foreignPids": group.foreign_pids,
     })
 }

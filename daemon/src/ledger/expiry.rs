@@ -1,4 +1,4 @@
-//! What the ledger does by itself, now and then: end leases, look at the machine.
+//! What the ledger does by itself, now and then: end leases.
 
 use std::time::Duration;
 
@@ -29,19 +29,6 @@ impl LedgerHandle {
             let command = Command::Expire { reservation: reservation.clone() };
             if let Err(error) = self.submit(command, Meta::internal("expiry")).await {
                 tracing::warn!(%reservation, %error, "ending a lease");
-            }
-        }
-    }
-
-    /// Scans the machine again and again, for as long as it is polled.
-    pub async fn rescan_every(self, period: Duration) {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.tick().await;
-        loop {
-            ticks.tick().await;
-            if let Err(error) = self.rescan(Meta::internal("scan")).await {
-                tracing::warn!(%error, "scanning the host");
             }
         }
     }

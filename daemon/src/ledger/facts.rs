@@ -34,7 +34,8 @@ pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId,
             // On most looks most groups are as recorded, and need not go through decisions. Where
             // a device is replaced they are so only until its predecessor goes.
             let anew = group.members.iter().any(|member| replaced.contains(member));
-            (anew || !book.state.is_recorded(&facts)).then_some(facts)
+            let news = !book.state.is_recorded(&facts) && !unsettled(book, scan, &facts);
+            (anew || news).then_some(facts)
         });
         facts.map(Command::Observe).collect()
     }));
@@ -46,6 +47,22 @@ pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId,
         }
     }
     (commands, identities)
+}
+
+/// Whether a scan may have seen a group in the middle of what is being done to it, or before the last
+/// look at it: how that ended is known better. A member that came or went is news all the same.
+fn unsettled(book: &Book, scan: &Scan, facts: &ownership::GroupFacts) -> bool {
+    let Some(group) = book.state.group(&facts.id) else { return false };
+    if !group.devices.iter().eq(facts.devices.iter().map(|device| &device.id)) {
+        return false;
+    }
+    let at_work = |id: &dyn fmt::Display| book.open.contains_key(&id.to_string());
+    let later = |device: &DeviceId| {
+        let look = device.as_str().parse().ok().and_then(|at: PciAddress| book.looked_at.get(&at));
+        look.is_some_and(|look| *look > scan.after_looks)
+    };
+    group.reservations.iter().any(|id| at_work(id))
+        || group.devices.iter().any(|device| at_work(device) || later(device))
 }
 
 /// A device that is not as its identity was recorded.
@@ -63,7 +80,7 @@ fn otherwise(book: &Book, devices: &[DeviceFacts]) -> Vec<Otherwise> {
     let (mut address, mut seen) = (String::new(), String::new());
     for device in devices {
         write_anew(&mut address, device.address);
-        write_anew(&mut seen, Identity(device));
+        write_anew(&mut seen, Identity(device, &book.boot.id));
         let known = book.identities.get(address.as_str());
         if known.is_some_and(|known| **known == *seen) {
             continue;
@@ -142,6 +159,7 @@ fn device_facts(device: &DeviceFacts, uses: &[HostUse]) -> ownership::DeviceFact
         DmaKind::Kernel => DriverDma::Kernel(driver()),
         DmaKind::Assumed => DriverDma::Assumed(driver()),
     };
+    facts.driver_override.clone_from(&device.driver_override);
     facts.reset_peers =
         device.reset_set.iter().map(|peer| DeviceId::from(peer.to_string())).collect();
     facts.resets_peers = device.resets_peers();
@@ -159,8 +177,9 @@ fn device_facts(device: &DeviceFacts, uses: &[HostUse]) -> ownership::DeviceFact
     facts
 }
 
-/// Ids, class and serial: what tells one device from another at the same address.
-struct Identity<'d>(&'d DeviceFacts);
+/// Ids, class and serial, and the number that the kernel gave it on this boot: what tells one device
+/// from another at the same address.
+struct Identity<'d>(&'d DeviceFacts, &'d str);
 
 impl fmt::Display for Identity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,23 +193,44 @@ impl fmt::Display for Identity<'_> {
             device.subsystem_device,
             device.class,
             device.serial.as_deref().unwrap_or_default()
-        )
+        )?;
+        device.instance.map_or(Ok(()), |instance| write!(f, "{INSTANCE}{}/{instance}", self.1))
     }
 }
 
+/// What stands before the boot and the number of a device on it.
+const INSTANCE: &str = " on ";
+
 /// The identity to remember; `None` when it is another device. A serial number can't always be
-/// read: one that is known stays known.
+/// read: one that is known stays known. Numbers of different boots can't be compared.
 fn merge(known: &str, seen: &str) -> Option<String> {
+    let (known, known_instance) = split(known);
+    let (seen, seen_instance) = split(seen);
     let (known_ids, known_serial) = known.rsplit_once(':')?;
     let (seen_ids, seen_serial) = seen.rsplit_once(':')?;
-    if known_ids != seen_ids {
+    let same_boot = known_instance.zip(seen_instance).filter(|(known, seen)| known.0 == seen.0);
+    if known_ids != seen_ids || same_boot.is_some_and(|(known, seen)| known != seen) {
         return None;
     }
-    match (known_serial, seen_serial) {
-        (_, "") => Some(known.to_owned()),
-        ("", _) => Some(seen.to_owned()),
-        (known_serial, seen_serial) => (known_serial == seen_serial).then(|| known.to_owned()),
-    }
+    let same = match (known_serial, seen_serial) {
+        (_, "") => known,
+        ("", _) => seen,
+        (known_serial, seen_serial) if known_serial == seen_serial => known,
+        _ => return None,
+    };
+    Some(match seen_instance.or(known_instance) {
+        Some((boot, number)) => format!("{same}{INSTANCE}{boot}/{number}"),
+        None => same.to_owned(),
+    })
+}
+
+/// An identity without, and the boot and the number of the device on it where they are known.
+fn split(identity: &str) -> (&str, Option<(&str, &str)>) {
+    let parts = || {
+        let (rest, instance) = identity.rsplit_once(INSTANCE)?;
+        Some((rest, instance.split_once('/')?))
+    };
+    parts().map_or((identity, None), |(rest, instance)| (rest, Some(instance)))
 }
 
 #[cfg(test)]
@@ -206,6 +246,19 @@ mod tests {
         assert_eq!(merge("a:b:", "a:b:S1").as_deref(), Some("a:b:S1"));
         assert_eq!(merge("a:b:S1", "a:b:S2"), None);
         assert_eq!(merge("a:b:S1", "a:c:S1"), None);
+    }
+
+    #[test]
+    fn a_number_tells_devices_apart_on_one_boot() {
+        assert_eq!(merge("a:", "a: on b/1").as_deref(), Some("a: on b/1"));
+        assert_eq!(merge("a: on b/1", "a: on b/1").as_deref(), Some("a: on b/1"));
+        assert_eq!(merge("a:S on b/1", "a: on b/1").as_deref(), Some("a:S on b/1"));
+        assert_eq!(merge("a: on b/1", "a:S on b/1").as_deref(), Some("a:S on b/1"));
+        assert_eq!(merge("a:S on b/1", "a:S on b/2"), None);
+        assert_eq!(merge("a:S on b/1", "a:S on c/2").as_deref(), Some("a:S on c/2"));
+        assert_eq!(merge("a:S on b/1", "a:S").as_deref(), Some("a:S on b/1"));
+        assert_eq!(merge("a:S on b/1", "a:T on c/1"), None);
+        assert_eq!(merge("a:S on b", "a:S on b").as_deref(), Some("a:S on b"));
     }
 
     #[test]

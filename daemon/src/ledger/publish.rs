@@ -19,7 +19,7 @@ use crate::{
 impl Task {
     /// Publishes a durable batch, answers, and hands intents over.
     pub(super) fn publish(&mut self, batch: Batch) {
-        let Batch { draft: Draft { book, events, opened, requests, .. }, answers } = batch;
+        let Batch { draft: Draft { book, events, opened, gone, requests, .. }, answers } = batch;
         let old = mem::replace(&mut self.book, book);
         let snapshot = Arc::new(self.book.snapshot());
         self.shared.published.store(Arc::clone(&snapshot));
@@ -37,6 +37,9 @@ impl Task {
         let events = events.into_iter().map(|event| Arc::new(WatchedEvent::new(event)));
         self.shared.feed.publish(events);
         if let Some(executor) = self.shared.executor.get() {
+            if !gone.is_empty() {
+                executor.gone(&gone);
+            }
             for intent in opened {
                 if snapshot.intents.contains_key(&intent.id) {
                     executor.submit(intent, Arc::clone(&snapshot));

@@ -17,6 +17,9 @@ pub struct Scan {
     pub uses: HostUses,
     /// Processes that own groups without our knowing, by group number.
     pub foreign: HashMap<u32, Vec<u32>>,
+    /// How many looks at single devices had been taken when it began: what was looked at later is
+    /// known better.
+    pub after_looks: u64,
 }
 
 /// A look at the machine that goes on.
@@ -37,7 +40,7 @@ pub fn survey(host: &dyn Host) -> Result<Scan, HostError> {
             uses.insert(device.address, found);
         }
     }
-    Ok(Scan { inventory, uses, foreign: HashMap::new() })
+    Ok(Scan { inventory, uses, ..Scan::default() })
 }
 
 /// Adds the processes that own groups without our knowing: they are looked for in groups that have

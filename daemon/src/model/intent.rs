@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use berth_host::IovaRange;
+use berth_host::{IovaRange, PciAddress};
 use berth_ownership::{Command, DeviceId, DomainId, Event, Refusal, ReservationId, ResetOutcome};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -159,6 +159,11 @@ pub trait Executor: Send + Sync + Debug {
     /// Takes an intent that is committed. Returns at once; the outcome goes to the ledger.
     fn submit(&self, intent: Intent, snapshot: Arc<Snapshot>);
 
+    /// Devices went: what is open of them is to be closed. Returns at once.
+    fn gone(&self, devices: &[Gone]) {
+        let _ = devices;
+    }
+
     /// What the daemon sees of a domain now; `None` when it isn't open here.
     fn domain(&self, domain: &DomainId) -> Option<DomainNow> {
         let _ = domain;
@@ -169,6 +174,15 @@ pub trait Executor: Send + Sync + Debug {
     fn dma_latencies(&self) -> Option<DmaLatencies> {
         None
     }
+}
+
+/// A device that went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// It.
+    pub device: PciAddress,
+    /// The kernel's number of its group, where no other device is left in that.
+    pub group: Option<u32>,
 }
 
 /// What the daemon sees of a domain that it has open.

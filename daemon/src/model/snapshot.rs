@@ -67,6 +67,8 @@ pub struct Snapshot {
     pub index: Arc<InventoryIndex>,
     /// Devices that were looked at since the scan: they outrank the inventory.
     pub fresh: OrdMap<PciAddress, Arc<Looked>>,
+    /// How often devices were looked at apart from scans.
+    pub looks: u64,
     /// The last event that is in the state.
     pub seq: u64,
     /// This boot, and how its clock relates to wall time.

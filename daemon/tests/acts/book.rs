@@ -282,6 +282,7 @@ fn publish(
     let inventory = host.scan().unwrap_or_default();
     let index = InventoryIndex::new(&inventory, Default::default());
     Snapshot {
+        looks: 0,
         state: Arc::new(state.clone()),
         inventory: Arc::new(inventory),
         index: Arc::new(index),

@@ -15,7 +15,7 @@ use berth_dma::AddressSpace;
 use berth_host::{
     Act, ActOutcome, AttachedDevice, BackendKind, Context, DeviceFacts, DomainHandle, Feature,
     GroupHold, Host, HostError, HostUse, Inventory, IovaRange, Node, PciAddress, ProcessUse,
-    VfioError, sim::SimHost,
+    Uevents, VfioError, sim::SimHost,
 };
 
 /// What a crash unwinds with.
@@ -123,6 +123,9 @@ impl Host for CrashHost {
     }
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
         self.sim.uses(address)
+    }
+    fn uevents(&self) -> Result<Box<dyn Uevents>, HostError> {
+        self.sim.uevents()
     }
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
         self.sim.users_of(address)

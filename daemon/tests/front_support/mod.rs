@@ -26,6 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A daemon with all its listeners in a directory of its own.
 pub(crate) struct Running {
     pub(crate) daemon: Daemon,
+    pub(crate) host: SimHost,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -63,9 +64,10 @@ impl Running {
         let args = Args::try_parse_from(words).expect("arguments of berthd");
         let mut config = Config::load(&args).expect("settings that can be used");
         config.timeouts.drain_ms = 5_000;
-        let host = Arc::new(SimHost::builtin("small").expect("a built-in topology"));
-        let daemon = Daemon::start(&config, host).await.expect("the daemon starts");
-        Self { daemon, dir }
+        let host = SimHost::builtin("small").expect("a built-in topology");
+        let machine = Arc::new(host.clone());
+        let daemon = Daemon::start(&config, machine).await.expect("the daemon starts");
+        Self { daemon, host, dir }
     }
 
     pub(crate) fn grpc_path(&self) -> PathBuf {

@@ -100,6 +100,10 @@ pub struct Grouping {
 pub struct DeviceFacts {
     /// Its address.
     pub address: PciAddress,
+    /// The number that the kernel gave this device as it appeared: one that comes later to the same
+    /// address has another, on the same boot. `None` where that can't be told.
+    #[serde(default)]
+    pub instance: Option<u64>,
     /// Number of its group; `None` while it has none (virtio-iommu before a probe, no IOMMU).
     pub group: Option<u32>,
     /// Vendor id.

@@ -4,6 +4,7 @@ mod act;
 mod address;
 mod error;
 mod facts;
+mod uevent;
 mod vfio;
 
 pub use act::{Act, ActOutcome, Node, Privileged, ResetOutcome};
@@ -13,6 +14,7 @@ pub use facts::{
     Answer, Bar, DeviceFacts, DmaKind, Feature, GroupFacts, Grouping, GroupingCode, HostUse,
     Inventory, IovaRange, PrivateDomain, ProcessUse,
 };
+pub use uevent::{News, Uevent, Uevents};
 pub use vfio::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold};
 
 use std::fmt::Debug;
@@ -53,6 +55,13 @@ pub trait Host: Send + Sync + Debug {
     /// # Errors
     /// [`HostError::NoDevice`] when it is gone.
     fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError>;
+
+    /// Subscribes to what the kernel tells of devices.
+    ///
+    /// # Errors
+    /// The errno, where the machine has no such messages or doesn't let this process have them: then
+    /// only looking again tells.
+    fn uevents(&self) -> Result<Box<dyn Uevents>, HostError>;
 
     /// What the host does with a device now: mounts, volumes, routes, bonds, boot display.
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError>;

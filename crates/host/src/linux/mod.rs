@@ -20,6 +20,7 @@ mod resource;
 mod scan;
 pub mod testing;
 mod tree;
+mod uevents;
 mod uses;
 mod variants;
 mod vfio;
@@ -36,7 +37,8 @@ use rustix::io::Errno;
 
 use crate::{
     Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Host, HostError,
-    HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse, VfioError,
+    HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse, Uevents,
+    VfioError,
 };
 use berth_uapi::VfioGroup;
 use features::Abilities;
@@ -44,6 +46,7 @@ use procs::is_node;
 pub(crate) use procs::reservation_of_pid;
 use scan::Scanner;
 use tree::Root;
+use uevents::KernelUevents;
 use variants::Variants;
 use vfio::{IommufdContext, OwnHold, Type1Context};
 
@@ -193,6 +196,14 @@ impl Host for LinuxHost {
         let mut device = self.scanner.device(address)?;
         self.find_private_domain(&mut device);
         Ok(device)
+    }
+
+    fn uevents(&self) -> Result<Box<dyn Uevents>, HostError> {
+        if !self.root.is_live() {
+            let tree = self.root.path();
+            return Err(tree::file_error("subscribe to uevents of", tree, Errno::OPNOTSUPP));
+        }
+        Ok(Box::new(KernelUevents::open()?))
     }
 
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {

@@ -18,6 +18,8 @@ use crate::{Bar, PciAddress};
 #[derive(Debug, Clone)]
 pub(super) struct Function {
     pub address: PciAddress,
+    /// The number of its directory: sysfs gives each one anew.
+    pub instance: u64,
     pub parent: Option<PciAddress>,
     pub ids: ConfigSpace,
     pub group: Option<u32>,
@@ -47,7 +49,8 @@ impl Reader {
     /// Reads a function below the directory of all devices.
     ///
     /// # Errors
-    /// ENOENT when it isn't there (any more).
+    /// ENOENT or ENODEV when it isn't there (any more); what keeps its ids from being read: a
+    /// function without them would look like another one.
     pub(super) fn read(
         &mut self,
         devices: BorrowedFd<'_>,
@@ -57,10 +60,12 @@ impl Reader {
         let parent = tree::link_at(devices, &name, &mut self.link[..]).and_then(parent_of);
         let dir = tree::open_dir_at(devices, &name)?;
         let dir = dir.as_fd();
-        let ids = self.ids(dir);
+        let instance = rustix::fs::fstat(dir)?.st_ino;
+        let ids = self.ids(dir)?;
         let driver = self.link_name(dir, c"driver");
         Ok(Function {
             address,
+            instance,
             parent,
             group: self.link_name(dir, c"iommu_group").and_then(|name| name.parse().ok()),
             driver_override: self.driver_override(dir, driver.is_some()),
@@ -76,23 +81,29 @@ impl Reader {
         })
     }
 
-    fn ids(&mut self, dir: BorrowedFd<'_>) -> ConfigSpace {
+    fn ids(&mut self, dir: BorrowedFd<'_>) -> Result<ConfigSpace, Errno> {
         let parsed = tree::open_at(dir, c"config").ok().and_then(|file| {
             let count = rustix::io::pread(&file, &mut self.page[..STANDARD_BYTES], 0).ok()?;
             config_space::parse(&self.page[..count], |at, step| read_step(&file, at, step))
         });
         match parsed {
             // Virtual functions read all ones there, and so does a device that is gone.
-            Some(ids) if ids.vendor != u16::MAX => ids,
+            Some(ids) if ids.vendor != u16::MAX => Ok(ids),
             parsed => self.ids_from_attributes(dir, parsed.unwrap_or_default()),
         }
     }
 
-    fn ids_from_attributes(&mut self, dir: BorrowedFd<'_>, read: ConfigSpace) -> ConfigSpace {
+    fn ids_from_attributes(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        read: ConfigSpace,
+    ) -> Result<ConfigSpace, Errno> {
+        let vendor = self.id(dir, c"vendor")?;
+        let device = self.id(dir, c"device")?;
         let class = self.hex(dir, c"class").unwrap_or(0);
-        ConfigSpace {
-            vendor: self.hex16(dir, c"vendor"),
-            device: self.hex16(dir, c"device"),
+        Ok(ConfigSpace {
+            vendor,
+            device,
             subsystem_vendor: self.hex16(dir, c"subsystem_vendor"),
             subsystem_device: self.hex16(dir, c"subsystem_device"),
             class: class & 0x00ff_ffff,
@@ -100,7 +111,13 @@ impl Reader {
             bridge: class >> 8 == 0x0604,
             multifunction: read.multifunction && read.vendor != u16::MAX,
             capabilities: read.capabilities,
-        }
+        })
+    }
+
+    fn id(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<u16, Errno> {
+        let text = tree::read_at(dir, name, &mut self.page[..])?;
+        let text = std::str::from_utf8(text).unwrap_or_default().trim();
+        u16::from_str_radix(text.trim_start_matches("0x"), 16).map_err(|_| Errno::IO)
     }
 
     fn sriov_total(&mut self, dir: BorrowedFd<'_>, ids: &ConfigSpace) -> u16 {

@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use rustix::io::Errno;
+
 use super::{
     drivers,
     grouping::Topology,
@@ -82,11 +84,23 @@ impl Scanner {
     /// Reads functions; one that goes away meanwhile is left out.
     fn read(&self, addresses: &[PciAddress]) -> Result<Vec<Function>, HostError> {
         let devices = pci::open_devices(&self.root)?;
-        Ok(in_chunks(addresses, |chunk| {
+        let found: Vec<Result<Function, HostError>> = in_chunks(addresses, |chunk| {
             let mut reader = Reader::new();
-            let read = |address: &PciAddress| reader.read(devices.as_fd(), *address).ok();
-            chunk.iter().filter_map(read).collect()
-        }))
+            let mut found = Vec::with_capacity(chunk.len());
+            for address in chunk {
+                match reader.read(devices.as_fd(), *address) {
+                    Ok(function) => found.push(Ok(function)),
+                    Err(Errno::NOENT | Errno::NODEV) => {}
+                    // One that can't be read is there all the same: nothing may be called gone.
+                    Err(errno) => {
+                        let path = self.root.device(*address);
+                        found.push(Err(tree::file_error("read", path, errno)));
+                    }
+                }
+            }
+            found
+        });
+        found.into_iter().collect()
     }
 
     fn read_with_ports(&self, around: BTreeSet<PciAddress>) -> Result<Vec<Function>, HostError> {
@@ -140,8 +154,11 @@ impl Scanner {
         names: &Names,
     ) -> DeviceFacts {
         let Function { address, parent, ids, driver, .. } = function;
+        // Elsewhere the number says nothing: a copy is made file by file.
+        let instance = self.root.is_live().then_some(function.instance);
         DeviceFacts {
             address,
+            instance,
             group: function.group,
             vendor: ids.vendor,
             device: ids.device,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Act, ActOutcome, Answer, BackendKind, Context, DeviceFacts, Feature, GroupFacts, GroupHold,
-    Host, HostError, HostUse, Inventory, Node, PciAddress, ProcessUse, VfioError,
+    Host, HostError, HostUse, Inventory, Node, PciAddress, ProcessUse, Uevents, VfioError,
 };
 
 /// A simulated machine. Clones are the same one.
@@ -177,6 +177,10 @@ impl Host for SimHost {
         let mut device = found.ok_or(HostError::NoDevice(address))?;
         find_keepers(&self.shared, &mut device);
         Ok(device)
+    }
+
+    fn uevents(&self) -> Result<Box<dyn Uevents>, HostError> {
+        Ok(Box::new(self.shared.kernel().subscribe()))
     }
 
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {

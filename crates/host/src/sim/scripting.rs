@@ -1,5 +1,7 @@
 //! What a test does to a simulated machine from outside.
 
+use std::sync::Arc;
+
 use rustix::io::Errno;
 
 use super::{
@@ -164,6 +166,49 @@ impl SimHost {
             return Err(Errno::BUSY);
         }
         kernel.remove_device(device)
+    }
+
+    /// Pulls a device out that may be open: it goes as soon as nobody has it open, as in the kernel,
+    /// and has no driver and waits until then.
+    ///
+    /// # Errors
+    /// ENODEV: there is none.
+    pub fn unplug_when_closed(&self, device: PciAddress) -> Result<(), Errno> {
+        self.shared.kernel().dev(device)?;
+        super::shared::lock(&self.shared.waiting).push(device);
+        let shared = Arc::clone(&self.shared);
+        std::thread::spawn(move || {
+            // Whoever asks whether something waits for it may look until it is gone.
+            let _gone_meanwhile = shared.kernel_without_users(device).remove_device(device);
+            super::shared::lock(&shared.waiting).retain(|waiting| *waiting != device);
+        });
+        Ok(())
+    }
+
+    /// Puts another device of the same model where one was pulled out.
+    ///
+    /// # Errors
+    /// As [`Self::unplug`].
+    pub fn exchange(&self, device: PciAddress) -> Result<(), Errno> {
+        let mut kernel = self.shared.kernel();
+        if kernel.in_use(device) {
+            return Err(Errno::BUSY);
+        }
+        let mut model = kernel.dev(device)?.model.clone();
+        kernel.remove_device(device)?;
+        model.facts.driver = None;
+        model.facts.dma = crate::DmaKind::None;
+        model.facts.driver_override = None;
+        kernel.insert_device(model);
+        Ok(())
+    }
+
+    /// Somebody writes to `driver_override`, of which the kernel tells nobody.
+    ///
+    /// # Errors
+    /// ENODEV: there is no such device.
+    pub fn host_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), Errno> {
+        self.shared.kernel().set_override(device, driver)
     }
 
     /// Sets what the host does with a device while it is on a host driver.

@@ -4,6 +4,7 @@ mod acts;
 mod lifetimes;
 mod scripted;
 mod type1;
+mod uevents;
 
 use super::*;
 use crate::{Act, ActOutcome, BackendKind, Context, Host, PciAddress, VfioError};

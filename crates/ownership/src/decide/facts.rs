@@ -35,9 +35,11 @@ impl State {
             .collect()
     }
 
+    /// Its devices, each with what that means for who has it, then the group.
     pub(super) fn decide_group_gone(&self, group: &GroupId) -> Vec<Event> {
-        let known = self.groups.contains_key(group);
-        known.then(|| Event::GroupGone { group: group.clone() }).into_iter().collect()
+        let Some(known) = self.group(group) else { return Vec::new() };
+        let devices = known.devices.iter().map(|id| Event::DeviceGone { device: id.clone() });
+        devices.chain([Event::GroupGone { group: group.clone() }]).collect()
     }
 
     pub(super) fn decide_device_gone(&self, device: &DeviceId) -> Vec<Event> {

@@ -22,6 +22,7 @@ mod berthd_group;
 mod berthd_handed;
 mod berthd_held;
 mod berthd_host_use;
+mod berthd_hotplug;
 mod berthd_in_flight;
 mod berthd_labels;
 mod berthd_leaks;
@@ -74,6 +75,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_shared::SCENARIOS,
     berthd_group::SCENARIOS,
     berthd_host_use::SCENARIOS,
+    berthd_hotplug::SCENARIOS,
     berthd_private::SCENARIOS,
     berthd_held::SCENARIOS,
     berthd_handed::SCENARIOS,

@@ -98,6 +98,7 @@ impl Kernel {
         let device = self.dev_mut(address).map_err(ProbeError::Core)?;
         device.model.facts.driver = Some(driver.to_owned());
         device.model.facts.dma = kind;
+        self.tell("bind", address);
         Ok(())
     }
 
@@ -138,13 +139,17 @@ impl Kernel {
         let Some(driver) = device.model.facts.driver.take() else { return Err(Errno::NODEV) };
         let kind = std::mem::replace(&mut device.model.facts.dma, DmaKind::None);
         let was_vfio = device.vfio.take().is_some();
-        let Ok(number) = self.group_of(address) else { return Ok(()) };
+        let Ok(number) = self.group_of(address) else {
+            self.tell("unbind", address);
+            return Ok(());
+        };
         if matches!(kind, DmaKind::Kernel | DmaKind::Assumed) {
             self.group_mut(number)?.ownership.unuse_default_domain();
         }
         if was_vfio || is_vfio(&driver) {
             self.vfio_unregister(number);
         }
+        self.tell("unbind", address);
         Ok(())
     }
 

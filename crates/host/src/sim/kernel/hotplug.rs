@@ -10,8 +10,10 @@ use crate::{
 
 impl Kernel {
     /// A device appears, without a driver, in its group; the group is made when it isn't there.
-    pub(crate) fn insert_device(&mut self, model: DeviceModel) {
+    pub(crate) fn insert_device(&mut self, mut model: DeviceModel) {
         let address = model.facts.address;
+        self.last_instance += 1;
+        model.facts.instance = Some(self.last_instance);
         if let Some(number) = model.facts.group {
             let group =
                 self.groups.entry(number).or_insert_with(|| Group::new(GroupModel::new(number)));
@@ -19,6 +21,7 @@ impl Kernel {
             group.ownership.firmware_1to1 |= model.firmware_1to1;
         }
         self.devices.insert(address, Device { model, vfio: None });
+        self.tell("add", address);
     }
 
     /// A device is gone. Its driver is unbound first, which waits like any unbind.
@@ -39,6 +42,7 @@ impl Kernel {
             other.model.facts.virtual_functions.retain(|function| *function != address);
             other.model.facts.reset_set.retain(|member| *member != address);
         }
+        self.tell("remove", address);
         Ok(())
     }
 

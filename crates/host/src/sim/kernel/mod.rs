@@ -12,10 +12,14 @@ pub(crate) mod iommufd;
 pub(crate) mod owner;
 pub(crate) mod sriov;
 pub(crate) mod type1;
+pub(crate) mod uevents;
 pub(crate) mod vfio_group;
 pub(crate) mod vhost;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Weak,
+};
 
 use rustix::io::Errno;
 
@@ -25,6 +29,7 @@ use self::{
     iommufd::Iommufd,
     owner::Ownership,
     type1::Container,
+    uevents::Queue,
     vfio_group::VfioGroup,
 };
 use super::{
@@ -83,7 +88,10 @@ pub(crate) struct Kernel {
     pub(crate) unloaded: BTreeSet<String>,
     /// Devices that stay bus masters when they are closed.
     pub(crate) masters: BTreeSet<PciAddress>,
+    /// Who is told what happens to devices.
+    pub(crate) subscribers: Vec<Weak<Queue>>,
     last_id: u64,
+    last_instance: u64,
 }
 
 impl Kernel {
@@ -103,7 +111,9 @@ impl Kernel {
             broken: BTreeSet::new(),
             unloaded: BTreeSet::new(),
             masters: BTreeSet::new(),
+            subscribers: Vec::new(),
             last_id: 0,
+            last_instance: 0,
         };
         for group in &topology.groups {
             kernel.groups.insert(group.number, Group::new(group.clone()));

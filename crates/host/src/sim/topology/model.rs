@@ -55,6 +55,7 @@ impl DeviceModel {
         let device = spec.device.unwrap_or(0x0005);
         let facts = DeviceFacts {
             address,
+            instance: None,
             group: spec.group,
             vendor,
             device,
