@@ -5,7 +5,7 @@ mod front_support;
 
 use std::time::{Duration, Instant};
 
-use berth_host::{Host as _, PciAddress};
+use berth_host::{Act, Host as _, PciAddress};
 use berth_ownership::{Reservation, ReservationId, ReservationState};
 use front_support::{PATIENCE, Running};
 use serde_json::{Value, json};
@@ -190,4 +190,28 @@ async fn what_berth_does_itself_is_no_news() {
     let seen = running.unix("GET", &format!("/api/v1/devices/{DRIVEN}"), None).await.json();
     let driver = running.host.device(at(DRIVEN)).expect("there").driver;
     assert_eq!(seen["driver"].as_str(), Some(driver.as_deref().unwrap_or_default()), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_off_its_driver_and_then_pulled_out_can_be_given_back() {
+    let running = start().await;
+    let id = reserve(&running, "vm1").await;
+    attach(&running, &id).await;
+    let host = running.host.clone();
+    tokio::task::spawn_blocking(move || host.perform(&Act::Unbind { device: at(DEVICE) }))
+        .await
+        .expect("no panic")
+        .expect("it comes back once the daemon has closed the device");
+    until_lost(&running, &id).await;
+    assert!(
+        record(&running, &id).detail.contains("off its VFIO driver"),
+        "{:?}",
+        record(&running, &id)
+    );
+    running.host.unplug(at(DEVICE)).expect("not open");
+    let path = format!("/api/v1/devices/{DEVICE}");
+    until("the device is gone", async || running.unix("GET", &path, None).await.status == 404)
+        .await;
+    let answer = running.unix("DELETE", &format!("/api/v1/reservations/{id}"), None).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }

@@ -64,9 +64,12 @@ impl Job {
         let reservation = snapshot.state.reservation(id).ok_or_else(|| {
             Refusal::new(Reason::NotFound, id, format!("there is no reservation {id}"))
         })?;
+        let lost = reservation.state == ReservationState::Lost;
         let groups: Result<Vec<GroupJob>, Box<Refusal>> = reservation
             .targets
             .iter()
+            // What is lost may be gone by now, and is given back all the same.
+            .filter(|target| !lost || snapshot.group(&target.group).is_some())
             .map(|target| group_job(snapshot, reservation, &target.group, &target.devices))
             .collect();
         Ok(Self {
@@ -80,7 +83,7 @@ impl Job {
             groups: groups?,
             taken: reservation.taken.iter().filter_map(address).collect(),
             ever_claimed: reservation.ever_claimed,
-            lost: reservation.state == ReservationState::Lost,
+            lost,
         })
     }
 

@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long the kernel may take once the daemon has closed a device.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long after its driver a device may go.
+const GOING: Duration = Duration::from_secs(1);
+
 const STEP: Duration = Duration::from_millis(20);
 
 /// Devices that are being taken away, while they are seen to.
@@ -91,9 +94,22 @@ impl Engine {
                 let why = format!("the host takes {at} away, and waits until nobody has it open");
                 self.inner.watchdog.still_stuck(at, &why);
             }
-            Ok(false) => self.taken(id, at),
+            Ok(false) if !self.goes(at) => self.taken(id, at),
+            Ok(false) => {}
             Err(error) => tracing::warn!(device = %at, %error, "is it gone?"),
         }
+    }
+
+    /// Whether a device without a driver is on its way out: after its driver it goes at once.
+    fn goes(&self, at: PciAddress) -> bool {
+        let end = Instant::now() + GOING;
+        while self.tools().host.unbind_waits(at).is_ok() {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(STEP);
+        }
+        true
     }
 
     /// A device lost its driver and stays: what it was reserved for can't go on.

@@ -2,7 +2,10 @@
 
 use berth_uapi::{Answer as Asked, DevNodes, Features};
 
-use super::tree::{self, Root};
+use super::{
+    tree::{self, Root},
+    uevents::KernelUevents,
+};
 use crate::{Answer, BackendKind, Feature};
 
 /// The answers of one machine.
@@ -18,8 +21,9 @@ impl Abilities {
         if root.is_live() {
             let asked = berth_uapi::probe(&DevNodes::default());
             features.extend(kernel(&asked));
+            features.push(uevents());
         } else {
-            for name in ["iommufd", "cdev", "map-file", "type1", "kernel-hold"] {
+            for name in ["iommufd", "cdev", "map-file", "type1", "kernel-hold", "uevents"] {
                 let note = format!("not asked: {} is not this machine", root.path().display());
                 features.push(feature(name, Answer::CouldNotTell, note));
             }
@@ -101,6 +105,18 @@ fn interrupt_remapping(root: &Root) -> Feature {
         feature(NAME, Answer::No, note)
     } else {
         feature(NAME, Answer::CouldNotTell, "this architecture doesn't show it")
+    }
+}
+
+fn uevents() -> Feature {
+    match KernelUevents::open() {
+        Ok(_) => {
+            feature("uevents", Answer::Yes, "the kernel tells what happens to devices by netlink")
+        }
+        Err(error) => {
+            let note = format!("{error}: what happens to devices is found by scans only");
+            feature("uevents", Answer::No, note)
+        }
     }
 }
 

@@ -117,6 +117,7 @@ impl Host for SimHost {
             ("map-file", has.map_file && has.iommufd),
             ("interrupt-remapping", has.interrupt_remapping),
             ("kernel-hold", has.type1),
+            ("uevents", true),
         ];
         let feature = |(name, yes): (&str, bool)| Feature {
             name: name.to_owned(),
