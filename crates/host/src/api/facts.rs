@@ -257,7 +257,8 @@ pub enum Answer {
 /// One thing that a host can or can't do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Feature {
-    /// `iommu`, `iommufd`, `cdev`, `type1`, `map-file`, `interrupt-remapping`, `kernel-hold`.
+    /// `iommu`, `iommufd`, `cdev`, `type1`, `map-file`, `interrupt-remapping`, `kernel-hold`,
+    /// `uevents`.
     pub name: String,
     /// Whether it is there.
     pub answer: Answer,
