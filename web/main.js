@@ -5,6 +5,7 @@ import { tick } from "./lease.js";
 import { link, parse } from "./router.js";
 import { Store } from "./store.js";
 import { clock } from "./words.js";
+import { doctorView } from "./views/doctor.js";
 import { eventsView } from "./views/events.js";
 import { hostView } from "./views/host.js";
 import { objectView } from "./views/object.js";
@@ -19,6 +20,7 @@ const VIEWS = {
   device: objectView,
   reservations: reservationsView,
   events: eventsView,
+  doctor: doctorView,
 };
 
 /** @param {string} id */

@@ -10,6 +10,7 @@ export type Claim = Schemas["Claim"];
 export type Device = Schemas["Device"];
 export type Domain = Schemas["Domain"];
 export type Event = Schemas["Event"];
+export type Finding = Schemas["Finding"];
 export type Explanation = Schemas["Explanation"];
 export type DeviceVerdict = Schemas["DeviceVerdict"];
 export type PolicyVerdict = Schemas["PolicyVerdict"];

@@ -174,6 +174,10 @@ pub(crate) enum Command {
     /// Quarantined devices.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    /// What keeps devices of this host from being given away, and what to do about it.
+    ///
+    /// Exits with 3 where something does.
+    Doctor,
     /// What this host and its kernel can do.
     Capabilities,
     /// Print completions for a shell.

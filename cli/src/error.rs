@@ -19,6 +19,8 @@ pub(crate) enum CliError {
     Daemon(Box<Status>),
     /// What was asked is refused, with the exit code.
     Refused(Box<v1::Refusal>, u8),
+    /// The doctor found so many.
+    Problems(usize),
     /// `--timeout` passed.
     TimedOut(Duration),
     /// Anything else.
@@ -43,6 +45,7 @@ impl CliError {
             Self::TimedOut(_) => 7,
             Self::Failed(_) => 1,
             Self::Daemon(status) => exit_code_of(status),
+            Self::Problems(_) => 3,
             Self::Refused(_, code) => *code,
         }
     }
@@ -61,6 +64,10 @@ impl CliError {
             Self::TimedOut(limit) => format!(
                 "no answer within {limit:?}; what was recorded goes on: ask with `berth reservation list`"
             ),
+            Self::Problems(1) => "one problem keeps devices from being given away".to_owned(),
+            Self::Problems(count) => {
+                format!("{count} problems keep devices from being given away")
+            }
             Self::Refused(refusal, _) => refusal_text(refusal),
             Self::Daemon(status) => match refusal_of(status) {
                 Some(refusal) => refusal_text(&refusal),

@@ -2,6 +2,7 @@
 
 mod answer;
 mod device;
+mod doctor;
 mod domain;
 pub(crate) mod errno;
 mod event;
@@ -15,6 +16,7 @@ mod words;
 
 pub use answer::answer;
 pub use device::{device, kernel_dma, process, uses_kernel_dma};
+pub use doctor::{Machine, diagnose};
 pub use domain::{context, domain};
 pub use event::event;
 pub use explain::{Asked, explain, kernel_dma_of};

@@ -43,6 +43,7 @@ before(async () => {
     reservations: "#/reservations",
     reservation: `#/reservations/${held.id}`,
     events: "#/events",
+    doctor: "#/doctor",
     nothing: "#/host?q=nothing-is-like-this",
   };
 });

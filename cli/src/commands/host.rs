@@ -1,6 +1,6 @@
-//! `berth capabilities`, `berth snapshot`.
+//! `berth capabilities`, `berth doctor`, `berth snapshot`.
 
-use berth_proto::v1;
+use berth_proto::v1::{self, finding::Level};
 use tonic::transport::Channel;
 
 use super::Host;
@@ -20,6 +20,16 @@ pub(super) async fn capabilities(channel: Channel, output: &Output) -> Result<()
     let answer =
         Host::new(channel).get_capabilities(v1::GetCapabilitiesRequest {}).await?.into_inner();
     output.show(&answer, render::host::block)
+}
+
+pub(super) async fn doctor(channel: Channel, output: &Output) -> Result<(), CliError> {
+    let mut client = Host::new(channel).max_decoding_message_size(usize::MAX);
+    let answer = client.diagnose(v1::DiagnoseRequest {}).await?.into_inner();
+    output.show(&answer, render::doctor::text)?;
+    match render::doctor::count(&answer, Level::Problem) {
+        0 => Ok(()),
+        problems => Err(CliError::Problems(problems)),
+    }
 }
 
 pub(super) async fn snapshot(

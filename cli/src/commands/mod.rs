@@ -58,6 +58,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
             events::history(channel, object, since, limit, output).await
         }
         Command::Snapshot { with_serials } => host::snapshot(channel, with_serials, output).await,
+        Command::Doctor => host::doctor(channel, output).await,
         Command::Capabilities => host::capabilities(channel, output).await,
         Command::Completions { shell } => completions(shell),
         Command::Run(args) => run::run(&cli.global, *args, output).await,

@@ -1,6 +1,7 @@
 //! How answers look: tables and blocks for people, the message itself as JSON.
 
 pub(crate) mod device;
+pub(crate) mod doctor;
 pub(crate) mod domain;
 pub(crate) mod event;
 pub(crate) mod explain;
@@ -104,6 +105,17 @@ pub(crate) fn cell(text: impl Into<String>, meaning: Meaning) -> Cell {
         Meaning::Bad if coloured() => cell.fg(Color::Red),
         Meaning::Good | Meaning::Used | Meaning::Bad | Meaning::Plain => cell,
     }
+}
+
+/// The same as a text that stands by itself.
+pub(crate) fn paint(text: &str, meaning: Meaning) -> String {
+    let code = match meaning {
+        Meaning::Good => 32,
+        Meaning::Used => 36,
+        Meaning::Bad => 31,
+        Meaning::Plain => 0,
+    };
+    if coloured() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
 /// A table as wide as the terminal, or as `COLUMNS` says.

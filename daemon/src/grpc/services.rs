@@ -68,6 +68,7 @@ service!(domains_server::Domains {
 service!(host_server::Host {
     get_capabilities: GetCapabilitiesRequest => Capabilities,
     get_snapshot: GetSnapshotRequest => Snapshot,
+    diagnose: DiagnoseRequest => Diagnosis,
 });
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

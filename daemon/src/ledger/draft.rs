@@ -198,11 +198,9 @@ impl Draft {
             Event::Forgotten { reservation } => {
                 self.book.extras.remove(reservation);
             }
-            Event::DeviceGone { device } => {
-                // What comes to this address has a driver of its own.
-                if self.book.baselines.remove(device).is_some() {
-                    self.rows.baselines_gone.push(device.to_string());
-                }
+            // What comes to this address has a driver of its own.
+            Event::DeviceGone { device } if self.book.baselines.remove(device).is_some() => {
+                self.rows.baselines_gone.push(device.to_string());
             }
             _ => {}
         }

@@ -39,6 +39,7 @@ const FILES: &[File] = &[
     ("/web/store.js", SCRIPT, web!("store.js")),
     ("/web/tree.js", SCRIPT, web!("tree.js")),
     ("/web/words.js", SCRIPT, web!("words.js")),
+    ("/web/views/doctor.js", SCRIPT, web!("views/doctor.js")),
     ("/web/views/events.js", SCRIPT, web!("views/events.js")),
     ("/web/views/host.js", SCRIPT, web!("views/host.js")),
     ("/web/views/object.js", SCRIPT, web!("views/object.js")),

@@ -186,4 +186,6 @@ routes! {
         Host/GetCapabilities get_capabilities(GetCapabilitiesRequest) Document;
     GET "/api/v1/snapshot" NONE, query, 200
         Host/GetSnapshot get_snapshot(GetSnapshotRequest) Document;
+    GET "/api/v1/doctor" NONE, query, 200
+        Host/Diagnose diagnose(DiagnoseRequest) Document;
 }

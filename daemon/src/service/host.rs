@@ -47,6 +47,22 @@ impl Service {
         })
     }
 
+    /// What keeps devices from being given away, and what to do about it.
+    ///
+    /// # Errors
+    /// The caller may not.
+    pub async fn diagnose(
+        &self,
+        caller: &Caller,
+        _request: v1::DiagnoseRequest,
+    ) -> Result<v1::Diagnosis, ApiError> {
+        require(caller, Role::Viewer, "ask the doctor")?;
+        let asked = self.on_host("doctor", |host| (host.features(), host.settings())).await?;
+        let (features, settings) = asked;
+        let machine = view::Machine { features: &features, settings: &settings };
+        Ok(v1::Diagnosis { findings: view::diagnose(&self.snapshot(), &machine) })
+    }
+
     /// A topology file of this host.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use berth_dma::AddressSpace;
 use berth_host::{
     Act, ActOutcome, AttachedDevice, BackendKind, Context, DeviceFacts, DomainHandle, Feature,
     GroupHold, Host, HostError, HostUse, Inventory, IovaRange, Node, PciAddress, ProcessUse,
-    Uevents, VfioError, sim::SimHost,
+    Settings, Uevents, VfioError, sim::SimHost,
 };
 
 /// What a crash unwinds with.
@@ -108,6 +108,9 @@ impl Host for CrashHost {
     }
     fn features(&self) -> Vec<Feature> {
         self.sim.features()
+    }
+    fn settings(&self) -> Settings {
+        self.sim.settings()
     }
     fn kernel_hold(&self) -> bool {
         self.sim.kernel_hold()

@@ -12,7 +12,7 @@ pub use address::{ParseAddressError, PciAddress};
 pub use error::{HostError, VfioError};
 pub use facts::{
     Answer, Bar, DeviceFacts, DmaKind, Feature, GroupFacts, Grouping, GroupingCode, HostUse,
-    Inventory, IovaRange, PrivateDomain, ProcessUse,
+    Inventory, IovaRange, PrivateDomain, ProcessUse, Settings,
 };
 pub use uevent::{News, Uevent, Uevents};
 pub use vfio::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold};
@@ -40,6 +40,10 @@ pub trait Host: Send + Sync + Debug {
 
     /// What this machine can do, found by asking.
     fn features(&self) -> Vec<Feature>;
+
+    /// Settings of the kernel that decide what is allowed here, by name; those that it doesn't have
+    /// are left out.
+    fn settings(&self) -> Settings;
 
     /// True when an empty container can hold a group in the kernel.
     fn kernel_hold(&self) -> bool;

@@ -18,6 +18,7 @@ mod private_domain;
 mod procs;
 mod resource;
 mod scan;
+mod settings;
 pub mod testing;
 mod tree;
 mod uevents;
@@ -37,7 +38,7 @@ use rustix::io::Errno;
 
 use crate::{
     Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Host, HostError,
-    HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse, Uevents,
+    HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse, Settings, Uevents,
     VfioError,
 };
 use berth_uapi::VfioGroup;
@@ -174,6 +175,10 @@ impl Host for LinuxHost {
 
     fn features(&self) -> Vec<Feature> {
         self.abilities().all()
+    }
+
+    fn settings(&self) -> Settings {
+        settings::read(&self.root)
     }
 
     fn kernel_hold(&self) -> bool {

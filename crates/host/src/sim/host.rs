@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     Act, ActOutcome, Answer, BackendKind, Context, DeviceFacts, Feature, GroupFacts, GroupHold,
-    Host, HostError, HostUse, Inventory, Node, PciAddress, ProcessUse, Uevents, VfioError,
+    Host, HostError, HostUse, Inventory, Node, PciAddress, ProcessUse, Settings, Uevents,
+    VfioError,
 };
 
 /// A simulated machine. Clones are the same one.
@@ -125,6 +126,22 @@ impl Host for SimHost {
             note: "the topology file says so".to_owned(),
         };
         said.into_iter().map(feature).collect()
+    }
+
+    fn settings(&self) -> Settings {
+        let kernel = self.shared.kernel();
+        let has = &kernel.features;
+        let unsafe_interrupts = [("vfio_iommu_type1", has.type1), ("iommufd", has.iommufd)]
+            .into_iter()
+            .filter(|(_, there)| *there)
+            .map(|(module, _)| (module.to_owned(), has.allow_unsafe_interrupts))
+            .collect();
+        Settings {
+            unsafe_interrupts,
+            dma_entry_limit: None,
+            vfio_pci: Some(!kernel.unloaded.contains("vfio-pci")),
+            command_line: String::new(),
+        }
     }
 
     fn kernel_hold(&self) -> bool {

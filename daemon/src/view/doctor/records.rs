@@ -1,0 +1,104 @@
+//! What is wrong with what is recorded: conditions, strangers, drift, reservations that are stuck.
+
+use berth_ownership::{Condition, Device, Group, Reservation, ReservationState};
+use berth_proto::v1;
+
+use super::{super::group::group as shown, Code, finding, fixed_by};
+use crate::model::Snapshot;
+
+pub(super) fn findings(snapshot: &Snapshot) -> Vec<v1::Finding> {
+    let state = &snapshot.state;
+    let mut found: Vec<v1::Finding> = state.devices().flat_map(of_device).collect();
+    found.extend(state.groups().flat_map(|group| of_group(snapshot, group)));
+    found.extend(state.reservations().filter_map(of_reservation));
+    found
+}
+
+fn of_device(device: &Device) -> Vec<v1::Finding> {
+    let id = &device.facts.id;
+    let mut found: Vec<v1::Finding> = device
+        .marks
+        .iter()
+        .filter_map(|(condition, why)| {
+            let (code, fix) = mark(*condition, id.as_str())?;
+            let why = if why.is_empty() { "nobody said why" } else { why };
+            Some(fixed_by(finding(code, id, why), fix))
+        })
+        .collect();
+    if let Some(label) = &device.only_label {
+        let cause = format!("it was not given back clean, so only label {label} may have it");
+        let finding = finding(Code::OneLabelOnly, id, cause);
+        found.push(fixed_by(finding, format!("berth quarantine clear {id} --reason TEXT")));
+    }
+    found
+}
+
+fn mark(condition: Condition, id: &str) -> Option<(Code, String)> {
+    Some(match condition {
+        Condition::Ok => return None,
+        Condition::Degraded => (Code::Degraded, format!("see berth device show {id}")),
+        Condition::Cordoned => (Code::Cordoned, format!("berth uncordon {id}")),
+        Condition::Wedged => {
+            (Code::Wedged, "end the processes that are named, or wait for them".to_owned())
+        }
+        Condition::Quarantined => {
+            (Code::Quarantined, format!("berth quarantine clear {id} --reason TEXT"))
+        }
+    })
+}
+
+fn of_group(snapshot: &Snapshot, group: &Group) -> Vec<v1::Finding> {
+    let mut found = Vec::new();
+    if !group.foreign_pids.is_empty() {
+        let owner = shown(snapshot, group).owner.unwrap_or_default();
+        let who: Vec<String> = owner.processes.iter().map(named).collect();
+        let cause = format!("{} has it, and Berth gave it to nobody", who.join(", "));
+        let finding = finding(Code::ForeignOwner, &group.id, cause);
+        found.push(fixed_by(finding, format!("end {}", who.join(", "))));
+    }
+    if group.drift {
+        let cause = "it is claimed, and a host driver or a stranger is there all the same";
+        let finding = finding(Code::Drift, &group.id, cause);
+        found.push(fixed_by(finding, format!("berth explain {}", group.id)));
+    }
+    found
+}
+
+fn of_reservation(record: &Reservation) -> Option<v1::Finding> {
+    let id = &record.id;
+    let (code, cause, fix) = match record.state {
+        ReservationState::Lost => {
+            let cause =
+                format!("holder {} has nothing of it any more: {}", record.holder, record.detail);
+            (Code::ReservationLost, cause, format!("berth release {id}"))
+        }
+        ReservationState::Expired => {
+            let cause = format!("its lease is over, and holder {} still has it", record.holder);
+            let fix = format!("berth reservation renew {id}, or berth release {id} --force");
+            (Code::LeaseOver, cause, fix)
+        }
+        ReservationState::Draining => {
+            let who = record.process.as_ref().map_or_else(
+                || "some process".to_owned(),
+                |process| format!("{} ({})", process.name, process.pid),
+            );
+            let cause = format!("its holder is dead, and {who} has a device of it open");
+            (Code::HolderDraining, cause, format!("berth release {id} --force"))
+        }
+        ReservationState::Preparing
+        | ReservationState::Reserved
+        | ReservationState::Handed
+        | ReservationState::Held
+        | ReservationState::Released => return None,
+    };
+    Some(fixed_by(finding(code, id, cause), fix))
+}
+
+/// A process by its name, where that is known.
+fn named(process: &v1::Process) -> String {
+    match (process.name.as_str(), process.pid) {
+        ("", pid) => format!("process {pid}"),
+        (name, 0) => name.to_owned(),
+        (name, pid) => format!("{name} ({pid})"),
+    }
+}
