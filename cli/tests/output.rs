@@ -50,6 +50,15 @@ fn lists_groups_wide_narrow_and_as_json() {
 }
 
 #[test]
+fn the_doctor_names_cause_and_fix_and_exits_with_three() {
+    let fake = Fake::start();
+    let printed = berth(&fake, "80", &["doctor"]);
+    assert_eq!(printed.code, 3, "{}", printed.err);
+    assert!(printed.err.contains("one problem keeps devices"), "{}", printed.err);
+    golden("doctor.txt", &printed.out);
+}
+
+#[test]
 fn says_that_the_host_is_simulated() {
     let fake = Fake::start();
     assert!(berth(&fake, "80", &["group", "list"]).err.contains("simulated host small"));

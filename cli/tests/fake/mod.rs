@@ -148,6 +148,28 @@ impl v1::host_server::Host for Scripted {
         }))
     }
 
+    async fn diagnose(
+        &self,
+        _: Request<v1::DiagnoseRequest>,
+    ) -> Result<Response<v1::Diagnosis>, Status> {
+        let finding =
+            |level: v1::finding::Level, object: &str, cause: &str, fix: &str| v1::Finding {
+                level: level.into(),
+                code: "QUARANTINED".to_owned(),
+                object: object.to_owned(),
+                cause: cause.to_owned(),
+                fixes: vec![fix.to_owned()],
+                docs: "docs/doctor.md#quarantined".to_owned(),
+            };
+        let problem = v1::finding::Level::Problem;
+        let clear = "berth quarantine clear 0000:65:00.0 --reason TEXT";
+        let findings = vec![
+            finding(problem, "0000:65:00.0", "its reset failed", clear),
+            finding(v1::finding::Level::Note, "", "groups are in passthrough", "boot without it"),
+        ];
+        Ok(Response::new(v1::Diagnosis { findings }))
+    }
+
     async fn get_snapshot(
         &self,
         _: Request<v1::GetSnapshotRequest>,
