@@ -88,7 +88,7 @@ fn exit_code_for(reason: &str) -> u8 {
     match reason {
         "NOT_FOUND" | "DEVICE_GONE" => 4,
         "INVALID_ARGUMENT" | "REQUEST_ID_REUSED" => 2,
-        "NOT_FOR_YOU" | "PERMISSION_DENIED" | "UNAUTHENTICATED" => 6,
+        "DENIED_BY_RULE" | "NOT_FOR_YOU" | "PERMISSION_DENIED" | "UNAUTHENTICATED" => 6,
         "UNAVAILABLE" => 5,
         "DEADLINE_EXCEEDED" => 7,
         "DAEMON_RESTARTED" | "EVENTS_COMPACTED" | "HELPER_FAILED" | "INTERNAL"

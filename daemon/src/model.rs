@@ -5,6 +5,7 @@ mod caller;
 mod error;
 mod intent;
 mod latency;
+mod rules;
 mod snapshot;
 
 pub use caller::{Caller, Role, Transport};
@@ -14,4 +15,5 @@ pub use intent::{
     IntentBody, IntentKind, Meta, OpenIntent, Outcome, RequestId, StepNote,
 };
 pub use latency::{DmaLatencies, Latency};
+pub use rules::{DeviceRule, DeviceRules, Verdict};
 pub use snapshot::{Extra, HostUses, InventoryIndex, Looked, Snapshot};

@@ -420,6 +420,7 @@ fn service_config(config: &Config) -> ServiceConfig {
     let mut settings = ServiceConfig {
         wait_ms: config.timeouts.wait_ms,
         state_dir: config.state_dir.display().to_string(),
+        devices: config.devices.clone(),
         ..ServiceConfig::default()
     };
     for rule in &config.reset {

@@ -39,6 +39,8 @@ pub struct ServiceConfig {
     /// What must come of a reset, where the request leaves it open: by class code prefix (`02`,
     /// `0302`), longest first match; then [`Self::reset_default`].
     pub reset_by_class: Vec<(String, berth_ownership::ResetPolicy)>,
+    /// Which devices may be given away.
+    pub devices: crate::model::DeviceRules,
     /// What must come of a reset for every other class.
     pub reset_default: berth_ownership::ResetPolicy,
 }
@@ -50,6 +52,7 @@ impl Default for ServiceConfig {
             max_wait_ms: 600_000,
             state_dir: String::new(),
             reset_by_class: Vec::new(),
+            devices: crate::model::DeviceRules::default(),
             reset_default: berth_ownership::ResetPolicy::AllowSameLabel,
         }
     }

@@ -54,8 +54,10 @@ fn the_listeners_of_the_example_are_the_default_ones() {
                 .iter()
                 .any(|key| line.starts_with(&format!("{key} = ")))
     };
+    // Rules for devices have addresses, too.
     let listeners: String = text
         .lines()
+        .take_while(|line| !line.starts_with("[timeouts]"))
         .filter(block)
         .map(|line| line.trim_start_matches("# ").trim_start())
         .fold(String::new(), |all, line| all + line + "\n");
@@ -144,6 +146,19 @@ fn mistakes_are_named_with_line_key_and_way_out() {
         (
             "sysfs_root = \"/tree\"\nhelper_socket = \"/nonexistent/s\"\n",
             "berthd.toml:2: helper_socket: a helper behind a socket acts on this machine",
+        ),
+        ("[[device]]\nverdict = \"maybe\"\n", "berthd.toml:2: device.verdict: \"maybe\""),
+        (
+            "[[device]]\nverdict = \"deny\"\nvendor = \"nvidia\"\n",
+            "berthd.toml:3: device.vendor: \"nvidia\"",
+        ),
+        (
+            "[[device]]\nverdict = \"deny\"\naddress = \"0000:65\"\n",
+            "berthd.toml:3: device.address: \"0000:65\"",
+        ),
+        (
+            "[[device]]\nverdict = \"deny\"\nclass = \"gpus\"\n",
+            "berthd.toml:3: device.class: \"gpus\"",
         ),
         (
             "[[reset]]\nclass = \"gpu\"\npolicy = \"maybe\"\n",

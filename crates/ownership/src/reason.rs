@@ -251,6 +251,10 @@ reasons! {
         "the device is cordoned"
         "An operator keeps new reservations away from the group."
         "Undo it with `berth uncordon`.";
+    DeniedByRule "DENIED_BY_RULE" EACCES PermissionDenied NotPermitted
+        "a rule keeps the device on the host"
+        "A rule of the daemon's configuration says that a member of the group is not given away."
+        "Choose another device, or have the rule that is named changed.";
     Wedged "WEDGED" ETIMEDOUT FailedPrecondition Refused
         "kernel work on the group hangs"
         "An earlier operation on a member has not come back from the kernel."

@@ -6,7 +6,7 @@ use berth_ownership::ResetPolicy;
 use toml::Spanned;
 
 use super::{
-    Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Timeouts,
+    Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Timeouts, devices,
     error::Source,
     helper::{self, Machine},
     listen::{self, Places},
@@ -44,6 +44,7 @@ pub(super) fn resolve(
         retention: retention(&raw.retention, source)?,
         limits: limits(&raw.limits, source)?,
         reset: reset(raw.reset, source)?,
+        devices: devices::rules(raw.device, source)?,
     })
 }
 
@@ -215,7 +216,7 @@ fn reset(raw: Vec<RawReset>, source: &Source<'_>) -> Result<Vec<ResetRule>, Conf
 }
 
 /// The beginning of a class code; `Some(None)` for every class.
-fn class(word: &str) -> Option<Option<String>> {
+pub(super) fn class(word: &str) -> Option<Option<String>> {
     let digits = match word {
         "*" => return Some(None),
         "gpu" => "03",

@@ -62,15 +62,19 @@ impl Source<'_> {
         message: impl Into<String>,
         way_out: impl Into<String>,
     ) -> ConfigError {
-        let start = span.map_or(0, |span| span.start).min(self.text.len());
-        let before = self.text.get(..start).unwrap_or("");
         ConfigError::Line {
             file: self.file.to_owned(),
-            line: before.matches('\n').count() + 1,
+            line: self.line_of(span.map_or(0, |span| span.start)),
             key: key.to_owned(),
             message: message.into(),
             way_out: way_out.into(),
         }
+    }
+
+    /// The line that a byte is in, counted from 1.
+    pub(super) fn line_of(&self, start: usize) -> usize {
+        let before = self.text.get(..start.min(self.text.len())).unwrap_or("");
+        before.matches('\n').count() + 1
     }
 
     /// The key of the line that a byte range begins in; the text itself for a lone word.

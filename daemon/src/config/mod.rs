@@ -5,6 +5,7 @@
 
 mod args;
 mod check;
+mod devices;
 mod error;
 mod helper;
 mod listen;
@@ -20,7 +21,7 @@ pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
 pub(crate) use listen::GRPC_NEEDS_TLS;
 
-use crate::model::Role;
+use crate::model::{DeviceRules, Role};
 
 /// Where the configuration is looked for when `--config` is not given.
 pub const DEFAULT_FILE: &str = "/etc/berth/berthd.toml";
@@ -48,6 +49,8 @@ pub struct Config {
     pub limits: Limits,
     /// What must hold about a reset, by class. The most specific that fits counts.
     pub reset: Vec<ResetRule>,
+    /// Which devices may be given away.
+    pub devices: DeviceRules,
 }
 
 /// Who does the privileged acts: always a process per act.

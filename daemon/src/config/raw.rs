@@ -26,6 +26,8 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     #[serde(default)]
     pub(super) reset: Vec<RawReset>,
+    #[serde(default)]
+    pub(super) device: Vec<Spanned<RawDevice>>,
 }
 
 /// One `[[listen]]`.
@@ -86,6 +88,18 @@ pub(super) struct RawLimits {
 pub(super) struct RawReset {
     pub(super) class: Spanned<String>,
     pub(super) policy: Spanned<String>,
+}
+
+/// One `[[device]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDevice {
+    pub(super) verdict: Spanned<String>,
+    pub(super) class: Option<Spanned<String>>,
+    pub(super) vendor: Option<Spanned<String>>,
+    pub(super) address: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) note: String,
 }
 
 /// Reads the text. The error names the line and the key.

@@ -81,6 +81,7 @@ impl Service {
             processes: &processes,
             features: &features,
             only: only.as_ref(),
+            rules: &self.config.devices,
         };
         let mut explanation = view::explain(&snapshot, group, &asked);
         if let (Some(group), 1..) = (&explanation.group, request.memory_bytes) {

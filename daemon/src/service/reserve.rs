@@ -133,7 +133,12 @@ impl Service {
         template.targets = targets(&snapshot, request)?;
         if let Some(class) = &request.class {
             let now = self.ledger.clock().now();
-            template.targets = select::by_class(&snapshot, class, template, &now)?;
+            let rules = &self.config.devices;
+            template.targets = select::by_class(&snapshot, class, template, &now, rules)?;
+        }
+        let groups = template.targets.iter().filter_map(|it| snapshot.state.group(&it.group));
+        for group in groups {
+            self.config.devices.check(&snapshot, group)?;
         }
         template.reset_policy = self.reset_policy(caller, request, &snapshot, &template.targets)?;
         Ok(())

@@ -8,7 +8,7 @@ use berth_ownership::{Command, Refusal, Reserve, TargetRequest, Time};
 use berth_proto::v1;
 
 use super::reserve::add;
-use crate::model::{ApiError, Snapshot};
+use crate::model::{ApiError, DeviceRules, Snapshot};
 
 const MAX_COUNT: u32 = 256;
 /// Class codes by the names that people use.
@@ -33,6 +33,7 @@ pub(super) fn by_class(
     class: &v1::ClassSelector,
     template: &Reserve,
     now: &Time,
+    rules: &DeviceRules,
 ) -> Result<Vec<TargetRequest>, ApiError> {
     let prefix = class_prefix(&class.class)?;
     let vendor = Vendor::parse(&class.vendor)?;
@@ -58,7 +59,7 @@ pub(super) fn by_class(
     let mut refusals = Vec::new();
     for facts in matching {
         let Some(group) = snapshot.group_of(facts.address) else { continue };
-        match probe(snapshot, template, facts, now) {
+        match probe(snapshot, template, facts, now, rules) {
             Ok(()) => free.push(Candidate { facts, siblings: group.devices.len() }),
             Err(refusal) => refusals.push(*refusal),
         }
@@ -81,10 +82,12 @@ fn probe(
     template: &Reserve,
     facts: &DeviceFacts,
     now: &Time,
+    rules: &DeviceRules,
 ) -> Result<(), Box<Refusal>> {
     let mut single = template.clone();
     single.targets.clear();
     if let Some(group) = snapshot.group_of(facts.address) {
+        rules.check(snapshot, group)?;
         add(&mut single.targets, &group.id, facts);
     }
     snapshot.state.decide(&Command::Reserve(Box::new(single)), now).map(drop)

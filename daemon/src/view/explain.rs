@@ -15,7 +15,7 @@ use super::{
     refusal::refusal,
     words,
 };
-use crate::model::Snapshot;
+use crate::model::{DeviceRules, Snapshot};
 
 /// What an explanation needs beside the snapshot.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Asked<'a> {
     pub features: &'a [Feature],
     /// The devices that are meant, where a single one was asked about.
     pub only: Option<&'a DeviceId>,
+    /// Which devices may be given away.
+    pub rules: &'a DeviceRules,
 }
 
 /// Explains a group.
@@ -44,7 +46,9 @@ pub fn explain(snapshot: &Snapshot, record: &Group, asked: &Asked<'_>) -> v1::Ex
     let policies: Vec<v1::PolicyVerdict> = Policy::ALL
         .into_iter()
         .map(|policy| {
-            let refused = probe(&snapshot.state, record, policy, asked.label, asked.now).err();
+            let allowed = asked.rules.check(snapshot, record);
+            let could = || probe(&snapshot.state, record, policy, asked.label, asked.now);
+            let refused = allowed.and_then(|()| could()).err();
             v1::PolicyVerdict {
                 policy: words::policy_word(policy).into(),
                 may: refused.is_none(),
@@ -137,6 +141,7 @@ fn verdict(
 ) -> v1::DeviceVerdict {
     let finding = record
         .and_then(|record| by_condition(record, facts, asked.label))
+        .or_else(|| by_rule(facts, asked.rules))
         .or_else(|| by_reservation(&snapshot.state, group, facts))
         .or_else(|| record.and_then(|record| by_reset(&snapshot.state, record)))
         .unwrap_or_else(|| by_driver(snapshot, facts));
@@ -184,6 +189,15 @@ fn by_condition(record: &Device, facts: &DeviceFacts, label: &str) -> Option<Fin
         Condition::Quarantined => format!("berth quarantine clear {at} --reason TEXT"),
     };
     Some(Finding { blocks: true, text: format!("{at} is {word}: {why}"), resolve })
+}
+
+fn by_rule(facts: &DeviceFacts, rules: &DeviceRules) -> Option<Finding> {
+    let rule = rules.denies(facts).filter(|_| !facts.bridge)?;
+    Some(Finding {
+        blocks: true,
+        text: format!("{} is not given away: the rule at {rule}", facts.address),
+        resolve: format!("change the rule at {}", rule.place),
+    })
 }
 
 fn by_reservation(state: &State, group: &Group, facts: &DeviceFacts) -> Option<Finding> {
