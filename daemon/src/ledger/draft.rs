@@ -111,6 +111,7 @@ impl Draft {
     fn event(&mut self, event: &Event, meta: &Meta, now: &Time) -> Touched {
         let about = events::about(event);
         let before = events::render(&self.book, &about);
+        let foreign = events::is_foreign(&self.book, &about);
         let (mut groups, mut devices) = events::concerned(&self.book, &about);
         let mut touched = Touched::default();
         touched.add(&self.book, event);
@@ -140,7 +141,7 @@ impl Draft {
                 .as_ref()
                 .map(|request| request.id.clone())
                 .unwrap_or_default(),
-            kind: events::kind(event, &about),
+            kind: events::kind(event, &about, foreign),
             groups,
             devices,
             reservation,
