@@ -57,7 +57,7 @@ export const processList = (processes) =>
     h(
       "div",
       { class: "small" },
-      `${item.name} (pid ${item.pid})`,
+      `${item.name} (pid ${item.pid})${item.unit ? ` in ${item.unit}` : ""}`,
       item.what ? `: ${item.what}` : "",
     ),
   );

@@ -101,6 +101,11 @@ pub(crate) enum Command {
     },
     /// Reserve groups for a holder, durably.
     Reserve(Box<ReserveArgs>),
+    /// Record a process that has groups open already as the holder of a reservation.
+    ///
+    /// Nothing of what it has is touched. From then on the groups are its reservation's, which ends
+    /// with the process: reset, and left on the driver that they were found with.
+    Adopt(Box<AdoptArgs>),
     /// Reservations and their state.
     #[command(subcommand)]
     Reservation(ReservationCommand),
@@ -356,6 +361,43 @@ pub(crate) enum VmmArg {
     CloudHypervisor,
     /// Any other program: its words have placeholders.
     Other,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The process, which alone has each of the groups open.
+    #[arg(long)]
+    pub(crate) pid: i32,
+    /// Name of the VM, pod or operator.
+    #[arg(long)]
+    pub(crate) holder: String,
+    /// A group's stable id or number. Several make one reservation, all or nothing.
+    #[arg(long, required_unless_present = "device", conflicts_with = "device")]
+    pub(crate) group: Vec<String>,
+    /// A device. Several make one reservation.
+    #[arg(long, value_parser = address::parse)]
+    pub(crate) device: Vec<DeviceAddress>,
+    /// exclusive or group; exclusive otherwise where every group has one device.
+    #[arg(long, value_enum)]
+    pub(crate) policy: Option<PolicyArg>,
+    /// Trust label; `uid:N` of the process otherwise.
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    /// Memory that the process will map: it may lock as much, and 256 MiB.
+    #[arg(long, value_parser = quantity::bytes)]
+    pub(crate) memory: Option<u64>,
+    /// Lapse after this long unless renewed: orders are refused then, DMA goes on.
+    #[arg(long, value_parser = quantity::duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// The same id gets the same answer for 24 hours.
+    #[arg(long)]
+    pub(crate) request_id: Option<String>,
+    /// Decide and say what would be done; change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Wait this long for the kernel work; 0 doesn't wait.
+    #[arg(long, value_parser = quantity::duration)]
+    pub(crate) wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

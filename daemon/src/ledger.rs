@@ -64,6 +64,7 @@ struct Shared {
     store: Store,
     clock: Clock,
     host: Arc<dyn Host>,
+    scanning: tokio::sync::Mutex<()>,
 }
 
 impl LedgerHandle {
@@ -169,6 +170,8 @@ impl LedgerHandle {
     /// # Errors
     /// As [`Self::submit`]; what could not be read.
     pub async fn rescan(&self, meta: Meta) -> Result<Applied, ApiError> {
+        // No scan is taken after one that began later.
+        let _alone = self.shared.scanning.lock().await;
         let host = Arc::clone(&self.shared.host);
         let after_looks = self.snapshot().looks;
         let survey = move || survey(&*host).map(|found| Scan { after_looks, ..found });

@@ -1,5 +1,6 @@
 //! What the API's calls do, behind gRPC and REST alike: authorize, validate, decide, wait, show.
 
+mod adopt;
 mod authorize;
 mod devices;
 mod domains;

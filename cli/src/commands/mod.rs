@@ -1,5 +1,6 @@
 //! One file per noun.
 
+mod adopt;
 mod device;
 mod domain;
 mod events;
@@ -39,6 +40,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
             explain::run(channel, &object, label, memory, output).await
         }
         Command::Reserve(args) => reserve::run(channel, *args, output).await,
+        Command::Adopt(args) => adopt::run(channel, *args, output).await,
         Command::Reservation(command) => reservation::run(channel, command, output).await,
         Command::Attach { order, domain } => {
             reservation::attach(channel, order, domain, output).await

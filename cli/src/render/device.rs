@@ -68,6 +68,7 @@ pub(crate) fn block(device: &v1::Device) -> String {
         ("cdev", device.cdev.clone()),
         ("condition", group::noted(device.condition(), &device.condition_note)),
         ("host uses it", host.join("\n")),
+        ("owned by", processes(&device.foreign)),
         ("NUMA node", numa(device.numa_node)),
         ("reset", reset(device)),
         ("BARs", device.bars.iter().map(bar).collect::<Vec<_>>().join("\n")),

@@ -180,10 +180,14 @@ pub(crate) fn owner_line(owner: &v1::Owner) -> String {
 
 /// A process in a few words.
 pub(crate) fn process(process: &v1::Process) -> String {
+    let unit = match process.unit.as_str() {
+        "" => String::new(),
+        unit => format!(" in {unit}"),
+    };
     if process.what.is_empty() {
-        format!("pid {} {}", process.pid, process.name)
+        format!("pid {} {}{unit}", process.pid, process.name)
     } else {
-        format!("pid {} {} ({})", process.pid, process.name, process.what)
+        format!("pid {} {} ({}){unit}", process.pid, process.name, process.what)
     }
 }
 

@@ -215,6 +215,7 @@ impl v1::reservations_server::Reservations for Scripted {
                     pid: 812,
                     name: "pipewire".to_owned(),
                     what: "/dev/snd/controlC0".to_owned(),
+                    unit: String::new(),
                 }],
                 text: "uses kernel DMA".to_owned(),
                 ..Default::default()
@@ -222,6 +223,10 @@ impl v1::reservations_server::Reservations for Scripted {
             resolve: vec!["berth kernel-dma release 0000:65:00.1".to_owned()],
         };
         Err(refusal(Code::FailedPrecondition, &refused))
+    }
+
+    async fn adopt(&self, _: Request<v1::AdoptRequest>) -> Answer {
+        Err(Status::unimplemented("not in this script"))
     }
 
     async fn renew(&self, _: Request<v1::RenewRequest>) -> Answer {

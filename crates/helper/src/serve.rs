@@ -178,6 +178,8 @@ mod tests {
             name: "x".repeat(15),
             what: "/dev/vfio/8".to_owned(),
             reservation: String::new(),
+            uid: None,
+            unit: String::new(),
         };
         answer(&here, Ok(ActOutcome::Holders(vec![one; 10_000]))).unwrap();
         let Answer::Ok(Done::Holders(holders)) = response(&there).answer else { panic!() };

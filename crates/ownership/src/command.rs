@@ -58,6 +58,15 @@ pub struct Reserve {
     pub prepare: bool,
 }
 
+/// A process that has groups open, unknown to us, becomes the holder of a reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopt {
+    /// What is reserved for it: delivered by node, presenting nothing, taking nothing.
+    pub request: Reserve,
+    /// The process.
+    pub process: HolderProcess,
+}
+
 /// How one device was given back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceReturn {
@@ -109,6 +118,9 @@ pub enum Command {
     },
     /// A reservation is asked for.
     Reserve(Box<Reserve>),
+    /// A foreign owner is to become a reservation's holder: what has to be asked of the kernel is
+    /// the work of a hand-over, with [`Command::HandOverDone`] or [`Command::HandOverFailed`].
+    Adopt(Box<Adopt>),
     /// The groups of a reservation are viable.
     PrepareDone {
         /// The reservation.

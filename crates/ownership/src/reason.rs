@@ -207,6 +207,10 @@ reasons! {
         "a process outside owns the group"
         "A process that the daemon did not start or serve has the group or one of its devices open."
         "End the named process or let it release the group, then try again.";
+    NotTheOwner "NOT_THE_OWNER" EINVAL FailedPrecondition Refused
+        "the process doesn't own the group"
+        "The process that is to be adopted has neither the group nor one of its devices open."
+        "Name the process that `berth group show` names, or reserve: nobody has the group.";
     DomainMismatch "DOMAIN_MISMATCH" EINVAL FailedPrecondition Refused
         "another domain was presented first"
         "The group is shared through a domain; only a claim that presents the same domain joins."

@@ -86,6 +86,28 @@ pub struct GroupFacts {
     pub devices: Vec<DeviceFacts>,
     /// Processes that own it without our knowing.
     pub foreign_pids: Vec<u32>,
+    /// What is known of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<ForeignProcess>,
+}
+
+/// A process that owns a group without our knowing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ForeignProcess {
+    /// Its pid.
+    pub pid: u32,
+    /// What it is called.
+    pub name: String,
+    /// The service manager's unit that it is in; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+}
+
+impl fmt::Display for ForeignProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.pid)?;
+        if self.unit.is_empty() { Ok(()) } else { write!(f, " in {}", self.unit) }
+    }
 }
 
 /// A host driver being bound or unbound on purpose.
@@ -104,6 +126,16 @@ pub enum KernelDmaOp {
 /// Among foreign pids: the kernel says that somebody owns the group, and no process could be seen
 /// to.
 pub const UNSEEN: u32 = 0;
+
+/// The processes of these pids in words: `qemu (4321) in machine-qemu.scope`.
+pub fn name_foreign(pids: &[u32], known: &[ForeignProcess]) -> Vec<String> {
+    let named = |pid: &u32| match known.iter().find(|process| process.pid == *pid) {
+        Some(process) => process.to_string(),
+        None if *pid == UNSEEN => "a process that berthd can't see".to_owned(),
+        None => format!("process {pid}"),
+    };
+    pids.iter().map(named).collect()
+}
 
 /// A group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +157,9 @@ pub struct Group {
     pub reservations: Vec<ReservationId>,
     /// Processes that own it without our knowing.
     pub foreign_pids: Vec<u32>,
+    /// What is known of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<ForeignProcess>,
     /// Under the group policy: the domain that the token's owner attached.
     pub attached: Option<DomainId>,
     /// Truth and record differ: a host driver or a foreign process is there beside our claims.
@@ -215,7 +250,7 @@ pub struct Pending {
     pub kind: OperationKind,
     /// The domain that is being attached or put in place of the old one.
     pub domain: Option<DomainId>,
-    /// The process that devices are being handed over to.
+    /// The process that devices are being handed over to, or that is being adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<HolderProcess>,
     /// Whether the holder's consent is not needed.
@@ -293,6 +328,9 @@ pub struct Reservation {
     pub hold: Hold,
     /// The process that the devices were handed to, or the one that still has them open.
     pub process: Option<HolderProcess>,
+    /// Its holder had the groups before, unknown to us; it ends with that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
     /// What there is to say beside the state.
     pub detail: String,
     /// When it was made.

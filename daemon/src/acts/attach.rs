@@ -270,6 +270,7 @@ pub(crate) fn not_in_use(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
     refusal.object = job.reservation.to_string();
     refusal.message =
         format!("{} still has a device of {} open", named.join(", "), job.reservation);
+    refusal.resolve.retain(|way| !way.starts_with("berth adopt"));
     refusal.resolve.push(format!("berth release {} --force", job.reservation));
     Err(refusal.with_errno(Reason::HolderDraining.errno().number))
 }

@@ -247,6 +247,9 @@ impl Engine {
         if let (IntentBody::Release { .. }, Some(id)) = (&intent.body, &intent.reservation) {
             self.watched_in_vain(id);
         }
+        if let (IntentBody::HandOver, Some(id)) = (&intent.body, &intent.reservation) {
+            self.watch_adopted(id);
+        }
         self.follow_up();
         let forced = matches!(intent.body, IntentBody::Release { force: true, .. });
         let drains = outcome.failure.is_some_and(|it| it.reason == Reason::HolderDraining);

@@ -6,7 +6,7 @@
 use berth_host::{
     Answer, DeviceFacts, DmaKind, Host, HostError, PciAddress, ProcessUse, VfioError,
 };
-use berth_ownership::{Blocker, DeviceId, OwnerInfo, Reason, Refusal};
+use berth_ownership::{Blocker, DeviceId, ForeignProcess, OwnerInfo, Reason, Refusal};
 use rustix::io::Errno;
 
 use super::job::GroupJob;
@@ -89,10 +89,15 @@ fn owners(host: &dyn Host, group: &GroupJob) -> Option<Box<Refusal>> {
     if blockers.is_empty() { None } else { Some(kernel_dma(group, blockers)) }
 }
 
+/// A process as the record has foreign ones.
+pub(crate) fn foreign_of(user: &ProcessUse) -> ForeignProcess {
+    let pid = u32::try_from(user.pid).unwrap_or_default();
+    ForeignProcess { pid, name: user.name.clone(), unit: user.unit.clone() }
+}
+
 /// A refusal that names the foreign processes.
 pub(crate) fn foreign(group: &GroupJob, processes: &[ProcessUse]) -> Box<Refusal> {
-    let named: Vec<String> =
-        processes.iter().map(|user| format!("{} ({})", user.name, user.pid)).collect();
+    let named: Vec<String> = processes.iter().map(|user| foreign_of(user).to_string()).collect();
     let what = processes.first().map(|user| user.what.as_str()).unwrap_or_default();
     let blockers = group.devices.first().map(|address| Blocker {
         device: DeviceId::new(address.to_string()),
@@ -102,6 +107,12 @@ pub(crate) fn foreign(group: &GroupJob, processes: &[ProcessUse]) -> Box<Refusal
         text: format!("{} has {what} open", named.join(", ")),
     });
     let stop = processes.iter().map(|user| format!("stop process {} ({})", user.pid, user.name));
+    let adopt = match processes {
+        [alone] => {
+            Some(format!("berth adopt --group {} --pid {} --holder NAME", group.id, alone.pid))
+        }
+        _ => None,
+    };
     Refusal::new(
         Reason::ForeignOwner,
         &group.id,
@@ -115,7 +126,7 @@ pub(crate) fn foreign(group: &GroupJob, processes: &[ProcessUse]) -> Box<Refusal
         claims: u32::try_from(processes.len()).unwrap_or(u32::MAX),
     }))
     .with_blockers(blockers.into_iter().collect())
-    .with_resolve(stop.collect())
+    .with_resolve(stop.chain(adopt).collect())
 }
 
 fn on_host_driver(host: &dyn Host, facts: &DeviceFacts) -> Blocker {

@@ -6,7 +6,7 @@
 
 use berth_ownership::{Command, Delivery, Reason, Refusal, Reservation, ReservationId};
 
-use super::{access, attach, job::Job, runtime::lock, tools::Tools};
+use super::{access, adopt_holder, attach, job::Job, runtime::lock, tools::Tools};
 use crate::model::Outcome;
 
 /// Does it, or leaves the groups held as they were.
@@ -20,7 +20,11 @@ pub(crate) fn run(tools: &Tools, intent: u64, job: &Job) -> Outcome {
 
 /// Undoes what was done, and says why.
 pub(crate) fn failed(tools: &Tools, intent: u64, job: &Job, refusal: Box<Refusal>) -> Outcome {
-    undo(tools, intent, job);
+    match adopt_holder::adopting(&tools.records.snapshot(), &job.reservation) {
+        // Its groups are with somebody else: there is no hold to take again.
+        Some(_) => adopt_holder::undo(tools, job),
+        None => undo(tools, intent, job),
+    }
     let (reservation, why) = (job.reservation.clone(), refusal.message.clone());
     Outcome::failed(Command::HandOverFailed { reservation, why }, refusal)
 }
@@ -29,6 +33,7 @@ fn attempt(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
     match job.delivery {
         Delivery::Unbound => open_context(tools, intent, job)?,
         Delivery::Node => {
+            adopt_holder::check(tools, intent, job)?;
             let nodes: Vec<String> =
                 access::nodes_of(job).iter().map(ToString::to_string).collect();
             tools.note(intent, "access", format!("{} {}", job.identity, nodes.join(", ")))?;

@@ -13,13 +13,14 @@
 
 mod access;
 mod adopt;
+pub(crate) mod adopt_holder;
 mod again;
 pub(crate) mod attach;
 mod domain;
 mod draining;
 mod drivers;
 pub(crate) mod engine;
-mod explain_errno;
+pub(crate) mod explain_errno;
 pub(crate) mod fetch;
 pub(crate) mod hand_over;
 mod handed;

@@ -50,6 +50,7 @@ service!(reservations_server::Reservations {
     list_reservations: ListReservationsRequest => ListReservationsResponse,
     get_reservation: GetReservationRequest => Reservation,
     reserve: ReserveRequest => Reservation,
+    adopt: AdoptRequest => Reservation,
     renew: RenewRequest => Reservation,
     attach: AttachRequest => Reservation,
     detach: DetachRequest => Reservation,

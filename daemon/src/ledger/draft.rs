@@ -117,6 +117,7 @@ impl Draft {
     fn event(&mut self, event: &Event, meta: &Meta, now: &Time) -> Touched {
         let about = events::about(event);
         let before = events::render(&self.book, &about);
+        let foreign = events::is_foreign(&self.book, &about);
         let (mut groups, mut devices) = events::concerned(&self.book, &about);
         let whose = self.whose(event, &about);
         self.gone.extend(self.goes(event));
@@ -144,7 +145,7 @@ impl Draft {
                 .as_ref()
                 .map(|request| request.id.clone())
                 .unwrap_or_default(),
-            kind: events::kind(event, &about),
+            kind: events::kind(event, &about, foreign),
             groups,
             devices,
             reservation: whose.map(|id| id.to_string()).unwrap_or_default(),

@@ -149,7 +149,8 @@ pub(super) fn about(event: &Event) -> About {
 }
 
 /// The event's name on every surface: the kind of object, a dot, what happened to it.
-pub(super) fn kind(event: &Event, about: &About) -> String {
+/// `known` says whether a foreign owner was known before.
+pub(super) fn kind(event: &Event, about: &About, known: bool) -> String {
     let object = match about {
         About::Group(_) => "group",
         About::Device(_) => "device",
@@ -163,7 +164,11 @@ pub(super) fn kind(event: &Event, about: &About) -> String {
             "created"
         }
         Event::ContextDeleted { .. } | Event::DomainDeleted { .. } => "deleted",
-        Event::GroupObserved { .. } => "observed",
+        Event::GroupObserved { facts } => match (known, facts.foreign_pids.is_empty()) {
+            (false, false) => "foreign_owner_came",
+            (true, true) => "foreign_owner_went",
+            (true, false) | (false, true) => "observed",
+        },
         Event::GroupGone { .. } | Event::DeviceGone { .. } => "gone",
         Event::Started { pending, .. } => match pending.kind {
             OperationKind::Prepare => "preparing",
@@ -176,6 +181,12 @@ pub(super) fn kind(event: &Event, about: &About) -> String {
         other => other.name(),
     };
     format!("{object}.{what}")
+}
+
+/// Whether a foreign owner is known of a group.
+pub(super) fn is_foreign(book: &Book, about: &About) -> bool {
+    let About::Group(id) = about else { return false };
+    book.state.group(id).is_some_and(|group| !group.foreign_pids.is_empty())
 }
 
 /// The object as it stands in the book: proto3 JSON; `None` when it isn't there.
@@ -244,6 +255,7 @@ fn group(book: &Book, group: &Group) -> serde_json::Value {
         "drivers": drivers,
         "driverOverrides": overrides,
         "foreignPids": group.foreign_pids,
+        "foreign": group.foreign,
     })
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use berth_host::{DeviceFacts, DmaKind, GroupFacts, HostUse, PciAddress, in_chunks};
 use berth_ownership as ownership;
-use berth_ownership::{Command, DeviceId, DriverDma, GroupId};
+use berth_ownership::{Command, DeviceId, DriverDma, GroupId, UNSEEN};
 
 use super::{book::Book, scan::Scan};
 use crate::model::Looked;
@@ -30,7 +30,7 @@ pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId,
     let by_address: HashMap<_, _> = devices.iter().map(|device| (device.address, device)).collect();
     commands.extend(in_chunks(&scan.inventory.groups, |groups| {
         let facts = groups.iter().filter_map(|group| {
-            let facts = group_facts(scan, group, &by_address);
+            let facts = group_facts(book, scan, group, &by_address);
             // On most looks most groups are as recorded, and need not go through decisions. Where
             // a device is replaced they are so only until its predecessor goes.
             let anew = group.members.iter().any(|member| replaced.contains(member));
@@ -106,6 +106,7 @@ fn write_anew(text: &mut String, what: impl fmt::Display) {
 
 /// The record's facts of a group.
 fn group_facts(
+    book: &Book,
     scan: &Scan,
     group: &GroupFacts,
     by_address: &HashMap<PciAddress, &DeviceFacts>,
@@ -119,8 +120,23 @@ fn group_facts(
             device_facts(device, uses)
         })
         .collect();
-    let foreign_pids = scan.foreign.get(&group.number).cloned().unwrap_or_default();
-    ownership::GroupFacts { id: GroupId::new(&group.stable_id), devices, foreign_pids }
+    let id = GroupId::new(&group.stable_id);
+    let mut found = scan.foreign.get(&group.number).cloned().unwrap_or_default();
+    let mut foreign_pids: Vec<u32> = found.iter().map(|process| process.pid).collect();
+    // What was seen before the record changed is seen by the record as it is.
+    if let Some(known) = book.state.group(&id) {
+        let holders: Vec<_> = book.state.reservations_of(known).collect();
+        if holders.iter().any(|record| record.adopted && record.pending.is_some()) {
+            foreign_pids.clone_from(&known.foreign_pids);
+            found.clone_from(&known.foreign);
+        }
+        let held = |pid: u32| {
+            holders.iter().any(|it| it.process.as_ref().is_some_and(|holder| holder.pid == pid))
+        };
+        foreign_pids.retain(|pid| !held(*pid));
+    }
+    found.retain(|process| process.pid != UNSEEN && foreign_pids.contains(&process.pid));
+    ownership::GroupFacts { id, devices, foreign_pids, foreign: found }
 }
 
 /// Commands for devices that were looked at again.
@@ -135,6 +151,7 @@ pub(super) fn of_look(book: &Book, looked: &[Looked]) -> Vec<Command> {
                 id: group.id.clone(),
                 devices: book.state.devices_of(group).map(|device| device.facts.clone()).collect(),
                 foreign_pids: group.foreign_pids.clone(),
+                foreign: group.foreign.clone(),
             });
         }
         let known = groups

@@ -1,6 +1,4 @@
 //! What happens to the machine: the kernel tells that something did, and a scan finds what.
-//!
-//! One task scans, so that no scan is taken after one that began later.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -106,6 +106,7 @@ pub async fn open_locked(
         store,
         clock,
         host,
+        scanning: tokio::sync::Mutex::default(),
     });
     let task = Task {
         shared: Arc::clone(&shared),

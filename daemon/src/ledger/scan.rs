@@ -2,11 +2,19 @@
 
 use std::collections::HashMap;
 
-use berth_host::{DeviceFacts, DmaKind, Host, HostError, HostUse, Inventory, PciAddress};
-use berth_ownership::{GroupId, UNSEEN};
+use berth_host::{
+    DeviceFacts, DmaKind, Host, HostError, HostUse, Inventory, PciAddress, ProcessUse,
+};
+use berth_ownership::{ForeignProcess, Group, GroupId, Hold, ReservationState, UNSEEN};
 use tokio::task::JoinHandle;
 
-use crate::model::{HostUses, Looked, Snapshot};
+use crate::{
+    acts::{
+        explain_errno::foreign_of,
+        kin::{self, Kinship},
+    },
+    model::{HostUses, Looked, Snapshot},
+};
 
 /// What a look at the machine found.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +24,7 @@ pub struct Scan {
     /// What the host does with devices that are on host drivers.
     pub uses: HostUses,
     /// Processes that own groups without our knowing, by group number.
-    pub foreign: HashMap<u32, Vec<u32>>,
+    pub foreign: HashMap<u32, Vec<ForeignProcess>>,
     /// How many looks at single devices had been taken when it began: what was looked at later is
     /// known better.
     pub after_looks: u64,
@@ -44,7 +52,8 @@ pub fn survey(host: &dyn Host) -> Result<Scan, HostError> {
 }
 
 /// Adds the processes that own groups without our knowing: they are looked for in groups that have
-/// a device on a VFIO driver and no reservation in `known`. Blocks.
+/// a device on a VFIO driver. Where a reservation in `known` holds the group they are those that
+/// are neither its holder's nor of a user that it is for. Blocks.
 pub(super) fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot) {
     let Scan { inventory, foreign, .. } = found;
     let candidates: Vec<_> = inventory.devices.iter().filter(|device| on_vfio(device)).collect();
@@ -54,20 +63,52 @@ pub(super) fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot
     // By what was just found: at the first look of a daemon nothing is known but the record.
     let ids: HashMap<u32, &str> =
         inventory.groups.iter().map(|it| (it.number, it.stable_id.as_str())).collect();
-    let ours = |number: u32| {
-        let id = ids.get(&number).map(GroupId::new);
-        let group = id.and_then(|id| known.state.group(&id));
-        group.is_some_and(|group| !group.reservations.is_empty())
-    };
+    let record = |number: u32| ids.get(&number).and_then(|id| known.state.group(&GroupId::new(id)));
     for device in candidates {
-        let Some(number) = device.group.filter(|number| !ours(*number)) else { continue };
-        for pid in owners(host, device.address, number) {
-            let pids = foreign.entry(number).or_default();
-            if !pids.contains(&pid) {
-                pids.push(pid);
+        let Some(number) = device.group else { continue };
+        let held = record(number).filter(|group| !group.reservations.is_empty());
+        if held.is_some_and(|group| !may_have_strangers(known, group)) {
+            continue;
+        }
+        for owner in owners(host, device.address, number, known, held) {
+            let owners = foreign.entry(number).or_default();
+            if !owners.iter().any(|known| known.pid == owner.pid) {
+                owners.push(owner);
             }
         }
     }
+}
+
+/// Whether somebody beside a group's reservations can have it, and be told from their holders: not
+/// where the kernel keeps all others out, and not while work is under way, or who has it is about
+/// to show.
+fn may_have_strangers(known: &Snapshot, group: &Group) -> bool {
+    known.state.reservations_of(group).all(|record| {
+        let open = match record.state {
+            ReservationState::Reserved => record.hold == Hold::Ledger,
+            ReservationState::Held | ReservationState::Expired => true,
+            ReservationState::Preparing
+            | ReservationState::Handed
+            | ReservationState::Draining
+            | ReservationState::Lost
+            | ReservationState::Released => false,
+        };
+        open && record.pending.is_none()
+    })
+}
+
+/// Whether a process has a group as the holder of one of its reservations, as what came of that, or
+/// as a user that fetched.
+fn is_ours(known: &Snapshot, group: &Group, user: &ProcessUse) -> bool {
+    known.state.reservations_of(group).any(|record| {
+        let uid = user.uid.map(|uid| format!("uid:{uid}"));
+        let theirs = uid.is_none_or(|uid| uid == record.for_identity || uid == record.requester);
+        theirs
+            || record.process.as_ref().is_some_and(|holder| {
+                u32::try_from(user.pid) == Ok(holder.pid)
+                    || kin::of(record, holder, user) == Kinship::Own
+            })
+    })
 }
 
 fn on_vfio(device: &DeviceFacts) -> bool {
@@ -77,16 +118,35 @@ fn on_vfio(device: &DeviceFacts) -> bool {
 }
 
 /// Processes that have a group without our knowing. Where they can't be looked at the kernel's own
-/// word counts, and [`UNSEEN`] stands for whoever has it.
-fn owners(host: &dyn Host, device: PciAddress, group: u32) -> Vec<u32> {
+/// word counts, and [`UNSEEN`] stands for whoever has it; of a group that is `held` it says nothing.
+fn owners(
+    host: &dyn Host,
+    device: PciAddress,
+    group: u32,
+    known: &Snapshot,
+    held: Option<&Group>,
+) -> Vec<ForeignProcess> {
     let error = match host.users_of(device) {
-        Ok(users) => return users.iter().filter_map(|user| user.pid.try_into().ok()).collect(),
+        Ok(users) => {
+            // Older kernels don't tell whose device a descriptor is: where the kernel has this one
+            // closed, it is another one's.
+            let certain = users.iter().all(ProcessUse::is_certain);
+            if !certain && (held.is_some() || matches!(host.in_use(device), Ok(false))) {
+                return Vec::new();
+            }
+            let strange = |user: &&ProcessUse| !held.is_some_and(|it| is_ours(known, it, user));
+            return users.iter().filter(strange).map(foreign_of).collect();
+        }
         Err(HostError::NoDevice(_)) => return Vec::new(),
         Err(error) => error,
     };
+    if held.is_some() {
+        return Vec::new();
+    }
     let free = matches!(host.probe_free(group), Ok(true));
     tracing::warn!(%device, group, free, %error, "who has a group open can't be told");
-    if free { Vec::new() } else { vec![UNSEEN] }
+    let unseen = ForeignProcess { pid: UNSEEN, name: String::new(), unit: String::new() };
+    if free { Vec::new() } else { vec![unseen] }
 }
 
 /// Looks at some devices again. Blocks. Those that are gone are left out.

@@ -6,7 +6,10 @@ use berth_ownership::{Command, Reason, Refusal, ReservationId, ReservationState}
 
 use super::{Report, standing};
 use crate::{
-    acts::{self, Engine, attach, engine::failure, holder::lives, job::Job, tools::NO_INTENT},
+    acts::{
+        self, Engine, adopt_holder::adopting, attach, engine::failure, holder::lives, job::Job,
+        tools::NO_INTENT,
+    },
     model::{Executor, Intent, IntentBody, OpenIntent, Outcome},
 };
 
@@ -45,7 +48,15 @@ pub(super) fn settle(
                 report.undone.push(intent.id);
                 broken_off(engine, &intent);
             }
-            IntentBody::HandOver => hand_over(engine, &intent, report),
+            IntentBody::HandOver => match &intent.reservation {
+                // Nothing was touched: it is looked at again.
+                Some(id) if adopting(&engine.snapshot(), id).is_some() => {
+                    repeated.push(intent.id);
+                    report.finished.push(intent.id);
+                    engine.submit(intent, engine.snapshot());
+                }
+                _ => hand_over(engine, &intent, report),
+            },
         }
     }
     while repeated.iter().any(|id| engine.at_work(*id)) {
@@ -205,6 +216,10 @@ fn watch_holder(engine: &Engine, id: &ReservationId) {
     let settled = standing::adopt(engine, record, &job).and_then(|adopted| {
         if !adopted {
             standing::end(engine, record, &job, false)?;
+            let now = engine.snapshot();
+            if now.state.reservation(id).is_some_and(|record| record.pending.is_some()) {
+                return Ok(());
+            }
             attach::hold_again(engine.tools(), NO_INTENT, &job);
             engine.follow_up();
         }

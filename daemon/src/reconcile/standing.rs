@@ -74,6 +74,11 @@ fn one(
             return Ok(());
         }
     }
+    // A reservation that adopted its holder ends with that: what gives it back takes the hold.
+    let now = engine.snapshot();
+    if now.state.reservation(id).is_some_and(|record| record.pending.is_some()) {
+        return Ok(());
+    }
     hold(engine, &job, rebooted, report)
 }
 

@@ -155,6 +155,8 @@ routes! {
         Reservations/ListReservations list_reservations(ListReservationsRequest) State;
     POST "/api/v1/reservations" NONE, body, 201
         Reservations/Reserve reserve(ReserveRequest) Document;
+    POST "/api/v1/reservations/adopt" NONE, body, 201
+        Reservations/Adopt adopt(AdoptRequest) Document;
     GET "/api/v1/reservations/{id}" ID, query, 200
         Reservations/GetReservation get_reservation(GetReservationRequest) State;
     DELETE "/api/v1/reservations/{id}" ID, query, 200

@@ -230,13 +230,7 @@ impl Service {
         snapshot: &Snapshot,
         targets: &[TargetRequest],
     ) -> Result<ResetPolicy, ApiError> {
-        let configured = targets
-            .iter()
-            .flat_map(|target| members(snapshot, target))
-            .filter_map(|id| snapshot.device_by_id(&id))
-            .map(|facts| self.reset_of(facts))
-            .max_by_key(|policy| strictness(*policy))
-            .unwrap_or(self.config.reset_default);
+        let configured = self.configured_reset(snapshot, targets);
         let asked = match v1::ResetPolicy::try_from(request.reset_policy) {
             Ok(v1::ResetPolicy::Default) => return Ok(configured),
             Ok(v1::ResetPolicy::Require) => ResetPolicy::Require,
@@ -254,6 +248,21 @@ impl Service {
             require(caller, Role::Operator, "a reset policy weaker than the configuration's")?;
         }
         Ok(asked)
+    }
+
+    /// What the configuration wants of the resets of targets: the strictest of them all.
+    pub(super) fn configured_reset(
+        &self,
+        snapshot: &Snapshot,
+        targets: &[TargetRequest],
+    ) -> ResetPolicy {
+        targets
+            .iter()
+            .flat_map(|target| members(snapshot, target))
+            .filter_map(|id| snapshot.device_by_id(&id))
+            .map(|facts| self.reset_of(facts))
+            .max_by_key(|policy| strictness(*policy))
+            .unwrap_or(self.config.reset_default)
     }
 
     fn reset_of(&self, facts: &DeviceFacts) -> ResetPolicy {
@@ -359,7 +368,7 @@ fn delivery(policy: Policy, number: i32) -> Result<Delivery, ApiError> {
 }
 
 /// The targets that a request names by groups or devices; none when it names a class.
-fn targets(
+pub(super) fn targets(
     snapshot: &Snapshot,
     request: &v1::ReserveRequest,
 ) -> Result<Vec<TargetRequest>, ApiError> {

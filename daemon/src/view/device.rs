@@ -51,6 +51,10 @@ pub fn device(snapshot: &Snapshot, facts: &DeviceFacts) -> v1::Device {
         } else {
             Vec::new()
         },
+        foreign: snapshot
+            .group_of(facts.address)
+            .map(|group| super::group::foreign(&group.foreign_pids, &group.foreign))
+            .unwrap_or_default(),
     }
 }
 
@@ -126,12 +130,34 @@ pub fn kernel_dma(facts: &DeviceFacts, may: [bool; 3], because: String) -> v1::K
     }
 }
 
-/// A process from the record's words: `qemu (1234)`.
+/// A process from the record's words: `qemu (1234)`, `qemu (1234) in machine-qemu.scope`.
 #[must_use]
 pub fn process(text: &str) -> v1::Process {
-    let parsed = text.strip_suffix(')').and_then(|text| text.rsplit_once(" ("));
-    match parsed.and_then(|(name, pid)| Some((name, pid.parse().ok()?))) {
-        Some((name, pid)) => v1::Process { pid, name: name.to_owned(), what: String::new() },
-        None => v1::Process { pid: 0, name: text.to_owned(), what: String::new() },
+    let (named, unit) = match text.rsplit_once(") in ") {
+        Some((named, unit)) if !unit.contains(' ') => (named, unit),
+        _ => (text.strip_suffix(')').unwrap_or(text), ""),
+    };
+    let parsed = named.rsplit_once(" (").and_then(|(name, pid)| Some((name, pid.parse().ok()?)));
+    let (name, pid) = parsed.unwrap_or((text, 0));
+    let unit = if pid == 0 { String::new() } else { unit.to_owned() };
+    v1::Process { pid, name: name.to_owned(), what: String::new(), unit }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::process;
+
+    #[test]
+    fn processes_are_read_from_the_records_words() {
+        for (text, pid, name, unit) in [
+            ("qemu (12)", 12, "qemu", ""),
+            ("qemu (12) in machine-a.scope", 12, "qemu", "machine-a.scope"),
+            ("a (b) c (12) in x.service", 12, "a (b) c", "x.service"),
+            ("a process that berthd can't see", 0, "a process that berthd can't see", ""),
+        ] {
+            let found = process(text);
+            let found = (found.pid, found.name.as_str(), found.unit.as_str());
+            assert_eq!(found, (pid, name, unit));
+        }
     }
 }

@@ -161,6 +161,7 @@ fn users(facts: &DeviceFacts, asked: &Asked<'_>) -> Vec<v1::Process> {
         pid: user.pid,
         name: user.name.clone(),
         what: user.what.clone(),
+        unit: user.unit.clone(),
     });
     let keepers = facts.private_domain.iter().flat_map(|domain| {
         let what = domain.node.clone().unwrap_or_default();

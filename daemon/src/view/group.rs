@@ -1,6 +1,6 @@
 //! Groups as the API has them.
 
-use berth_ownership::{DriverDma, Group, Ownership, State, UNSEEN};
+use berth_ownership::{DriverDma, ForeignProcess, Group, Ownership, State, UNSEEN, name_foreign};
 use berth_proto::v1;
 
 use super::{
@@ -71,11 +71,7 @@ pub fn owner_of(state: &State, record: &Group) -> v1::Owner {
             Some(token)
         }
         Ownership::Foreign { pids } => {
-            owner.processes = pids
-                .iter()
-                .filter_map(|pid| i32::try_from(*pid).ok())
-                .map(|pid| v1::Process { pid, name: String::new(), what: String::new() })
-                .collect();
+            owner.processes = foreign(pids, &record.foreign);
             None
         }
         Ownership::Private { .. } => {
@@ -101,6 +97,21 @@ pub fn owner_of(state: &State, record: &Group) -> v1::Owner {
     owner
 }
 
+/// Processes outside that own a group. One that can't be seen has no line.
+pub(super) fn foreign(pids: &[u32], known: &[ForeignProcess]) -> Vec<v1::Process> {
+    let seen = pids.iter().filter(|pid| **pid != UNSEEN);
+    let shown = |pid: &u32| {
+        let about = known.iter().find(|process| process.pid == *pid);
+        Some(v1::Process {
+            pid: i32::try_from(*pid).ok()?,
+            name: about.map(|about| about.name.clone()).unwrap_or_default(),
+            what: String::new(),
+            unit: about.map(|about| about.unit.clone()).unwrap_or_default(),
+        })
+    };
+    seen.filter_map(shown).collect()
+}
+
 /// How the kernel's truth differs from the record, in words.
 fn drift(state: &State, record: &Group) -> String {
     if !record.drift {
@@ -115,11 +126,7 @@ fn drift(state: &State, record: &Group) -> String {
             DriverDma::None | DriverDma::Managed(_) => {}
         }
     }
-    for pid in &record.foreign_pids {
-        found.push(match *pid {
-            UNSEEN => "a process that berthd can't see owns it too".to_owned(),
-            pid => format!("process {pid} owns it too"),
-        });
-    }
+    let owners = name_foreign(&record.foreign_pids, &record.foreign);
+    found.extend(owners.iter().map(|owner| format!("{owner} owns it too")));
     format!("the record says {}, but {}", record.ownership.word(), found.join(" and "))
 }

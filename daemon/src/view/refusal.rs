@@ -1,6 +1,6 @@
 //! Refusals as the API has them.
 
-use berth_ownership::{Blocker, OwnerInfo, Refusal};
+use berth_ownership::{Blocker, OwnerInfo, Reason, Refusal};
 use berth_proto::v1;
 
 use super::{device::process, errno, words::address};
@@ -14,10 +14,28 @@ pub fn refusal(refusal: &Refusal) -> v1::Refusal {
         errno_name: errno::name(refusal.errno),
         object: refusal.object.clone(),
         message: refusal.message.clone(),
-        owner: refusal.owner.as_ref().map(owner),
+        owner: refusal
+            .owner
+            .as_ref()
+            .map(|it| v1::Owner { processes: owners(refusal), ..owner(it) }),
         blockers: refusal.blockers.iter().map(|blocker| one(blocker, &refusal.resolve)).collect(),
         resolve: refusal.resolve.clone(),
     }
+}
+
+/// The processes outside that own what was refused, each once.
+fn owners(refusal: &Refusal) -> Vec<v1::Process> {
+    if refusal.reason != Reason::ForeignOwner {
+        return Vec::new();
+    }
+    let mut found: Vec<v1::Process> = Vec::new();
+    for text in refusal.blockers.iter().flat_map(|blocker| &blocker.processes) {
+        let one = process(text);
+        if one.pid != 0 && !found.contains(&one) {
+            found.push(one);
+        }
+    }
+    found
 }
 
 fn owner(owner: &OwnerInfo) -> v1::Owner {

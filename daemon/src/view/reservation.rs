@@ -68,6 +68,7 @@ pub fn reservation(
             .unwrap_or_default(),
         last_failure: extra.and_then(|extra| extra.last_failure.as_ref()).map(refusal),
         warnings: warnings(state, record),
+        adopted: record.adopted,
     }
 }
 
@@ -119,7 +120,8 @@ pub fn claims(record: &Reservation) -> Vec<v1::Claim> {
     };
     let shown = |process: &HolderProcess| {
         let (name, what) = (process.name.clone(), what.to_owned());
-        Some(v1::Process { pid: i32::try_from(process.pid).ok()?, name, what })
+        let pid = i32::try_from(process.pid).ok()?;
+        Some(v1::Process { pid, name, what, unit: String::new() })
     };
     let processes: Vec<v1::Process> = record.process.as_ref().and_then(shown).into_iter().collect();
     let mut claims = Vec::new();

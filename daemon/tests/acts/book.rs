@@ -331,6 +331,7 @@ fn group_facts(host: &SimHost, inventory: &Inventory) -> Vec<GroupFacts> {
             id: group.stable_id.as_str().into(),
             devices: group.members.iter().filter_map(of).collect(),
             foreign_pids: Vec::new(),
+            foreign: Vec::new(),
         })
         .collect()
 }

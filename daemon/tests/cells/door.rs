@@ -4,13 +4,16 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use berth_ownership::{Command, DeviceFacts, GroupFacts, HolderProcess, Order, Policy};
+use berth_ownership::{
+    Adopt, Backend, Command, Delivery, DeviceFacts, Flags, GroupFacts, Hold, HolderProcess, Order,
+    Policy, Reserve, ResetPolicy, TargetRequest,
+};
 use berth_proto::v1;
 use berthd::model::Meta;
 
 use crate::{
-    ask::{Answer, Refused, arranging, wish},
-    world::{Kind, World, address},
+    ask::{Answer, LABEL, Refused, arranging, wish},
+    world::{Kind, Place, World, address},
 };
 
 /// Larger than any real pid, so that no process is meant by it.
@@ -74,6 +77,7 @@ impl World {
             id: group.id.clone(),
             devices: snapshot.state.devices_of(group).map(|device| device.facts.clone()).collect(),
             foreign_pids: group.foreign_pids.clone(),
+            foreign: group.foreign.clone(),
         }
     }
 
@@ -129,5 +133,41 @@ impl World {
     /// A process gets what a reservation's holder needs.
     pub(crate) fn hand_over(id: &str, process: &HolderProcess) -> Command {
         Command::HandOver { order: Order::new(id), process: process.clone() }
+    }
+}
+
+impl World {
+    /// A process is adopted on a place, told to the ledger; with the reservation that it gets. It is
+    /// the foreign owner, or another one.
+    pub(crate) async fn adopt(&self, place: &Place, owner: bool) -> (String, Answer<()>) {
+        let snapshot = self.ledger.snapshot();
+        let group = snapshot.group_of(address(&place.a)).expect("a group of the machine");
+        let foreign = group.foreign_pids.first().filter(|_| owner);
+        let pid = foreign.copied().unwrap_or_else(|| process().pid);
+        let id = format!("r-adopt{}", count());
+        let request = Reserve {
+            id: id.as_str().into(),
+            new_context: format!("c-{id}").into(),
+            new_domain: format!("d-{id}").into(),
+            holder: "walk".into(),
+            label: LABEL.into(),
+            requester: "uid:0".to_owned(),
+            for_identity: "uid:0".to_owned(),
+            policy: Policy::Exclusive,
+            delivery: Delivery::Node,
+            backend: Backend::Iommufd,
+            targets: vec![TargetRequest { group: group.id.clone(), devices: Vec::new() }],
+            domain: None,
+            join: None,
+            memory_bytes: 0,
+            ttl_ms: None,
+            flags: Flags::default(),
+            reset_policy: ResetPolicy::AllowSameLabel,
+            hold: Hold::Kernel,
+            prepare: false,
+        };
+        let process = HolderProcess::new(pid, 1);
+        let command = Command::Adopt(Box::new(Adopt { request, process }));
+        (id, self.tell(vec![command]).await)
     }
 }

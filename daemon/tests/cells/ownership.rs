@@ -24,6 +24,7 @@ pub(crate) async fn walk(world: &World, row: Row, op: Op, cell: Cell) -> Verdict
         Op::Release => release(world, row, cell).await,
         Op::KernelDmaSet => kernel_dma_set(world, row, cell).await,
         Op::KernelDmaRelease => kernel_dma_release(world, row, cell).await,
+        Op::Adopt => adopt(world, row, cell).await,
     }
 }
 
@@ -332,4 +333,31 @@ async fn release_drift(world: &World, row: Row, cell: Cell) -> Verdict {
     let after = arranging("the group", world.group(&place.a).await)?;
     let ok = device.driver.is_empty() && after.reservations == [other.id];
     ok.then_some(()).ok_or_else(|| format!("{} is on {:?}", place.b, device.driver))
+}
+
+/// What is told of the host is asked at the ledger, as a call would look at the host first.
+async fn adopt(world: &World, row: Row, cell: Cell) -> Verdict {
+    let place = world.place(if row == Row::Kernel { Kind::Kernel } else { Kind::Single });
+    match row {
+        Row::ForeignAdopted | Row::Foreign => world.host_does(Row::Foreign, &place).await?,
+        Row::HostUses | Row::Private => world.host_does(row, &place).await?,
+        Row::KernelBusy => world.host_is_busy(&place).await?,
+        Row::Free | Row::Kernel => {}
+        _ => drop(world.others(row, &place).await?),
+    }
+    let (id, answer) = world.adopt(&place, row == Row::ForeignAdopted).await;
+    compare(&cell, "adopt", Then::Done, &answer)?;
+    if let Cell::Next(_) = cell {
+        // The process has nothing open in the kernel: what was decided begins, and is undone.
+        let ended = crate::natural::until(
+            world,
+            &id,
+            v1::reservation::State::Released,
+            crate::natural::PATIENCE,
+        );
+        let ended = ended.await?;
+        let adopted = ended.adopted && ended.last_failure.is_some();
+        return adopted.then_some(()).ok_or_else(|| format!("it is {ended:?}"));
+    }
+    Ok(())
 }

@@ -238,6 +238,12 @@ pub struct ProcessUse {
     /// its environment. It may say what it likes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reservation: String,
+    /// Its real user id; none where it isn't told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The service manager's unit that it is in; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
 }
 
 impl ProcessUse {

@@ -44,7 +44,7 @@ use crate::{
 use berth_uapi::VfioGroup;
 use features::Abilities;
 use procs::is_node;
-pub(crate) use procs::reservation_of_pid;
+pub(crate) use procs::{reservation_of_pid, standing_of_pid};
 use scan::Scanner;
 use tree::Root;
 use uevents::KernelUevents;

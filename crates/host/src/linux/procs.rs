@@ -1,5 +1,6 @@
 //! Which processes have VFIO nodes open.
 
+mod unit;
 mod view;
 
 use std::{
@@ -130,6 +131,8 @@ fn each(
                 name: found.name.clone(),
                 what,
                 reservation: found.reservation.clone(),
+                uid: found.uid,
+                unit: found.unit.clone(),
             });
         }
     }
@@ -155,6 +158,8 @@ struct Found {
     parent: i32,
     name: String,
     reservation: String,
+    uid: Option<u32>,
+    unit: String,
     /// What it has open, and whether that is certain.
     open: BTreeMap<String, bool>,
 }
@@ -174,6 +179,8 @@ fn look(dir: &Path, sought: &Sought) -> Result<Found, Errno> {
         (found.parent, found.start_time) = parent_and_start_at(&dir)?;
         found.name = tree::text_at(&dir, "comm").unwrap_or_default();
         found.reservation = reservation_of(&dir).unwrap_or_default();
+        found.uid = tree::text_at(&dir, "status").and_then(|status| unit::real_uid(&status));
+        found.unit = tree::text_at(&dir, "cgroup").map(|text| unit::of(&text)).unwrap_or_default();
     }
     Ok(found)
 }
@@ -196,6 +203,13 @@ fn reservation_of(process: impl AsFd) -> Option<String> {
 pub(crate) fn reservation_of_pid(pid: i32) -> String {
     let dir = tree::open_dir(&Path::new("/proc").join(pid.to_string()));
     dir.ok().and_then(reservation_of).unwrap_or_default()
+}
+
+/// Real user id and unit of a process of this machine, by pid.
+pub(crate) fn standing_of_pid(pid: i32) -> (Option<u32>, String) {
+    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let uid = read("status").and_then(|status| unit::real_uid(&status));
+    (uid, read("cgroup").map(|text| unit::of(&text)).unwrap_or_default())
 }
 
 /// When the process started, in clock ticks since boot.

@@ -21,7 +21,7 @@ pub struct Foreign {
 
 impl Foreign {
     pub(crate) fn start(shared: &Arc<Shared>, name: &str, uid: u32) -> Self {
-        let pid = lock(&shared.processes).start(name);
+        let pid = lock(&shared.processes).start(name, uid);
         Self { shared: Arc::clone(shared), pid, uid }
     }
 
@@ -35,6 +35,13 @@ impl Foreign {
     #[must_use]
     pub fn start_time(&self) -> u64 {
         start_time(self.pid)
+    }
+
+    /// Puts it into a unit of the service manager.
+    pub fn enter_unit(&self, unit: &str) {
+        if let Some(process) = lock(&self.shared.processes).get(self.pid) {
+            unit.clone_into(&mut process.unit);
+        }
     }
 
     /// Whether it still runs: somebody may have killed it.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::shared::{Kind, OpenFile, Shared, lock};
-use crate::{PciAddress, ProcessUse, linux::reservation_of_pid};
+use crate::{
+    PciAddress, ProcessUse,
+    linux::{reservation_of_pid, standing_of_pid},
+};
 
 /// Pids of scripted processes lie above what Linux gives out.
 const FIRST_PID: i32 = 5_000_000;
@@ -25,6 +28,8 @@ pub(crate) struct Processes {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) name: String,
+    pub(crate) uid: u32,
+    pub(crate) unit: String,
     pub(crate) stopped: bool,
     pub(crate) memlock_bytes: Option<u64>,
     pub(crate) files: Vec<Arc<OpenFile>>,
@@ -33,11 +38,13 @@ pub(crate) struct Process {
 }
 
 impl Processes {
-    pub(crate) fn start(&mut self, name: &str) -> i32 {
+    pub(crate) fn start(&mut self, name: &str, uid: u32) -> i32 {
         let pid = FIRST_PID + self.started;
         self.started += 1;
         let process = Process {
             name: name.to_owned(),
+            uid,
+            unit: String::new(),
             stopped: false,
             memlock_bytes: None,
             files: Vec::new(),
@@ -57,12 +64,12 @@ impl Processes {
         self.running.remove(&pid)
     }
 
-    fn holding(&self, wanted: &dyn Fn(Kind) -> bool) -> Vec<(i32, String, Kind)> {
+    fn holding(&self, wanted: &dyn Fn(Kind) -> bool) -> Vec<(i32, &Process, Kind)> {
         let mut found = Vec::new();
         for (pid, process) in &self.running {
             let kinds = process.files.iter().map(|file| file.kind);
             let kinds = kinds.chain(process.received.iter().map(|(kind, _)| *kind));
-            found.extend(kinds.filter(|k| wanted(*k)).map(|k| (*pid, process.name.clone(), k)));
+            found.extend(kinds.filter(|k| wanted(*k)).map(|k| (*pid, process, k)));
         }
         found
     }
@@ -79,25 +86,32 @@ impl Shared {
         let mut found: Vec<ProcessUse> = lock(&self.processes)
             .holding(wanted)
             .into_iter()
-            .map(|(pid, name, kind)| ProcessUse {
+            .map(|(pid, process, kind)| ProcessUse {
                 pid,
                 start_time: start_time(pid),
                 parent: 0,
-                name,
+                name: process.name.clone(),
                 what: self.node(kind),
                 reservation: String::new(),
+                uid: Some(process.uid),
+                unit: process.unit.clone(),
             })
             .collect();
         let exported = self.exported(wanted);
         if !exported.is_empty() {
             let real = real_holders(&exported).into_iter();
-            found.extend(real.map(|(pid, start_time, name, kind)| ProcessUse {
-                pid,
-                start_time,
-                parent: 0,
-                name,
-                what: self.node(kind),
-                reservation: reservation_of_pid(pid),
+            found.extend(real.map(|(pid, start_time, name, kind)| {
+                let (uid, unit) = standing_of_pid(pid);
+                ProcessUse {
+                    pid,
+                    start_time,
+                    parent: 0,
+                    name,
+                    what: self.node(kind),
+                    reservation: reservation_of_pid(pid),
+                    uid,
+                    unit,
+                }
             }));
         }
         found.dedup();

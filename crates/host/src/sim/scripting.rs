@@ -1,12 +1,17 @@
 //! What a test does to a simulated machine from outside.
 
-use std::sync::Arc;
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use rustix::io::Errno;
 
 use super::{
-    fault::Fault, foreign::Foreign, host::SimHost, kernel::owner::Ownership, rule::Rule,
-    shared::Kind, topology::ResetKind,
+    fault::Fault,
+    foreign::Foreign,
+    host::SimHost,
+    kernel::{files::FileId, owner::Ownership},
+    rule::Rule,
+    shared::Kind,
+    topology::ResetKind,
 };
 use crate::{BackendKind, Context, DomainHandle, HostUse, Node, PciAddress, ResetOutcome};
 
@@ -60,6 +65,52 @@ impl SimHost {
         let cdev = self.shared.last_exported(Kind::Device(device)).ok_or(Errno::BADF)?;
         let context = self.shared.last_exported(Kind::Iommufd).ok_or(Errno::BADF)?;
         self.shared.kernel().bind_iommufd(cdev, context).map(drop)
+    }
+
+    /// Opens a device through its group as another process does, for a real process to have: what is
+    /// answered are descriptors of the group, its container and the device, each open until its last
+    /// duplicate is closed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_by_group_for(&self, device: PciAddress) -> Result<[OwnedFd; 3], Errno> {
+        let mut kernel = self.shared.kernel();
+        let number = kernel.group_of(device)?;
+        let group = kernel.open_group(number)?;
+        let container = kernel.open_container()?;
+        kernel.set_container(group, container)?;
+        kernel.set_iommu(container)?;
+        let opened = kernel.get_device_fd(group, device)?;
+        drop(kernel);
+        let kinds = [Kind::Group(number), Kind::Container, Kind::Device(device)];
+        self.leave([group, container, opened], kinds)
+    }
+
+    /// The same of a device's cdev, bound to an iommufd: descriptors of both.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn bind_for(&self, device: PciAddress) -> Result<[OwnedFd; 2], Errno> {
+        let mut kernel = self.shared.kernel();
+        let context = kernel.open_iommufd()?;
+        let cdev = kernel.open_cdev(device)?;
+        kernel.bind_iommufd(cdev, context)?;
+        drop(kernel);
+        self.leave([cdev, context], [Kind::Device(device), Kind::Iommufd])
+    }
+
+    fn leave<const N: usize>(
+        &self,
+        ids: [FileId; N],
+        kinds: [Kind; N],
+    ) -> Result<[OwnedFd; N], Errno> {
+        let mut left = Vec::with_capacity(N);
+        for (id, kind) in ids.into_iter().zip(kinds) {
+            let file = self.shared.own(id, kind);
+            self.shared.is_foreign(&file);
+            left.push(self.shared.descriptor(&file, "another process's\n")?);
+        }
+        left.try_into().map_err(|_| Errno::BADF)
     }
 
     /// Whom the access list of a node names.

@@ -38,6 +38,7 @@ impl State {
             .map_or_else(|| new_group(&facts.id, self.epoch_floor), |known| Group::clone(known));
         group.devices = facts.devices.iter().map(|device| device.id.clone()).collect();
         group.foreign_pids.clone_from(&facts.foreign_pids);
+        group.foreign.clone_from(&facts.foreign);
         self.groups.insert(facts.id.clone(), Arc::new(group));
         self.refresh(&facts.id);
     }
@@ -121,6 +122,7 @@ fn new_group(id: &GroupId, epoch: Epoch) -> Group {
         epoch,
         reservations: Vec::new(),
         foreign_pids: Vec::new(),
+        foreign: Vec::new(),
         attached: None,
         drift: false,
     }

@@ -95,6 +95,9 @@ impl State {
         let groups: Vec<GroupId> =
             reservation.targets.iter().map(|target| target.group.clone()).collect();
         for group in &groups {
+            if let Event::Handed { process, .. } = event {
+                self.is_known(group, process.pid);
+            }
             if policy == Policy::Group {
                 self.set_attached(group, event);
             }
@@ -106,6 +109,16 @@ impl State {
                 device.facts.private_domain = false;
                 device.facts.uses.clear();
             });
+        }
+    }
+
+    /// A process that is a holder is none that we don't know.
+    fn is_known(&mut self, group: &GroupId, pid: u32) {
+        let Some(slot) = self.groups.get_mut(group) else { return };
+        if slot.foreign_pids.contains(&pid) {
+            let group = Arc::make_mut(slot);
+            group.foreign_pids.retain(|other| *other != pid);
+            group.foreign.retain(|other| other.pid != pid);
         }
     }
 

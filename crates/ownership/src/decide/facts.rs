@@ -17,6 +17,7 @@ impl State {
     pub fn is_recorded(&self, facts: &GroupFacts) -> bool {
         self.group(&facts.id).is_some_and(|group| {
             group.foreign_pids == facts.foreign_pids
+                && group.foreign == facts.foreign
                 && group.devices.len() == facts.devices.len()
                 && self.devices_of(group).map(|device| &device.facts).eq(&facts.devices)
         })
@@ -60,12 +61,13 @@ impl State {
                 })
             }
             Command::HolderGone { reservation } => {
-                self.fact(reservation, Order::HolderGone, |record, change| {
+                let gone = self.fact(reservation, Order::HolderGone, |record, change| {
                     (change == LifeChange::Reserved).then(|| Event::HolderGone {
                         reservation: record.id.clone(),
                         expires: lease_without_holder(record, now),
                     })
-                })
+                })?;
+                Ok(self.with_its_holder(self.find(reservation)?, gone.into_iter().next(), now))
             }
             Command::HolderMoved { reservation, process } => {
                 self.fact(reservation, Order::HolderMoved, |record, change| {
@@ -86,7 +88,7 @@ impl State {
                 })
             }
             Command::DetachedByRestart { reservation, why } => {
-                self.fact(reservation, Order::Restarted, |record, _| {
+                let detached = self.fact(reservation, Order::Restarted, |record, _| {
                     let expires = lease_on_this_boot(record, now);
                     let moot = record.claims == 0 && expires == record.expires;
                     let live = record.state != ReservationState::Released
@@ -96,7 +98,8 @@ impl State {
                         why: why.clone(),
                         expires,
                     })
-                })
+                })?;
+                Ok(self.with_its_holder(self.find(reservation)?, detached.into_iter().next(), now))
             }
             Command::HoldLost { reservation, why } => {
                 self.fact(reservation, Order::HoldLost, |record, change| {

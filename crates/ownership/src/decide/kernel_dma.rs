@@ -81,6 +81,7 @@ impl State {
             other_label: false,
             devices: &devices,
             flags,
+            adopts: None,
         };
         policy::ask(self, group, &claimant, column)
             .map_err(|denial| self.refuse_ownership(group, &claimant, column, denial))?;

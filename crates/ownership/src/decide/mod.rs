@@ -1,5 +1,6 @@
 //! Decisions: what a command does to the state, or why it is refused. Nothing is changed here.
 
+mod adopt;
 mod facts;
 mod kernel_dma;
 mod objects;
@@ -38,6 +39,7 @@ impl State {
             Command::GroupGone { group } => Ok(self.decide_group_gone(group)),
             Command::DeviceGone { device } => Ok(self.decide_device_gone(device)),
             Command::Reserve(request) => self.decide_reserve(request, now),
+            Command::Adopt(adopt) => self.decide_adopt(adopt, now),
             Command::Attach { order, domain } => self.decide_attach(order, domain.as_ref(), now),
             Command::Detach { order } => self.decide_detach(order, now),
             Command::Replace { order, domain } => self.decide_replace(order, domain, now),
@@ -195,6 +197,7 @@ pub(crate) fn claimant_of<'a>(
         other_label: false,
         devices,
         flags: reservation.flags,
+        adopts: None,
     }
 }
 

@@ -285,6 +285,7 @@ impl State {
             other_label: false,
             devices: &group.devices,
             flags: crate::Flags::default(),
+            adopts: None,
         };
         policy::admit(self, group, &claimant).map_err(|denial| {
             self.refuse_ownership(group, &claimant, reserve_operation(policy), denial)

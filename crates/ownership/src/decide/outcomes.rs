@@ -50,6 +50,11 @@ impl State {
                 Ok(vec![Event::Handed { reservation: reservation.clone(), process }])
             }
             Command::HandOverFailed { reservation, why } => {
+                let (record, _) = self.pending(reservation, OperationKind::HandOver)?;
+                // Of an adoption that failed nothing is left: nobody asked for a hold.
+                if record.adopted && !record.ever_claimed {
+                    return Ok(self.released(record, Vec::new(), why));
+                }
                 self.failed(reservation, OperationKind::HandOver, why)
             }
             Command::ReleaseDone { reservation, returned } => {

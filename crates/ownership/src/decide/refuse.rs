@@ -4,7 +4,7 @@ use crate::ids::Label;
 use crate::model::Ownership;
 use crate::policy::{Claimant, Denial};
 use crate::reason::{Errno, Reason};
-use crate::record::{Device, Group, Reservation, UNSEEN};
+use crate::record::{Device, Group, Reservation, UNSEEN, name_foreign};
 use crate::refusal::{Blocker, OwnerInfo, Refusal};
 use crate::state::State;
 use crate::table::{ConditionOp, Operation, Order};
@@ -151,7 +151,8 @@ impl State {
                     )),
                     Reason::GroupNotSingleton => Some(blocker(device, member_text(device))),
                     Reason::ForeignOwner => {
-                        Some(blocker(device, format!("its group is owned by {}", pids(group))))
+                        let text = format!("its group is owned by {}", pids(group));
+                        Some(Blocker { processes: foreign(group), ..blocker(device, text) })
                     }
                     Reason::GroupOwned | Reason::DomainMismatch => self
                         .device_reservation(device)
@@ -235,7 +236,7 @@ impl State {
             Reason::DomainMismatch => {
                 vec![format!("present {} with --domain", self.first_domain(group))]
             }
-            Reason::ForeignOwner => vec![format!("end {}", pids(group))],
+            Reason::ForeignOwner => foreign_ways(group),
             _ => vec![reason.row().way_out.to_owned()],
         }
     }
@@ -285,16 +286,27 @@ fn owner_text(owner: Option<&OwnerInfo>) -> String {
     }
 }
 
+fn foreign(group: &Group) -> Vec<String> {
+    name_foreign(&group.foreign_pids, &group.foreign)
+}
+
 fn pids(group: &Group) -> String {
     if group.foreign_pids.is_empty() {
         return "a process that could not be found".to_owned();
     }
-    let named = |pid: &u32| match *pid {
-        UNSEEN => "a process that berthd can't see".to_owned(),
-        pid => format!("pid {pid}"),
+    foreign(group).join(", ")
+}
+
+/// Whoever has the group ends, or is given what it has.
+fn foreign_ways(group: &Group) -> Vec<String> {
+    let end = format!("end {}", pids(group));
+    let adopt = match group.foreign_pids.as_slice() {
+        [pid] if *pid != UNSEEN => {
+            Some(format!("berth adopt --group {} --pid {pid} --holder NAME", group.id))
+        }
+        _ => None,
     };
-    let pids: Vec<String> = group.foreign_pids.iter().map(named).collect();
-    pids.join(", ")
+    [end].into_iter().chain(adopt).collect()
 }
 
 pub(crate) fn blocker(device: &Device, text: String) -> Blocker {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::Decision;
+use super::{Decision, adopt};
 use crate::command::{Reserve, TargetRequest};
 use crate::event::Event;
 use crate::ids::{ContextId, DeviceId, DomainId, Epoch, Expiry, Label, ReservationId, Time};
 use crate::model::{Backend, Delivery, OperationKind, Policy, ReservationState};
-use crate::policy::{self, Claimant};
+use crate::policy::{self, Claimant, Denial};
 use crate::reason::Reason;
-use crate::record::{Context, Device, Domain, Group, Pending, Reservation, Target};
+use crate::record::{Context, Device, Domain, Group, HolderProcess, Pending, Reservation, Target};
 use crate::refusal::Refusal;
 use crate::state::State;
 use crate::table::{ConditionOp, Order};
@@ -26,6 +26,16 @@ struct Presented {
 
 impl State {
     pub(super) fn decide_reserve(&self, request: &Reserve, now: &Time) -> Decision {
+        self.grant(request, None, now)
+    }
+
+    /// Grants a reservation, whose holder may be a process that is to be adopted.
+    pub(super) fn grant(
+        &self,
+        request: &Reserve,
+        adopts: Option<&HolderProcess>,
+        now: &Time,
+    ) -> Decision {
         check_shape(request)?;
         self.check_id(request)?;
         let presented = self.presented(request)?;
@@ -38,7 +48,7 @@ impl State {
                 Refusal::new(Reason::NotFound, id, format!("no group is called {id}"))
             })?;
             let devices = self.devices_wanted(request, &presented, group, target)?;
-            self.check_target(request, &presented, group, &devices)?;
+            self.check_target(request, &presented, (group, &devices), adopts)?;
             taken.extend(
                 self.devices_of(group)
                     .filter(|device| device.facts.uses_kernel_dma())
@@ -49,7 +59,13 @@ impl State {
         }
         self.check_reset_scope(request, &targets)?;
         let mut events = fresh_events(request, &presented);
-        let reservation = record(request, &presented, targets, taken, epoch, now);
+        let mut reservation = record(request, &presented, targets, taken, epoch, now);
+        if let Some(process) = adopts {
+            reservation.state = ReservationState::Reserved;
+            reservation.prepared = false;
+            reservation.adopted = true;
+            reservation.pending = Some(adopt::pending(process, now));
+        }
         events.push(Event::Reserved { reservation: Box::new(reservation) });
         Ok(events)
     }
@@ -207,8 +223,8 @@ impl State {
         &self,
         request: &Reserve,
         presented: &Presented,
-        group: &Group,
-        devices: &[DeviceId],
+        (group, devices): (&Group, &[DeviceId]),
+        adopts: Option<&HolderProcess>,
     ) -> Result<(), Box<Refusal>> {
         self.condition_allows(group, ConditionOp::Reserve)?;
         let claimant = Claimant {
@@ -219,23 +235,15 @@ impl State {
             other_label: presented.label != request.label,
             devices,
             flags: request.flags,
+            adopts: adopts.map(|process| process.pid),
         };
-        policy::admit(self, group, &claimant).map_err(|denial| {
-            let op = super::orders::reserve_operation(request.policy);
-            let other_label = denial.reason == Reason::LabelMismatch;
-            let mut refusal = self.refuse_ownership(group, &claimant, op, denial);
-            if other_label {
-                refusal.message = format!(
-                    "{} in {}: {} is of label {}, the request of label {}",
-                    op.text(),
-                    group.id,
-                    presented.domain,
-                    presented.label,
-                    request.label
-                );
-            }
-            refusal
-        })?;
+        match adopts {
+            Some(process) => policy::adopt(self, group, &claimant)
+                .map_err(|denial| self.refuse_adopt(group, &claimant, process, denial))?,
+            None => policy::admit(self, group, &claimant).map_err(|denial| {
+                self.refuse_reserve(request, presented, group, &claimant, denial)
+            })?,
+        }
         for id in devices {
             let Some(device) = self.device(id) else { continue };
             if device.only_label.as_ref().is_some_and(|only| *only != request.label) {
@@ -243,6 +251,32 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+impl State {
+    fn refuse_reserve(
+        &self,
+        request: &Reserve,
+        presented: &Presented,
+        group: &Group,
+        claimant: &Claimant<'_>,
+        denial: Denial,
+    ) -> Box<Refusal> {
+        let op = super::orders::reserve_operation(request.policy);
+        let other_label = denial.reason == Reason::LabelMismatch;
+        let mut refusal = self.refuse_ownership(group, claimant, op, denial);
+        if other_label {
+            refusal.message = format!(
+                "{} in {}: {} is of label {}, the request of label {}",
+                op.text(),
+                group.id,
+                presented.domain,
+                presented.label,
+                request.label
+            );
+        }
+        refusal
     }
 }
 
@@ -383,6 +417,7 @@ fn record(
         pending,
         hold: request.hold,
         process: None,
+        adopted: false,
         detail: String::new(),
         created_ms: now.unix_ms,
     }

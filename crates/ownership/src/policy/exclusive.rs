@@ -31,7 +31,7 @@ pub(super) fn attach_column(group: &Group) -> Operation {
     if is_single(group) { Operation::Attach } else { Operation::AttachCrowded }
 }
 
-fn is_single(group: &Group) -> bool {
+pub(super) fn is_single(group: &Group) -> bool {
     group.devices.len() == 1
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Claimant<'a> {
     pub devices: &'a [DeviceId],
     /// What may be done to the host.
     pub flags: Flags,
+    /// The foreign process that is to be its holder.
+    pub adopts: Option<u32>,
 }
 
 /// A cell that said no.
@@ -71,6 +73,16 @@ pub(crate) fn admit(state: &State, group: &Group, claimant: &Claimant<'_>) -> Re
     };
     let op = if claimant.other_label { Operation::ReserveOtherLabel } else { op };
     ask(state, group, claimant, op).map(|_| ())
+}
+
+/// Whether a reservation may begin with a foreign owner of the group as its holder.
+pub(crate) fn adopt(state: &State, group: &Group, claimant: &Claimant<'_>) -> Result<(), Denial> {
+    ask(state, group, claimant, Operation::Adopt)?;
+    if claimant.policy == Some(Policy::Exclusive) && !exclusive::is_single(group) {
+        let (row, reason) = (OwnershipRow::ForeignAdopted, Reason::GroupNotSingleton);
+        return Err(Denial { row, reason, errno: reason.errno() });
+    }
+    Ok(())
 }
 
 /// The column under which a reservation attaches in the group.
@@ -186,8 +198,10 @@ fn host_rows(
     if used && !claimant.flags.host_uses_it_anyway {
         rows.push(OwnershipRow::HostUses);
     }
-    if !group.foreign_pids.is_empty() {
-        rows.push(OwnershipRow::Foreign);
+    match (group.foreign_pids.as_slice(), claimant.adopts) {
+        ([], _) => {}
+        ([alone], Some(adopted)) if *alone == adopted => rows.push(OwnershipRow::ForeignAdopted),
+        _ => rows.push(OwnershipRow::Foreign),
     }
     let busy = state.devices_of(group).any(|device| device.kernel_dma_op.is_some());
     let private = state.devices_of(group).any(|device| device.facts.private_domain);
@@ -195,7 +209,7 @@ fn host_rows(
     // A driver may be set beside another one, but nothing is given up by that.
     let given_up = match op {
         Operation::KernelDmaRelease => used && claimant.flags.host_uses_it_anyway,
-        Operation::KernelDmaSet => false,
+        Operation::KernelDmaSet | Operation::Adopt => false,
         Operation::ReserveExclusive
         | Operation::ReserveExclusiveCrowded
         | Operation::ReserveShared

@@ -38,6 +38,10 @@ Beside the table stand a few rules that no single group decides:
   are refused (`HOLDER_OWNS_DOMAIN`), and the claims begin with the hand-over. It lets the kernel's
   hold go first. From there until the holder has bound, while the reservation is `handed`, the
   record and the permissions of the nodes keep others out, not the kernel.
+- A foreign process becomes a holder by being adopted, with delivery `node`: alone on each group that
+  is asked for, and exclusively in groups of one device only (`GROUP_NOT_SINGLETON`). Until it is
+  recorded as the holder the group stays foreign; where that fails, nothing of the reservation is
+  left. Such a reservation ends with its holder: what ends its claims begins its release.
 - Who attaches by itself could attach every device of its context: all that is handed over of one
   context goes to one identity (`HOLDER_OWNS_DOMAIN`).
 - A driver's own domain that processes keep is not given up: to unbind the driver would wait for

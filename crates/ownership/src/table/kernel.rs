@@ -36,6 +36,10 @@ pub fn merged_kernel(row: Row, op: Op) -> &'static str {
             Row::HostUses => "unbinds without asking: mounts and routes break",
             _ => "",
         },
+        Op::Adopt => match row {
+            Row::ForeignAdopted => "knows no holders: the process' own claim goes on as it is",
+            _ => "",
+        },
     }
 }
 

@@ -39,6 +39,7 @@ vocabulary!(
         KernelBusy "a host driver is being bound or unbound on purpose",
         Private "private: a host driver's own domain",
         Foreign "foreign: a process that is not ours",
+        ForeignAdopted "foreign: the process that is to be adopted, and no other",
         HoldOther "held by another reservation",
         HoldOtherDomain "held by another reservation for another domain",
         HoldSameDomain "held by another reservation for the same domain",
@@ -76,6 +77,7 @@ vocabulary!(
         Release "release",
         KernelDmaSet "set kernel DMA (bind a host driver)",
         KernelDmaRelease "release kernel DMA (unbind a host driver)",
+        Adopt "adopt the process that has it",
     }
 );
 
@@ -94,6 +96,7 @@ vocabulary!(
         GroupAttaches "group(token, n), attached",
         GroupBlocks "group(token, n), DMA blocked",
         Replaces "group(token, n), the new domain",
+        AdoptBegins "exclusive, or group(its token, its devices), attached: by that process",
         ClaimsEnd "free, and still held by it",
         SharedLeaves "shared(n - its devices), and still held by it",
         HoldEnds "its claims and its hold end",
@@ -117,6 +120,7 @@ impl Operation {
             Self::Release => Change::HoldEnds,
             Self::KernelDmaSet => Change::KernelGains,
             Self::KernelDmaRelease => Change::KernelLoses,
+            Self::Adopt => Change::AdoptBegins,
         }
     }
 }
@@ -136,9 +140,10 @@ pub(super) fn cell(row: OwnershipRow, op: Operation) -> Option<Cell> {
         Operation::AttachCrowded => attach_crowded(row),
         Operation::Detach => detach(row),
         Operation::Replace => replace(row),
-        Operation::Release => Some(release(row)),
+        Operation::Release => release(row),
         Operation::KernelDmaSet => kernel_dma_set(row),
         Operation::KernelDmaRelease => kernel_dma_release(row),
+        Operation::Adopt => adopt(row),
     }
 }
 
@@ -161,6 +166,7 @@ fn own(row: OwnershipRow) -> bool {
         | R::KernelBusy
         | R::Private
         | R::Foreign
+        | R::ForeignAdopted
         | R::HoldOther
         | R::HoldOtherDomain
         | R::HoldSameDomain
@@ -188,7 +194,8 @@ fn reserve_any(row: OwnershipRow) -> Option<Cell> {
         R::HoldOther => Cell::Refuse(Reason::GroupOwned, Errno::EBUSY),
         R::DeviceTaken => Cell::Refuse(Reason::GroupOwned, Errno::EBUSY),
         R::ExclusiveOther | R::GroupOther => Cell::refuse(Reason::GroupOwned),
-        R::HoldOtherDomain
+        R::ForeignAdopted
+        | R::HoldOtherDomain
         | R::HoldSameDomain
         | R::HoldSameToken
         | R::SharedOtherDomain
@@ -239,7 +246,8 @@ fn reserve_group(row: OwnershipRow) -> Option<Cell> {
 }
 
 fn reserve_other_label(row: OwnershipRow) -> Option<Cell> {
-    (!own(row)).then(|| Cell::refuse(Reason::LabelMismatch))
+    let asked = !own(row) && row != OwnershipRow::ForeignAdopted;
+    asked.then(|| Cell::refuse(Reason::LabelMismatch))
 }
 
 /// A reservation that lost its hold has no orders, so that only its own holds and those that it
@@ -261,6 +269,7 @@ fn attach(row: OwnershipRow) -> Option<Cell> {
         R::KernelBusy => Cell::refuse(Reason::ReservationBusy),
         R::Foreign => Cell::refuse(Reason::ForeignOwner),
         R::Free
+        | R::ForeignAdopted
         | R::HoldOther
         | R::HoldOtherDomain
         | R::HoldSameDomain
@@ -314,9 +323,10 @@ fn replace(row: OwnershipRow) -> Option<Cell> {
 }
 
 /// A release is never refused here.
-fn release(row: OwnershipRow) -> Cell {
+fn release(row: OwnershipRow) -> Option<Cell> {
     use OwnershipRow as R;
-    match row {
+    Some(match row {
+        R::ForeignAdopted => return None,
         R::OwnHoldExclusive
         | R::OwnHoldShared
         | R::OwnHoldGroup
@@ -343,7 +353,7 @@ fn release(row: OwnershipRow) -> Cell {
         | R::ExclusiveOther
         | R::SharedOtherDomain
         | R::GroupOther => Cell::Next(Change::Stays),
-    }
+    })
 }
 
 /// Nobody's operation: what is the asker's own, or the same as the asker's, never comes up.
@@ -359,6 +369,7 @@ fn kernel_dma_set(row: OwnershipRow) -> Option<Cell> {
         | R::SharedOtherDomain
         | R::GroupOther => Some(Cell::Refuse(Reason::GroupOwned, Errno::EBUSY)),
         R::KernelTaken
+        | R::ForeignAdopted
         | R::HoldSameDomain
         | R::HoldSameToken
         | R::DeviceTaken
@@ -391,7 +402,8 @@ fn kernel_dma_release(row: OwnershipRow) -> Option<Cell> {
         | R::SharedOtherDomain
         | R::GroupOther => Some(Cell::Next(Change::Stays)),
         R::Free => Some(Cell::refuse(Reason::NotAttached)),
-        R::HoldSameDomain
+        R::ForeignAdopted
+        | R::HoldSameDomain
         | R::HoldSameToken
         | R::DeviceTaken
         | R::SharedSameDomain
@@ -406,4 +418,36 @@ fn kernel_dma_release(row: OwnershipRow) -> Option<Cell> {
         | R::OwnGroupAttached
         | R::OwnGroupDetached => None,
     }
+}
+
+/// Only a foreign owner is adopted. It presents nothing and takes nothing from the host.
+fn adopt(row: OwnershipRow) -> Option<Cell> {
+    use OwnershipRow as R;
+    Some(match row {
+        R::ForeignAdopted => Cell::Next(Change::AdoptBegins),
+        R::Free => Cell::refuse(Reason::NotTheOwner),
+        R::Foreign => Cell::refuse(Reason::ForeignOwner),
+        R::HostUses => Cell::refuse(Reason::HostUsesDevice),
+        R::Kernel | R::Private => Cell::refuse(Reason::KernelDma),
+        R::KernelBusy => Cell::refuse(Reason::ReservationBusy),
+        R::HoldOther | R::HoldOtherDomain => Cell::Refuse(Reason::GroupOwned, Errno::EBUSY),
+        R::ExclusiveOther | R::SharedOtherDomain | R::GroupOther => {
+            Cell::refuse(Reason::GroupOwned)
+        }
+        R::KernelTaken
+        | R::HoldSameDomain
+        | R::HoldSameToken
+        | R::DeviceTaken
+        | R::SharedSameDomain
+        | R::GroupSameAttached
+        | R::GroupSameDetached
+        | R::OwnHoldExclusive
+        | R::OwnHoldShared
+        | R::OwnHoldGroup
+        | R::OwnExclusive
+        | R::OwnShared
+        | R::OwnSharedWithOthers
+        | R::OwnGroupAttached
+        | R::OwnGroupDetached => return None,
+    })
 }

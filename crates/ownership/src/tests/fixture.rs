@@ -26,11 +26,26 @@ pub(super) fn driven(id: &str, driver: &str) -> DeviceFacts {
 }
 
 pub(super) fn observe(group: &str, devices: Vec<DeviceFacts>) -> Command {
-    Command::Observe(GroupFacts { id: group.into(), devices, foreign_pids: Vec::new() })
+    Command::Observe(GroupFacts { id: group.into(), devices, ..no_owners() })
 }
 
 pub(super) fn foreign(group: &str, devices: Vec<DeviceFacts>, pid: u32) -> Command {
-    Command::Observe(GroupFacts { id: group.into(), devices, foreign_pids: vec![pid] })
+    Command::Observe(GroupFacts {
+        id: group.into(),
+        devices,
+        foreign_pids: vec![pid],
+        foreign: vec![ForeignProcess { pid, name: "qemu".to_owned(), unit: String::new() }],
+    })
+}
+
+fn no_owners() -> GroupFacts {
+    GroupFacts { id: "".into(), devices: Vec::new(), foreign_pids: Vec::new(), foreign: Vec::new() }
+}
+
+pub(super) fn adopt(n: usize, policy: Policy, label: &str, group: &str, pid: u32) -> Command {
+    let delivery = Delivery::Node;
+    let request = Reserve { delivery, ..reserve(n, policy, label, group) };
+    Command::Adopt(Box::new(Adopt { request, process: process(pid) }))
 }
 
 pub(super) fn reserve(n: usize, policy: Policy, label: &str, group: &str) -> Reserve {

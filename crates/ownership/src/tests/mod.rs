@@ -1,5 +1,6 @@
 //! Tests of the state machine.
 
+mod adopt;
 pub(crate) mod coverage;
 mod fixture;
 mod libvirt;

@@ -264,6 +264,7 @@ fn has_changed(
         Change::SharedJoins => {
             matches!(&after.ownership, Ownership::Shared { claims, .. } if *claims == was + count)
         }
+        Change::AdoptBegins => is == count && !after.drift,
         Change::GroupBegins => owned && is == count,
         Change::GroupJoins => owned && is == was + count,
         Change::GroupAttaches | Change::Replaces => owned && is == was,

@@ -34,6 +34,8 @@ pub(super) struct World {
     pub prepare: bool,
     /// Kernel work is done at once: orders and their outcomes are one step.
     pub atomic: bool,
+    /// Foreign processes are adopted.
+    pub adopt: bool,
     /// Groups with facts of the host.
     pub host_groups: &'static [&'static str],
     /// Released reservations are kept until they are forgotten.
@@ -98,7 +100,29 @@ impl World {
         timed
     }
 
+    /// The foreign process of [`Self::host_facts`] is adopted, and one that has nothing.
+    fn adopts(&self, n: usize, cmds: &mut Vec<Command>) {
+        let policies = self.policies.iter().filter(|policy| **policy != Policy::Shared);
+        for policy in policies {
+            for targets in self.targets {
+                for pid in [99, 98] {
+                    let request = Reserve {
+                        delivery: Delivery::Node,
+                        targets: requests(targets),
+                        ttl_ms: self.leases.then_some(TTL),
+                        ..self.plain(n, *policy)
+                    };
+                    let adopt = Adopt { request, process: process(pid) };
+                    cmds.push(Command::Adopt(Box::new(adopt)));
+                }
+            }
+        }
+    }
+
     fn reserves(&self, n: usize, cmds: &mut Vec<Command>) {
+        if self.adopt {
+            self.adopts(n, cmds);
+        }
         for policy in self.policies {
             for delivery in self.deliveries {
                 for backend in self.backends {
@@ -351,7 +375,7 @@ pub(super) fn key(state: &State) -> u64 {
         for target in &record.targets {
             (&target.group, &target.devices).hash(&mut hasher);
         }
-        record.reset_policy.hash(&mut hasher);
+        (record.reset_policy, record.adopted).hash(&mut hasher);
     }
     for context in state.contexts() {
         let mut users = context.reservations.clone();

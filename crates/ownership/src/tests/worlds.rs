@@ -32,6 +32,7 @@ const BASE: World = World {
     conditions: false,
     prepare: false,
     atomic: false,
+    adopt: false,
     host_groups: &[],
     tombstones: false,
 };
@@ -75,6 +76,7 @@ fn leases() -> Vec<World> {
         World {
             name: "preparing",
             owners: 2,
+            adopt: true,
             labels: STRANGERS,
             prepare: true,
             failures: true,
@@ -93,6 +95,7 @@ fn leases() -> Vec<World> {
         World {
             name: "host",
             owners: 1,
+            adopt: true,
             host: true,
             host_groups: &[SINGLE],
             targets: WHOLE,
@@ -103,6 +106,17 @@ fn leases() -> Vec<World> {
 
 fn host() -> Vec<World> {
     vec![
+        World {
+            name: "adopted beside another owner",
+            owners: 2,
+            policies: &[Policy::Exclusive],
+            host: true,
+            host_groups: &[SINGLE],
+            adopt: true,
+            atomic: true,
+            targets: &[&[(SINGLE, &[])]],
+            ..HOLDERS
+        },
         World {
             name: "host, one token",
             owners: 2,

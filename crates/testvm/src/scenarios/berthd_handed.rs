@@ -43,14 +43,14 @@ fn show(daemon: &Daemon, id: &str) -> Result<Value> {
 }
 
 /// Waits for a state of the reservation, and gives the reservation.
-fn becomes(ctx: &Ctx, daemon: &Daemon, id: &str, state: &str) -> Result<Value> {
+pub(super) fn becomes(ctx: &Ctx, daemon: &Daemon, id: &str, state: &str) -> Result<Value> {
     wait_for(&format!("{id} to be {state}"), ctx.patience(), || {
         show(daemon, id).ok().filter(|shown| shown["state"] == state)
     })
 }
 
 /// The device takes a pattern in and brings it back, through memory that the holder maps.
-fn drives(holder: &mut Holder, device: &str, seed: u8) -> Result<()> {
+pub(super) fn drives(holder: &mut Holder, device: &str, seed: u8) -> Result<()> {
     let memory = holder.memory(1)?;
     holder.map(memory, IOVA)?;
     moves(holder, device, memory, IOVA, seed)?;
@@ -322,7 +322,7 @@ fn closed(nodes: &[PathBuf]) -> Result<Vec<Access>> {
     Ok(found)
 }
 
-fn paths_of(backend: &str) -> Result<Vec<PathBuf>> {
+pub(super) fn paths_of(backend: &str) -> Result<Vec<PathBuf>> {
     if backend == "iommufd" {
         let cdev = probe::cdev_path(EDU_ROOT).context("no cdev")?;
         return Ok(vec![cdev, PathBuf::from("/dev/iommu")]);

@@ -14,6 +14,7 @@
 //! the constants of [`topology`](crate::topology). Each scenario runs in a process of its own; what
 //! it leaves running is killed, and a device it leaves on another driver than before makes it fail.
 
+mod berthd_adopt;
 mod berthd_alive;
 mod berthd_crash;
 mod berthd_daemonize;
@@ -79,6 +80,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_private::SCENARIOS,
     berthd_held::SCENARIOS,
     berthd_handed::SCENARIOS,
+    berthd_adopt::SCENARIOS,
     berthd_in_flight::SCENARIOS,
     berthd_alive::SCENARIOS,
     berthd_lives_on::SCENARIOS,
