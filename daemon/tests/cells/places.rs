@@ -225,6 +225,9 @@ pub(crate) fn went_on(
         Change::ExclusiveBegins => (kind, count, held) == (Owner::Exclusive, 1, true),
         Change::SharedBegins => (kind, count, held) == (Owner::Shared, n, true),
         Change::SharedJoins => (kind, count, held) == (Owner::Shared, was.1 + n, true),
+        Change::AdoptBegins => {
+            [Owner::Exclusive, Owner::Group].contains(&kind) && (count, held) == (n, true)
+        }
         Change::GroupBegins => (kind, count) == (Owner::Group, n) && held && domain == own.domain,
         Change::GroupJoins => {
             (kind, count) == (Owner::Group, was.1 + n) && held && domain == own.domain
