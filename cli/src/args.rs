@@ -1,6 +1,6 @@
 //! The command line's words.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use berth_proto::v1::{self, DeviceAddress};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -60,7 +60,7 @@ pub(crate) struct Global {
     /// How to print: a table for people, or the message as JSON.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
-    /// The daemon's gRPC socket.
+    /// The daemon's gRPC socket, or https://HOST:PORT.
     #[arg(
         long,
         global = true,
@@ -68,6 +68,15 @@ pub(crate) struct Global {
         default_value = "unix:/run/berth/berthd.sock"
     )]
     pub(crate) endpoint: String,
+    /// With https: the certificates of the CA that the daemon's must come from (PEM).
+    #[arg(long, global = true, env = "BERTH_TLS_CA", value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// With https: the certificate that says who you are (PEM).
+    #[arg(long, global = true, env = "BERTH_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// With https: its private key (PEM).
+    #[arg(long, global = true, env = "BERTH_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Give up waiting after this long; what is recorded goes on.
     #[arg(long, global = true, value_parser = quantity::duration)]
     pub(crate) timeout: Option<Duration>,

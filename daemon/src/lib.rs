@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acts;
+mod audit;
 pub mod config;
 pub mod fdstore;
 pub mod grpc;

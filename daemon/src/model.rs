@@ -5,15 +5,17 @@ mod caller;
 mod error;
 mod intent;
 mod latency;
+mod roles;
 mod rules;
 mod snapshot;
 
-pub use caller::{Caller, Role, Transport};
+pub use caller::{Caller, Origin, Role, Transport};
 pub use error::ApiError;
 pub use intent::{
     AnswerOf, Applied, Baseline, Completion, DomainNow, Executor, GivenBack, Gone, Intent,
     IntentBody, IntentKind, Meta, OpenIntent, Outcome, RequestId, StepNote,
 };
 pub use latency::{DmaLatencies, Latency};
-pub use rules::{DeviceRule, DeviceRules, Verdict};
+pub use roles::{Call, Over, Row, Standing, Verdict, Whose};
+pub use rules::{DeviceRule, DeviceRules, Ruling};
 pub use snapshot::{Extra, HostUses, InventoryIndex, Looked, Snapshot};

@@ -25,7 +25,7 @@ use berth_ownership::{ContextId, DomainId};
 
 use crate::{
     ledger::LedgerHandle,
-    model::{ApiError, Caller, DmaLatencies, DomainNow, Role, Snapshot},
+    model::{ApiError, Call, Caller, DmaLatencies, DomainNow, Snapshot},
 };
 
 /// Defaults of the calls, from the configuration.
@@ -94,7 +94,7 @@ impl Service {
     /// # Errors
     /// The caller may not.
     pub(crate) fn published(&self, caller: &Caller) -> Result<Arc<Snapshot>, ApiError> {
-        authorize::require(caller, Role::Viewer, "read what is published")?;
+        authorize::require(caller, Call::ReadPublished)?;
         Ok(self.snapshot())
     }
 

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use berthd::{
-    config::{Args, Config, Endpoint, Helper, HostChoice, Serve, SimTopology},
+    config::{Args, Config, Endpoint, Helper, HostChoice, PeerId, Serve, SimTopology},
     model::Role,
 };
 use clap::Parser as _;
@@ -47,6 +47,10 @@ fn the_example_is_the_defaults() {
 fn the_listeners_of_the_example_are_the_default_ones() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/berthd.toml");
     let text = fs::read_to_string(example).expect("the example is there");
+    // The listener with TLS is an example: no default has certificates.
+    let (before, with_tls) = text.split_once("# With TLS").expect("an example with TLS");
+    let after = &with_tls[with_tls.find("# Descriptors:").expect("the hand-over")..];
+    let text = format!("{before}{after}");
     let block = |line: &&str| {
         let line = line.trim_start_matches("# ").trim_start();
         line.starts_with("[[listen")
@@ -134,6 +138,35 @@ fn mistakes_are_named_with_line_key_and_way_out() {
             "[[listen]]\nserve = \"http\"\npath = \"/x\"\nrole = \"viewer\"\n\
              [[listen.rule]]\nuid = 0\nrole = \"operator\"\n",
             "berthd.toml:7: listen.rule.role: a rule can't give more than its listener's role",
+        ),
+        (
+            "[[listen]]\nserve = \"http\"\npath = \"/x\"\n\
+             [[listen.rule]]\nuri = \"spiffe://site/x\"\nrole = \"viewer\"\n",
+            "berthd.toml:5: listen.rule.uri: only peers with a client certificate have a URI",
+        ),
+        (
+            "[[listen]]\nserve = \"http\"\npath = \"/x\"\n[[listen.rule]]\nrole = \"viewer\"\n",
+            "berthd.toml:5: [[listen.rule]]: a rule names exactly one of uid, gid and uri",
+        ),
+        (
+            "[[listen]]\nserve = \"http\"\npath = \"/x\"\n\
+             [[listen.rule]]\ngid = \"no-such-group-here\"\nrole = \"viewer\"\n",
+            "berthd.toml:5: listen.rule.gid: there is no group \"no-such-group-here\"; create it",
+        ),
+        (
+            "[[listen]]\nserve = \"grpc\"\naddress = \"127.0.0.1:1\"\n\
+             tls = { cert = \"/nonexistent/c\", key = \"/k\", client_ca = \"/a\" }\n",
+            "berthd.toml:4: listen.tls.cert: read certificates from /nonexistent/c: ",
+        ),
+        (
+            "[[listen]]\nserve = \"grpc\"\naddress = \"127.0.0.1:1\"\n\
+             tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\", min_version = \"1.1\" }\n",
+            "berthd.toml:4: listen.tls.min_version: \"1.1\" is not a version of TLS",
+        ),
+        (
+            "[[listen]]\nserve = \"grpc\"\npath = \"/x\"\n\
+             tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\" }\n",
+            "berthd.toml:4: listen.tls: a unix socket needs no TLS",
         ),
         (
             "helper = \"/x\"\nhelper_socket = \"/y\"\n",
@@ -246,6 +279,23 @@ fn a_role_is_never_above_the_listeners_and_never_from_uid_0() {
     assert_eq!(access.role_of(Some(1000)), Some(Role::Holder));
     assert_eq!(access.role_of(Some(1001)), None);
     assert_eq!(access.role_of(None), Some(Role::Viewer));
+}
+
+#[test]
+fn a_rule_about_the_uid_outranks_those_about_groups() {
+    let text = "[[listen]]\nserve = \"http\"\npath = \"/x\"\nothers = \"none\"\n\
+                [[listen.rule]]\ngid = 500\nrole = \"orchestrator\"\n\
+                [[listen.rule]]\ngid = \"root\"\nrole = \"viewer\"\n\
+                [[listen.rule]]\nuid = 1001\nrole = \"none\"\n";
+    let text = text.replace("gid = 500", "gid = \"500\"");
+    let config = load(&text, &[]).expect("it can be used");
+    let access = &config.listeners(Serve::Http).next().expect("a listener").access;
+    let role = |uid, gids: &[u32]| access.grant(PeerId::Unix { uid, gids }).0;
+    assert_eq!(role(1000, &[7, 0]), Some(Role::Viewer));
+    assert_eq!(role(1000, &[0, 500]), Some(Role::Orchestrator), "the first rule counts");
+    assert_eq!(role(1001, &[500]), None);
+    assert_eq!(role(1000, &[7]), None, "outside of the groups");
+    assert!(access.asks_for_groups());
 }
 
 #[test]

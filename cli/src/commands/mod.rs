@@ -31,7 +31,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
     if let Command::Run(args) = cli.command {
         return run::run(&cli.global, *args, output).await;
     }
-    let channel = client::connect(&cli.global.endpoint).await?;
+    let channel = client::connect(&cli.global).await?;
     output.note_simulated(host::simulated(&channel).await);
     match cli.command {
         Command::Group(command) => group::run(channel, command, output).await,

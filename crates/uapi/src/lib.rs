@@ -46,7 +46,7 @@ pub use iommufd::{
 pub use irq::IrqInfo;
 pub use kcmp::{same_file, same_file_in};
 pub use passed::{PassedError, PassedFd, passed_fds};
-pub use peer::peer_pidfd;
+pub use peer::{peer_groups, peer_pidfd};
 pub use probe::{Answer, DevNodes, Features, probe};
 pub use region::MappedRegion;
 pub use reset::{HotResetDevice, HotResetInfo, HotResetOwner};

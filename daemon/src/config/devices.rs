@@ -3,7 +3,7 @@
 use toml::Spanned;
 
 use super::{ConfigError, check, error::Source, raw::RawDevice};
-use crate::model::{DeviceRule, DeviceRules, Verdict};
+use crate::model::{DeviceRule, DeviceRules, Ruling};
 
 /// The rules in the file's order.
 pub(super) fn rules(
@@ -18,8 +18,8 @@ fn rule(raw: Spanned<RawDevice>, source: &Source<'_>) -> Result<DeviceRule, Conf
     let place = format!("{}:{}", source.file.display(), source.line_of(raw.span().start));
     let raw = raw.into_inner();
     let verdict = match raw.verdict.get_ref().as_str() {
-        "allow" => Verdict::Allow,
-        "deny" => Verdict::Deny,
+        "allow" => Ruling::Allow,
+        "deny" => Ruling::Deny,
         other => {
             let message = format!("{other:?} is not a verdict");
             let span = Some(raw.verdict.span());

@@ -8,10 +8,12 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    Access, Args, ConfigError, Endpoint, Listener, Serve, UidRule, check, error::Source,
-    raw::RawListener, system,
+    Access, Args, ConfigError, Endpoint, Listener, Serve, Tls, access, check,
+    error::Source,
+    raw::{RawListener, RawTls},
+    system,
 };
-use crate::model::Role;
+use crate::{listen::TlsPart, model::Role};
 
 /// Where sockets are by default.
 pub(super) struct Places {
@@ -19,8 +21,9 @@ pub(super) struct Places {
     pub(super) run_dir: PathBuf,
 }
 
-pub(crate) const GRPC_NEEDS_TLS: &str = "gRPC over TCP needs TLS, which this version does not have";
-const GRPC_WAY_OUT: &str = "listen at unix:PATH, and forward the socket with ssh -L where needed";
+pub(crate) const GRPC_NEEDS_TLS: &str = "gRPC over TCP needs TLS";
+const GRPC_WAY_OUT: &str =
+    "listen at unix:PATH, or give the [[listen]] of the file tls = { cert, key, client_ca }";
 const SOCKET_MODE: u32 = 0o660;
 /// Everybody may knock at the hand-over socket: its answers depend on the peer.
 const HANDOVER_MODE: u32 = 0o666;
@@ -80,7 +83,7 @@ fn defaults(serve: Serve, run_dir: &Path) -> Vec<Listener> {
         Serve::Handover => vec![unix("handover.sock", HANDOVER_MODE)],
         Serve::Http => {
             let address = SocketAddr::from(([127, 0, 0, 1], 7711));
-            let endpoint = Endpoint::Tcp { address, hosts: Vec::new() };
+            let endpoint = Endpoint::Tcp { address, hosts: Vec::new(), tls: None };
             vec![
                 unix("http.sock", SOCKET_MODE),
                 Listener { serve, endpoint, access: Access::all(Role::Viewer), given: false },
@@ -119,7 +122,7 @@ fn from_argument(serve: Serve, text: &str) -> Result<Listener, ConfigError> {
         .unwrap_or(text)
         .parse()
         .map_err(|_| error("not an address", "write unix:PATH or ADDRESS:PORT"))?;
-    let endpoint = Endpoint::Tcp { address, hosts: Vec::new() };
+    let endpoint = Endpoint::Tcp { address, hosts: Vec::new(), tls: None };
     Ok(Listener { serve, endpoint, access: Access::all(Role::Viewer), given: true })
 }
 
@@ -131,18 +134,24 @@ fn from_file(raw: Spanned<RawListener>, source: &Source<'_>) -> Result<Listener,
         let way_out = "use grpc, http or handover";
         return Err(source.error(Some(raw.serve.span()), "listen.serve", message, way_out));
     };
-    let (endpoint, most) = match (&raw.path, &raw.address) {
+    let endpoint = match (&raw.path, &raw.address) {
         (Some(path), None) => {
-            (unix(serve, &raw, check::absolute(path, "listen.path", source)?, source)?, None)
+            unix(serve, &raw, check::absolute(path, "listen.path", source)?, source)?
         }
-        (None, Some(address)) => (tcp(serve, &raw, address, source)?, Some(Role::Viewer)),
+        (None, Some(address)) => tcp(serve, &raw, address, source)?,
         _ => {
             let message = "a listener has exactly one of path and address";
             let way_out = "give one of them";
             return Err(source.error(Some(span), "[[listen]]", message, way_out));
         }
     };
-    let access = access(&raw, most, usual(serve), source)?;
+    let certified = matches!(&endpoint, Endpoint::Tcp { tls: Some(_), .. });
+    let most = match &endpoint {
+        Endpoint::Tcp { tls: None, .. } => Role::Viewer,
+        Endpoint::Tcp { tls: Some(_), .. } | Endpoint::Unix { .. } => Role::Operator,
+    };
+    let kind = access::Kind { most, usual: usual(serve), certified };
+    let access = access::resolve(&raw, kind, source)?;
     Ok(Listener { serve, endpoint, access, given: true })
 }
 
@@ -152,6 +161,11 @@ fn unix(
     path: PathBuf,
     source: &Source<'_>,
 ) -> Result<Endpoint, ConfigError> {
+    if let Some(tls) = &raw.tls {
+        let message = "a unix socket needs no TLS: the kernel says who the peer is";
+        let way_out = "remove the key or give an address";
+        return Err(source.error(Some(tls.span()), "listen.tls", message, way_out));
+    }
     if let Some(hosts) = &raw.hosts {
         let message = "a unix socket has no host names";
         let way_out = "remove the key or give an address";
@@ -188,6 +202,7 @@ fn tcp(
 ) -> Result<Endpoint, ConfigError> {
     match serve {
         Serve::Http => {}
+        Serve::Grpc if raw.tls.is_some() => {}
         Serve::Grpc => {
             let span = Some(address.span());
             return Err(source.error(span, "listen.address", GRPC_NEEDS_TLS, GRPC_WAY_OUT));
@@ -211,74 +226,38 @@ fn tcp(
         source.error(Some(address.span()), "listen.address", message, way_out)
     })?;
     let hosts = raw.hosts.as_ref().map(|hosts| hosts.get_ref().clone()).unwrap_or_default();
-    Ok(Endpoint::Tcp { address: parsed, hosts })
+    let tls = raw.tls.as_ref().map(|raw| tls(raw.get_ref(), source)).transpose()?;
+    if let (Some(_), Some(hosts)) = (&tls, &raw.hosts) {
+        let message = "with TLS the certificate says who is meant";
+        return Err(source.error(Some(hosts.span()), "listen.hosts", message, "remove the key"));
+    }
+    Ok(Endpoint::Tcp { address: parsed, hosts, tls })
 }
 
-/// The ceiling, the rules and the others of a listener; `most` is what its kind allows, `usual` what
-/// whoever isn't named gets at most.
-fn access(
-    raw: &RawListener,
-    most: Option<Role>,
-    usual: Role,
-    source: &Source<'_>,
-) -> Result<Access, ConfigError> {
-    let ceiling = most.unwrap_or(Role::Operator);
-    let role = match &raw.role {
-        None => ceiling.min(usual),
-        Some(word) => role(word, "listen.role", source)?.ok_or_else(|| {
-            let message = "a listener that lets nobody in is of no use";
-            source.error(Some(word.span()), "listen.role", message, "remove the listener")
-        })?,
-    };
-    if role > ceiling {
-        let message = "TCP without TLS serves reading only";
-        let way_out = "use role = \"viewer\", or a path for changes";
-        let span = raw.role.as_ref().map(Spanned::span);
-        return Err(source.error(span, "listen.role", message, way_out));
-    }
-    let others = match &raw.others {
-        None => Some(role.min(usual)),
-        Some(word) => narrower(word, role, "listen.others", source)?,
-    };
-    let mut rules: Vec<UidRule> = Vec::new();
-    for rule in &raw.rule {
-        let uid = *rule.uid.get_ref();
-        if rules.iter().any(|earlier| earlier.uid == uid) {
-            let message = format!("uid {uid} has two rules");
-            let span = Some(rule.uid.span());
-            return Err(source.error(span, "listen.rule.uid", message, "keep one of them"));
+/// The files of TLS. That they can be used is seen when berthd listens, and by --check-config.
+fn tls(raw: &RawTls, source: &Source<'_>) -> Result<Tls, ConfigError> {
+    let oldest = match raw.min_version.as_ref().map(|word| (word.get_ref().as_str(), word.span())) {
+        None | Some(("1.3", _)) => false,
+        Some(("1.2", _)) => true,
+        Some((other, span)) => {
+            let message = format!("{other:?} is not a version of TLS that is spoken");
+            let way_out = "use \"1.3\", or \"1.2\" for old clients";
+            return Err(source.error(Some(span), "listen.tls.min_version", message, way_out));
         }
-        rules.push(UidRule { uid, role: narrower(&rule.role, role, "listen.rule.role", source)? });
+    };
+    let tls = Tls {
+        cert: check::absolute(&raw.cert, "listen.tls.cert", source)?,
+        key: check::absolute(&raw.key, "listen.tls.key", source)?,
+        client_ca: check::absolute(&raw.client_ca, "listen.tls.client_ca", source)?,
+        tls12: oldest,
+    };
+    if let Err(error) = crate::listen::check_tls(&tls) {
+        let (span, key) = match error.part {
+            TlsPart::Cert => (raw.cert.span(), "listen.tls.cert"),
+            TlsPart::Key => (raw.key.span(), "listen.tls.key"),
+            TlsPart::ClientCa => (raw.client_ca.span(), "listen.tls.client_ca"),
+        };
+        return Err(source.error(Some(span), key, error.message, error.way_out));
     }
-    Ok(Access { role, rules, others })
-}
-
-fn narrower(
-    word: &Spanned<String>,
-    ceiling: Role,
-    key: &str,
-    source: &Source<'_>,
-) -> Result<Option<Role>, ConfigError> {
-    let role = role(word, key, source)?;
-    if role > Some(ceiling) {
-        let message = "a rule can't give more than its listener's role";
-        let way_out = "raise the listener's role and narrow the others";
-        return Err(source.error(Some(word.span()), key, message, way_out));
-    }
-    Ok(role)
-}
-
-fn role(
-    word: &Spanned<String>,
-    key: &str,
-    source: &Source<'_>,
-) -> Result<Option<Role>, ConfigError> {
-    if word.get_ref() == "none" {
-        return Ok(None);
-    }
-    Role::by_name(word.get_ref()).map(Some).ok_or_else(|| {
-        let message = format!("{:?} is not a role", word.get_ref());
-        let way_out = "use viewer, holder, orchestrator, operator or none";
-        source.error(Some(word.span()), key, message, way_out)
-    })
+    Ok(tls)
 }

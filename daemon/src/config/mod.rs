@@ -3,6 +3,7 @@
 //! A file is read in two steps. `raw` takes its shape from TOML and refuses unknown keys;
 //! `check` gives every value its meaning. Both name the line, the key and a way out.
 
+mod access;
 mod args;
 mod check;
 mod devices;
@@ -17,11 +18,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use access::{Access, PeerId, Rule, Who};
 pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
 pub(crate) use listen::GRPC_NEEDS_TLS;
 
-use crate::model::{DeviceRules, Role};
+use crate::model::DeviceRules;
 
 /// Where the configuration is looked for when `--config` is not given.
 pub const DEFAULT_FILE: &str = "/etc/berth/berthd.toml";
@@ -103,13 +105,28 @@ pub enum Endpoint {
         /// The group that it is given to, already looked up.
         gid: Option<u32>,
     },
-    /// TCP, without TLS: HTTP for reading, on names that are allowed.
+    /// TCP. Without TLS: HTTP for reading, on names that are allowed.
     Tcp {
         /// Address and port.
         address: SocketAddr,
         /// Names besides the loopback ones that `Host` may say.
         hosts: Vec<String>,
+        /// TLS, in which clients show a certificate.
+        tls: Option<Tls>,
     },
+}
+
+/// The PEM files of a listener with TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// berthd's certificate, followed by what is between it and its root.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The roots that client certificates must come from.
+    pub client_ca: PathBuf,
+    /// Whether TLS 1.2 is spoken, too.
+    pub tls12: bool,
 }
 
 impl std::fmt::Display for Endpoint {
@@ -132,46 +149,6 @@ pub struct Listener {
     pub access: Access,
     /// Named by the file or an argument. Those that aren't are there by default.
     pub given: bool,
-}
-
-/// Who gets which role through a listener. The listener's role is the ceiling.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
-    /// The ceiling.
-    pub role: Role,
-    /// Narrower roles of some identities; `None` shuts one out.
-    pub rules: Vec<UidRule>,
-    /// The role of identities without a rule; `None` shuts them out.
-    pub others: Option<Role>,
-}
-
-/// The role of one uid at one listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UidRule {
-    /// Whose.
-    pub uid: u32,
-    /// Never above the listener's; `None` shuts it out.
-    pub role: Option<Role>,
-}
-
-impl Access {
-    /// Everybody who gets through the listener has `role`.
-    #[must_use]
-    pub fn all(role: Role) -> Self {
-        Self { role, rules: Vec::new(), others: Some(role) }
-    }
-
-    /// The role of a caller. It depends on the listener and its rules alone: uid 0 gets no more
-    /// than anybody else. A peer without a uid (TCP) counts among the others.
-    #[must_use]
-    pub fn role_of(&self, uid: Option<u32>) -> Option<Role> {
-        let rule = uid.and_then(|uid| self.rules.iter().find(|rule| rule.uid == uid));
-        let granted = match rule {
-            Some(rule) => rule.role,
-            None => self.others,
-        };
-        granted.map(|role| role.min(self.role))
-    }
 }
 
 /// How long things may take.

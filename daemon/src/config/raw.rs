@@ -42,15 +42,28 @@ pub(super) struct RawListener {
     pub(super) role: Option<Spanned<String>>,
     pub(super) others: Option<Spanned<String>>,
     pub(super) hosts: Option<Spanned<Vec<String>>>,
+    pub(super) tls: Option<Spanned<RawTls>>,
     #[serde(default)]
     pub(super) rule: Vec<RawRule>,
+}
+
+/// `tls` of a `[[listen]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) cert: Spanned<PathBuf>,
+    pub(super) key: Spanned<PathBuf>,
+    pub(super) client_ca: Spanned<PathBuf>,
+    pub(super) min_version: Option<Spanned<String>>,
 }
 
 /// One `[[listen.rule]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRule {
-    pub(super) uid: Spanned<u32>,
+    pub(super) uid: Option<Spanned<u32>>,
+    pub(super) gid: Option<Spanned<String>>,
+    pub(super) uri: Option<Spanned<String>>,
     pub(super) role: Spanned<String>,
 }
 

@@ -17,7 +17,7 @@ use crate::{
         memory,
         runtime::Sending,
     },
-    model::{ApiError, Role, Snapshot},
+    model::{ApiError, Call, Role, Snapshot, Transport, Verdict},
 };
 
 const SEND_A_PIDFD: &str =
@@ -48,7 +48,10 @@ pub(super) fn answer(
     fds: Vec<OwnedFd>,
 ) -> Result<Answer, ApiError> {
     let id = ReservationId::new(request.reservation());
-    check_role(peer, &id)?;
+    if let Err(error) = check_role(peer, &id, call_of(&request)) {
+        refused(peer, &id, &error);
+        return Err(error);
+    }
     let answer = match request {
         Request::Fetch { epoch, .. } => fetch(engine, peer, &id, epoch, fds),
         Request::Register { iova, length_bytes, offset, write, read, .. } => {
@@ -68,15 +71,36 @@ pub(super) fn answer(
         Ok(_) => {
             tracing::debug!(reservation = %id, uid = peer.uid, pid = peer.pid(), "served")
         }
-        Err(error) => tracing::info!(
-            reservation = %id,
-            uid = peer.uid,
-            pid = peer.pid(),
-            reason = error.reason().name(),
-            "refused"
-        ),
+        Err(error) => refused(peer, &id, error),
     }
     answer
+}
+
+fn refused(peer: &Peer, id: &ReservationId, error: &ApiError) {
+    tracing::warn!(
+        target: "audit",
+        reservation = %id,
+        uid = peer.uid,
+        pid = peer.pid(),
+        role = peer.role.map_or("none", Role::name),
+        reason = error.reason().name(),
+        "refused at the hand-over socket: {error}"
+    );
+}
+
+/// What a request has to be allowed.
+fn call_of(request: &Request) -> Call {
+    match request {
+        Request::Fetch { .. } => Call::Fetch,
+        Request::Register { .. } => Call::Register,
+        Request::Unregister { .. } => Call::Unregister,
+        Request::ShowToken { .. } => Call::ShowToken,
+    }
+}
+
+fn may(peer: &Peer, call: Call) -> bool {
+    let verdict = peer.role.map(|role| call.decide(role, Transport::Unix, None));
+    verdict == Some(Verdict::Allowed)
 }
 
 /// A fetch by the process that is the holder already, where nothing has to be waited for.
@@ -88,7 +112,7 @@ pub(super) fn at_once(
 ) -> Option<Answer> {
     let Request::Fetch { reservation, epoch } = request else { return None };
     let id = ReservationId::new(reservation.as_str());
-    if !fds.is_empty() || check_role(peer, &id).is_err() {
+    if !fds.is_empty() || check_role(peer, &id, Call::Fetch).is_err() {
         return None;
     }
     let epoch = (*epoch != 0).then_some(Epoch(*epoch));
@@ -146,7 +170,7 @@ fn may_fetch(
     holder: Option<&Named>,
 ) -> Result<Arc<Snapshot>, ApiError> {
     let uid = match holder {
-        Some(holder) if peer.role >= Some(Role::Operator) => holder.uid,
+        Some(holder) if may(peer, Call::FetchForOther) => holder.uid,
         _ => peer.uid,
     };
     let snapshot = engine.reservation_for(id, uid)?;
@@ -284,14 +308,14 @@ fn none(id: &ReservationId, fds: &[OwnedFd]) -> Result<(), ApiError> {
 
 /// # Errors
 /// `PERMISSION_DENIED` for those whom the socket's rules let do less than fetch what is theirs.
-fn check_role(peer: &Peer, id: &ReservationId) -> Result<(), ApiError> {
-    if peer.role >= Some(Role::Holder) {
+fn check_role(peer: &Peer, id: &ReservationId, call: Call) -> Result<(), ApiError> {
+    if may(peer, call) {
         return Ok(());
     }
     let role = peer.role.map_or("none", Role::name);
     let text = format!(
         "the hand-over needs role {}; uid:{} has role {role} at this socket",
-        Role::Holder,
+        call.row().least,
         peer.uid
     );
     let way_out = format!("give uid {} the role holder in a rule of this listener", peer.uid);

@@ -11,7 +11,7 @@ use rustix::{io::Errno, net::UCred};
 
 use crate::{
     acts::{holder::process_of, revoke::start_time, watched::identity},
-    config::Access,
+    config::{Access, PeerId},
     model::Role,
 };
 
@@ -39,7 +39,11 @@ impl Peer {
         access: &Access,
     ) -> Result<Self, Errno> {
         let uid = credentials.uid.as_raw();
-        let role = access.role_of(Some(uid));
+        let mut gids = vec![credentials.gid.as_raw()];
+        if access.asks_for_groups() {
+            gids.extend(berth_uapi::peer_groups(&socket).map_err(|error| error.errno)?);
+        }
+        let (role, _) = access.grant(PeerId::Unix { uid, gids: &gids });
         let pid = credentials.pid.as_raw_nonzero().get();
         match berth_uapi::peer_pidfd(&socket) {
             Ok(pidfd) => Ok(Self { uid, role, pid, pidfd, process: OnceLock::new() }),

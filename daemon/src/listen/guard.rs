@@ -1,4 +1,5 @@
-//! What TCP without TLS lets through: reading, and only under names that are ours.
+//! What TCP lets through. Without TLS: reading, and only under names that are ours. With TLS the
+//! certificates say who is who, and pages of other origins are kept from using a browser's.
 //!
 //! A browser on this machine can be led to any address by a page from elsewhere. It can't be made
 //! to lie about `Host` and `Origin`: a name that was rebound to a loopback address is refused.
@@ -14,14 +15,14 @@ use crate::{model::ApiError, rest};
 /// The checks of one TCP listener.
 #[derive(Debug)]
 pub(super) struct Guard {
-    /// Names besides the loopback ones.
-    hosts: Vec<String>,
+    /// Names besides the loopback ones; `None` with TLS.
+    hosts: Option<Vec<String>>,
 }
 
 const CHANGES: &str = "send changes to the unix socket: curl --unix-socket /run/berth/http.sock";
 
 impl Guard {
-    pub(super) fn new(hosts: Vec<String>) -> Self {
+    pub(super) fn new(hosts: Option<Vec<String>>) -> Self {
         Self { hosts }
     }
 
@@ -39,13 +40,15 @@ impl Guard {
         };
         if request.headers().contains_key(header::ORIGIN) {
             let origin = single(request.headers(), header::ORIGIN);
-            if origin.and_then(|origin| origin.strip_prefix("http://")) != Some(host) {
+            let scheme = if self.hosts.is_some() { "http://" } else { "https://" };
+            if origin.and_then(|origin| origin.strip_prefix(scheme)) != Some(host) {
                 let message = "the request comes from a page of another origin";
                 let way_out = "use the page at / of this listener";
                 return Some(forbidden("Origin", message, way_out, path));
             }
         }
-        if request.method() == Method::GET || request.method() == Method::HEAD {
+        let may_change = self.hosts.is_none();
+        if may_change || request.method() == Method::GET || request.method() == Method::HEAD {
             return None;
         }
         let message = format!("TCP without TLS serves GET only, not {}", request.method());
@@ -58,11 +61,12 @@ impl Guard {
 
     /// True for loopback names and addresses, and for the names that were added.
     fn knows(&self, host: &str) -> bool {
+        let Some(hosts) = &self.hosts else { return true };
         let name = without_port(host);
         let address = name.trim_start_matches('[').trim_end_matches(']');
         name.eq_ignore_ascii_case("localhost")
             || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+            || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
     }
 }
 
@@ -98,7 +102,7 @@ mod tests {
             request = request.header(header::ORIGIN, origin);
         }
         let request = request.body(()).expect("a request");
-        let guard = Guard::new(vec!["berth.example".to_owned()]);
+        let guard = Guard::new(Some(vec!["berth.example".to_owned()]));
         guard.refuse(&request).map(|response| response.status())
     }
 
@@ -127,6 +131,21 @@ mod tests {
             let refused = status(Method::GET, host, Some(origin));
             assert_eq!(refused, Some(StatusCode::FORBIDDEN), "{origin}");
         }
+    }
+
+    #[test]
+    fn with_tls_changes_pass_and_pages_of_other_origins_do_not() {
+        let post = |origin: &str| {
+            let request = Request::post("/").header(header::HOST, "berth.example:7713");
+            let request = request.header(header::ORIGIN, origin).body(()).expect("a request");
+            Guard::new(None).refuse(&request).map(|response| response.status())
+        };
+        assert_eq!(post("https://berth.example:7713"), None);
+        for origin in ["http://berth.example:7713", "https://evil.example", "null", ""] {
+            assert_eq!(post(origin), Some(StatusCode::FORBIDDEN), "{origin}");
+        }
+        let request = Request::post("/").header(header::HOST, "any").body(()).expect("a request");
+        assert!(Guard::new(None).refuse(&request).is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Listeners: unix sockets with known peers, TCP for reading.
+//! Listeners: unix sockets with known peers, TLS with certificates, TCP for reading.
 //!
 //! A listener decides who a caller is and what they may be, once per connection. Everything
 //! behind it sees an [`Admission`] in the request's extensions.
@@ -6,27 +6,33 @@
 mod connection;
 mod guard;
 mod passed;
+mod tls;
 mod unix;
 
-use std::{fmt, io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use axum::{Router, response::Response};
 use http::{Method, Uri};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::passed::assign;
 use self::{
     connection::{Door, Protocol},
     guard::Guard,
+    tls::{TlsDoor, TlsError},
+};
+pub(crate) use self::{
+    passed::assign,
+    tls::{TlsPart, check as check_tls},
 };
 pub use self::{
     passed::{Passed, PassedSocketError, passed},
     unix::{BindError, Kind, SocketFile, bind as bind_unix},
 };
 use crate::{
-    config::{Access, Endpoint, Limits, Listener, Serve, Timeouts},
-    model::{ApiError, Caller},
+    audit,
+    config::{Access, Endpoint, Limits, Listener, PeerId, Rule, Serve, Timeouts, Tls},
+    model::{ApiError, Caller, Origin},
     rest::Metrics,
 };
 
@@ -35,25 +41,55 @@ use crate::{
 pub struct Admission(Arc<Result<Caller, ApiError>>);
 
 impl Admission {
-    /// The peer of a unix socket, by the listener's rules.
+    /// The peer of a unix socket, by the rules of the listener at `at`.
     #[must_use]
-    pub fn unix(access: &Access, uid: u32, pid: Option<i32>) -> Self {
-        Self(Arc::new(match access.role_of(Some(uid)) {
-            Some(role) => Ok(Caller::unix(uid, pid, role)),
+    pub fn unix(access: &Access, at: &str, peer: &UnixPeer) -> Self {
+        let UnixPeer { uid, pid, gids } = peer;
+        let (role, rule) = access.grant(PeerId::Unix { uid: *uid, gids });
+        let origin = Origin { listener: at.to_owned(), peer: None, rule: ground(rule) };
+        Self(Arc::new(match role {
+            Some(role) => Ok(Caller::unix(*uid, *pid, role).through(origin)),
             None => Err(ApiError::permission(
                 format!("uid:{uid}"),
-                format!("uid {uid} may not use this listener"),
+                format!("uid {uid} may not use this listener ({})", origin.rule),
             )),
         }))
     }
 
     /// Somebody on TCP.
     #[must_use]
-    pub fn tcp(access: &Access) -> Self {
-        Self(Arc::new(match access.role_of(None) {
-            Some(role) => Ok(Caller::tcp(role)),
+    pub fn tcp(access: &Access, at: &str, peer: SocketAddr) -> Self {
+        let (role, rule) = access.grant(PeerId::Nobody);
+        let peer = Some(peer.to_string());
+        let origin = Origin { listener: at.to_owned(), peer, rule: ground(rule) };
+        Self(Arc::new(match role {
+            Some(role) => Ok(Caller::tcp(role).through(origin)),
             None => Err(ApiError::permission("anonymous", "nobody may use this listener")),
         }))
+    }
+
+    /// The owner of a client certificate that was verified, or why it names nobody.
+    #[must_use]
+    pub fn certified(
+        access: &Access,
+        at: &str,
+        peer: SocketAddr,
+        uri: Result<String, &'static str>,
+    ) -> Self {
+        Self(Arc::new(uri.map_err(|why| ApiError::permission("certificate", why)).and_then(
+            |uri| {
+                let (role, rule) = access.grant(PeerId::Uri(&uri));
+                let peer = Some(peer.to_string());
+                let origin = Origin { listener: at.to_owned(), peer, rule: ground(rule) };
+                match role {
+                    Some(role) => Ok(Caller::certified(uri, role).through(origin)),
+                    None => {
+                        let text = format!("{uri} may not use this listener ({})", origin.rule);
+                        Err(ApiError::permission(uri, text))
+                    }
+                }
+            },
+        )))
     }
 
     /// The caller.
@@ -62,6 +98,33 @@ impl Admission {
     /// `PERMISSION_DENIED` when the listener's rules shut the peer out.
     pub fn caller(&self) -> Result<&Caller, ApiError> {
         self.0.as_ref().as_ref().map_err(Clone::clone)
+    }
+}
+
+/// By what a role is given.
+fn ground(rule: Option<&Rule>) -> String {
+    rule.map_or_else(|| "no rule: others".to_owned(), |rule| format!("rule {}", rule.who))
+}
+
+/// Who the kernel says is at the other end of a unix socket.
+#[derive(Debug, Clone)]
+pub struct UnixPeer {
+    /// Its uid when it connected.
+    pub uid: u32,
+    /// Its pid.
+    pub pid: Option<i32>,
+    /// Its gid and supplementary groups then; the latter are empty where no rule asks for them.
+    pub gids: Vec<u32>,
+}
+
+impl UnixPeer {
+    fn of(stream: &tokio::net::UnixStream, access: &Access) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let mut gids = vec![credentials.gid()];
+        if access.asks_for_groups() {
+            gids.extend(berth_uapi::peer_groups(stream)?);
+        }
+        Ok(Self { uid: credentials.uid(), pid: credentials.pid(), gids })
     }
 }
 
@@ -110,6 +173,7 @@ pub struct Bound {
     socket: Socket,
     serve: Serve,
     access: Access,
+    at: String,
     passed: bool,
 }
 
@@ -117,7 +181,27 @@ pub struct Bound {
 enum Socket {
     /// The file is ours to remove, unless the socket was passed to us.
     Unix(tokio::net::UnixListener, Option<SocketFile>),
-    Tcp(TcpListener, Vec<String>),
+    Tcp(TcpListener, Inside),
+}
+
+/// What is spoken on TCP: HTTP for reading, on names that are known, or TLS.
+#[derive(Debug, Clone)]
+enum Inside {
+    Plain(Vec<String>),
+    Tls(Arc<TlsDoor>),
+}
+
+impl Inside {
+    fn of(listener: &Listener, hosts: &[String], tls: Option<&Tls>) -> Result<Self, BindError> {
+        let unfit =
+            |TlsError { message, way_out, .. }| BindError::at(&listener.endpoint, message, way_out);
+        Ok(match tls {
+            None => Self::Plain(hosts.to_vec()),
+            Some(files) => {
+                Self::Tls(Arc::new(TlsDoor::open(files, listener.serve).map_err(unfit)?))
+            }
+        })
+    }
 }
 
 impl Bound {
@@ -131,15 +215,17 @@ impl Bound {
                 let (socket, file) = unix::bind(path, *mode, *gid, Kind::Stream)?;
                 Socket::Unix(unix::into_tokio(socket, path)?, Some(file))
             }
-            Endpoint::Tcp { address, hosts } => {
+            Endpoint::Tcp { address, hosts, tls } => {
+                let inside = Inside::of(listener, hosts, tls.as_ref())?;
                 let socket = TcpListener::bind(address)
                     .await
                     .map_err(|error| BindError::tcp(*address, &error))?;
-                Socket::Tcp(socket, hosts.clone())
+                Socket::Tcp(socket, inside)
             }
         };
         let (serve, access) = (listener.serve, listener.access.clone());
-        Ok(Self { socket, serve, access, passed: false })
+        let at = listener.endpoint.to_string();
+        Ok(Self { socket, serve, access, at, passed: false })
     }
 
     /// Takes over a socket of gRPC or HTTP that listens already.
@@ -153,13 +239,15 @@ impl Bound {
         rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| broken(errno.into()))?;
         let socket = match &listener.endpoint {
             Endpoint::Unix { path, .. } => Socket::Unix(unix::into_tokio(socket, path)?, None),
-            Endpoint::Tcp { hosts, .. } => {
+            Endpoint::Tcp { hosts, tls, .. } => {
+                let inside = Inside::of(listener, hosts, tls.as_ref())?;
                 let socket = TcpListener::from_std(socket.into()).map_err(broken)?;
-                Socket::Tcp(socket, hosts.clone())
+                Socket::Tcp(socket, inside)
             }
         };
         let (serve, access) = (listener.serve, listener.access.clone());
-        Ok(Self { socket, serve, access, passed: true })
+        let at = listener.endpoint.to_string();
+        Ok(Self { socket, serve, access, at, passed: true })
     }
 
     /// What is spoken over it.
@@ -174,9 +262,15 @@ impl Bound {
         self.passed
     }
 
+    /// Whether clients have to show a certificate.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(&self.socket, Socket::Tcp(_, Inside::Tls(_)))
+    }
+
     /// Where it really listens: the port is known now.
     #[must_use]
-    pub fn tcp_address(&self) -> Option<std::net::SocketAddr> {
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
         match &self.socket {
             Socket::Tcp(listener, _) => listener.local_addr().ok(),
             Socket::Unix(..) => None,
@@ -197,20 +291,40 @@ impl Bound {
                     accept(&shared, &permits, || listener.accept()).await
                 {
                     // Without credentials nobody is known, and nothing is served.
-                    let Ok(peer) = stream.peer_cred() else { continue };
-                    let admission = Admission::unix(&self.access, peer.uid(), peer.pid());
+                    let Ok(peer) = UnixPeer::of(&stream, &self.access) else { continue };
+                    let admission = Admission::unix(&self.access, &self.at, &peer);
                     shared.connections.spawn(door.clone().serve(stream, admission, permit));
                 }
             }
-            Socket::Tcp(listener, hosts) => {
+            Socket::Tcp(listener, inside) => {
+                let hosts = match &inside {
+                    Inside::Plain(hosts) => Some(hosts.clone()),
+                    Inside::Tls(_) => None,
+                };
                 door.guard = Some(Arc::new(Guard::new(hosts)));
-                while let Some((permit, (stream, _))) =
+                let named = Arc::new((self.access, self.at));
+                while let Some((permit, (stream, peer))) =
                     accept(&shared, &permits, || listener.accept()).await
                 {
                     // Small answers should leave at once; one that can't is served all the same.
                     let _ = stream.set_nodelay(true);
-                    let admission = Admission::tcp(&self.access);
-                    shared.connections.spawn(door.clone().serve(stream, admission, permit));
+                    let (door, named) = (door.clone(), Arc::clone(&named));
+                    let Inside::Tls(tls) = &inside else {
+                        let admission = Admission::tcp(&named.0, &named.1, peer);
+                        shared.connections.spawn(door.serve(stream, admission, permit));
+                        continue;
+                    };
+                    let tls = Arc::clone(tls);
+                    shared.connections.spawn(async move {
+                        let patience = Duration::from_millis(door.shared.timeouts.header_ms);
+                        match tls.handshake(stream, patience).await {
+                            Ok((stream, uri)) => {
+                                let admission = Admission::certified(&named.0, &named.1, peer, uri);
+                                door.serve(stream, admission, permit).await;
+                            }
+                            Err(error) => audit::handshake_failed(&named.1, peer, &error),
+                        }
+                    });
                 }
             }
         }

@@ -109,10 +109,9 @@ fn recognized(passed: PassedFd) -> Result<Passed, PassedSocketError> {
     };
     let way_out = format!("use {directive} in its unit");
     match (family, serve) {
-        (AddressFamily::UNIX, _) | (AddressFamily::INET | AddressFamily::INET6, Serve::Http) => {}
-        (AddressFamily::INET | AddressFamily::INET6, Serve::Grpc) => {
-            return Err(wrong(GRPC_NEEDS_TLS, "use a path"));
-        }
+        (AddressFamily::UNIX, _)
+        // Without TLS, no listener of gRPC is there.
+        | (AddressFamily::INET | AddressFamily::INET6, Serve::Http | Serve::Grpc) => {}
         (AddressFamily::INET | AddressFamily::INET6, Serve::Handover) => {
             return Err(wrong("descriptors travel over unix sockets only", "use a path"));
         }
@@ -157,6 +156,10 @@ pub(crate) fn assign(
     for Passed { serve, at, socket } in passed {
         let known = all.iter_mut().find(|(one, _)| one.serve == serve && at.is(&one.endpoint));
         let Some((listener, place)) = known else {
+            if let (Place::Tcp(_), Serve::Grpc) = (&at, serve) {
+                let way_out = "add a [[listen]] with this address and tls, or use a path";
+                return Err(BindError::at(at, GRPC_NEEDS_TLS, way_out));
+            }
             let message = format!(
                 "the service manager passed it as {}, but no listener is there",
                 serve.word()

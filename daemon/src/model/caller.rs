@@ -1,6 +1,6 @@
 //! Who calls, and what they may.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// What a caller may do; each role may do all that the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +53,8 @@ pub enum Transport {
     Unix,
     /// TCP: nobody is known.
     Tcp,
+    /// TLS: the client's certificate was verified.
+    Tls,
     /// From within the daemon.
     Internal,
 }
@@ -60,7 +62,7 @@ pub enum Transport {
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// `uid:0`; `anonymous` on TCP; `berthd` from within.
+    /// `uid:0`; the URI of a certificate; `anonymous` on TCP; `berthd` from within.
     pub identity: String,
     /// The peer's uid.
     pub uid: Option<u32>,
@@ -70,6 +72,19 @@ pub struct Caller {
     pub role: Role,
     /// How the call came in.
     pub transport: Transport,
+    /// By which door; `None` where there is none.
+    pub origin: Option<Arc<Origin>>,
+}
+
+/// Where a caller comes from, and on what ground it has its role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The listener's address.
+    pub listener: String,
+    /// The peer's address, where it has one.
+    pub peer: Option<String>,
+    /// The rule that gave the role.
+    pub rule: String,
 }
 
 impl Caller {
@@ -82,6 +97,7 @@ impl Caller {
             pid,
             role,
             transport: Transport::Unix,
+            origin: None,
         }
     }
 
@@ -94,7 +110,20 @@ impl Caller {
             pid: None,
             role,
             transport: Transport::Tcp,
+            origin: None,
         }
+    }
+
+    /// The owner of a client certificate.
+    #[must_use]
+    pub fn certified(uri: String, role: Role) -> Self {
+        Self { identity: uri, uid: None, pid: None, role, transport: Transport::Tls, origin: None }
+    }
+
+    /// The same, by a door.
+    #[must_use]
+    pub fn through(self, origin: Origin) -> Self {
+        Self { origin: Some(Arc::new(origin)), ..self }
     }
 
     /// The daemon itself.
@@ -106,6 +135,7 @@ impl Caller {
             pid: None,
             role: Role::Operator,
             transport: Transport::Internal,
+            origin: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::Snapshot;
 
 /// What a rule says of the devices that it fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Ruling {
     /// They may be given away.
     Allow,
     /// They may not.
@@ -18,7 +18,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRule {
     /// What it says.
-    pub verdict: Verdict,
+    pub verdict: Ruling,
     /// The beginning of a class code, in lower case.
     pub class: Option<String>,
     /// Vendor id.
@@ -53,7 +53,7 @@ impl DeviceRules {
     #[must_use]
     pub fn denies(&self, facts: &DeviceFacts) -> Option<&DeviceRule> {
         let first = self.0.iter().find(|rule| rule.fits(facts))?;
-        (first.verdict == Verdict::Deny).then_some(first)
+        (first.verdict == Ruling::Deny).then_some(first)
     }
 
     /// Refuses a group with a member that a rule keeps: whoever has a group has all of it.

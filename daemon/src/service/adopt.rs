@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     acts::kin,
-    model::{AnswerOf, ApiError, Caller, Meta, Role, Snapshot},
+    model::{AnswerOf, ApiError, Call, Caller, Meta, Snapshot},
     view,
 };
 
@@ -30,7 +30,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::AdoptRequest,
     ) -> Result<v1::Reservation, ApiError> {
-        require(caller, Role::Operator, "adopt")?;
+        require(caller, Call::Adopt)?;
         let wait = Wait {
             wait_ms: std::mem::take(&mut request.wait_ms),
             no_wait: std::mem::take(&mut request.no_wait),

@@ -1,48 +1,60 @@
-//! Who may do what: by the caller's role, and by whose reservation it is.
+//! Who may do what: by the table of roles, and by whose reservation it is.
 
 use berth_ownership::{Reason, Refusal, Reservation};
 
-use crate::model::{ApiError, Caller, Role};
+use crate::model::{ApiError, Call, Caller, Role, Standing, Verdict};
 
-/// Refuses callers below a role.
-pub(super) fn require(caller: &Caller, role: Role, call: &str) -> Result<(), ApiError> {
-    if caller.role >= role {
-        return Ok(());
-    }
+/// Refuses callers whom the table doesn't allow a call, be it about their own reservation.
+pub(super) fn require(caller: &Caller, call: Call) -> Result<(), ApiError> {
+    answer(caller, call, call.decide(caller.role, caller.transport, None), None)
+}
+
+/// Refuses callers whom the table doesn't allow a call about this reservation.
+pub(super) fn about(caller: &Caller, call: Call, record: &Reservation) -> Result<(), ApiError> {
+    let standing = Standing {
+        is_for: record.for_identity == caller.identity,
+        asked: record.requester == caller.identity,
+    };
+    let verdict = call.decide(caller.role, caller.transport, Some(standing));
+    answer(caller, call, verdict, Some(record))
+}
+
+fn answer(
+    caller: &Caller,
+    call: Call,
+    verdict: Verdict,
+    record: Option<&Reservation>,
+) -> Result<(), ApiError> {
+    let words = call.row().words;
+    let refused = match (verdict, record) {
+        (Verdict::Allowed, _) => return Ok(()),
+        (Verdict::NeedsRole(role), _) => needs(caller, words, role),
+        (Verdict::NotYours, Some(record)) => {
+            let text = format!(
+                "{words} {}: it is for {}, asked for by {}, and {} has role {}",
+                record.id, record.for_identity, record.requester, caller.identity, caller.role
+            );
+            ApiError::new(Reason::NotForYou, &record.id, text)
+        }
+        (Verdict::NotProven | Verdict::NotYours, _) => {
+            let text = format!("{words} needs to know who calls, which TCP without TLS can't tell");
+            let way_out = "call by a unix socket, or with a client certificate".to_owned();
+            let refusal = Refusal::new(Reason::PermissionDenied, words, text);
+            refusal.with_resolve(vec![way_out]).into()
+        }
+    };
+    crate::audit::refused(caller, words, &refused);
+    Err(refused)
+}
+
+fn needs(caller: &Caller, words: &str, role: Role) -> ApiError {
     let text = format!(
-        "{call} needs role {role}; {} has role {} on this listener",
+        "{words} needs role {role}; {} has role {} on this listener",
         caller.identity, caller.role
     );
     let way_out = format!(
         "call by a listener that gives {} the role {role}, or ask an operator",
         caller.identity
     );
-    Err(Refusal::new(Reason::PermissionDenied, call, text).with_resolve(vec![way_out]).into())
-}
-
-/// Refuses holders that act on somebody else's reservation.
-pub(super) fn own(caller: &Caller, record: &Reservation, call: &str) -> Result<(), ApiError> {
-    require(caller, Role::Holder, call)?;
-    if caller.role >= Role::Orchestrator || is_own(caller, record) {
-        return Ok(());
-    }
-    let text = format!(
-        "{call} {}: it is for {}, asked for by {}, and {} has role holder",
-        record.id, record.for_identity, record.requester, caller.identity
-    );
-    Err(ApiError::new(Reason::NotForYou, &record.id, text))
-}
-
-/// Refuses those who would end live claims without the holder's consent and may not: operators
-/// may, and who asked for the reservation may.
-pub(super) fn force(caller: &Caller, record: &Reservation, call: &str) -> Result<(), ApiError> {
-    let asked = caller.role >= Role::Orchestrator && record.requester == caller.identity;
-    if asked {
-        return Ok(());
-    }
-    require(caller, Role::Operator, call)
-}
-
-fn is_own(caller: &Caller, record: &Reservation) -> bool {
-    record.for_identity == caller.identity || record.requester == caller.identity
+    Refusal::new(Reason::PermissionDenied, words, text).with_resolve(vec![way_out]).into()
 }

@@ -6,7 +6,7 @@ use berth_proto::v1;
 
 use super::{Service, authorize::require, find, parse, request, wait::Wait};
 use crate::{
-    model::{AnswerOf, ApiError, Caller, Meta, Role, Snapshot},
+    model::{AnswerOf, ApiError, Call, Caller, Meta, Snapshot},
     view,
 };
 
@@ -20,7 +20,7 @@ impl Service {
         caller: &Caller,
         _request: v1::ListDevicesRequest,
     ) -> Result<v1::ListDevicesResponse, ApiError> {
-        require(caller, Role::Viewer, "list devices")?;
+        require(caller, Call::ListDevices)?;
         let snapshot = self.snapshot();
         let devices = snapshot.devices().map(|facts| view::device(&snapshot, facts)).collect();
         Ok(v1::ListDevicesResponse { devices, resume_seq: snapshot.seq })
@@ -35,7 +35,7 @@ impl Service {
         caller: &Caller,
         request: v1::GetDeviceRequest,
     ) -> Result<v1::Device, ApiError> {
-        require(caller, Role::Viewer, "get a device")?;
+        require(caller, Call::GetDevice)?;
         let address = parse::device("device", request.device.as_ref())?;
         let snapshot = self.snapshot();
         Ok(view::device(&snapshot, find::device(&snapshot, address)?))
@@ -50,7 +50,7 @@ impl Service {
         caller: &Caller,
         request: v1::QueryKernelDmaRequest,
     ) -> Result<v1::KernelDma, ApiError> {
-        require(caller, Role::Viewer, "query kernel DMA")?;
+        require(caller, Call::QueryKernelDma)?;
         let address = parse::device("device", request.device.as_ref())?;
         find::device(&self.snapshot(), address)?;
         let snapshot = self.look_again(address, "query kernel DMA").await?;
@@ -67,7 +67,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::SetKernelDmaRequest,
     ) -> Result<v1::KernelDma, ApiError> {
-        require(caller, Role::Operator, "set kernel DMA")?;
+        require(caller, Call::SetKernelDma)?;
         let address = parse::device("device", request.device.as_ref())?;
         let driver = (!request.driver.is_empty()).then(|| request.driver.clone());
         if let Some(driver) = &driver {
@@ -92,7 +92,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::ReleaseKernelDmaRequest,
     ) -> Result<v1::KernelDma, ApiError> {
-        require(caller, Role::Operator, "release kernel DMA")?;
+        require(caller, Call::ReleaseKernelDma)?;
         let address = parse::device("device", request.device.as_ref())?;
         find::group_of(&self.snapshot(), find::device(&self.snapshot(), address)?)?;
         let device = DeviceId::from(address.to_string());
@@ -131,7 +131,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::CordonRequest,
     ) -> Result<v1::Device, ApiError> {
-        require(caller, Role::Operator, "cordon")?;
+        require(caller, Call::Cordon)?;
         parse::text("note", &request.note)?;
         let address = parse::device("device", request.device.as_ref())?;
         let id = std::mem::take(&mut request.request_id);
@@ -150,7 +150,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::UncordonRequest,
     ) -> Result<v1::Device, ApiError> {
-        require(caller, Role::Operator, "uncordon")?;
+        require(caller, Call::Uncordon)?;
         let address = parse::device("device", request.device.as_ref())?;
         let id = std::mem::take(&mut request.request_id);
         let meta = self.device_meta(caller, "uncordon", &id, &request, address)?;
@@ -167,7 +167,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::ClearQuarantineRequest,
     ) -> Result<v1::Device, ApiError> {
-        require(caller, Role::Operator, "clear quarantine")?;
+        require(caller, Call::ClearQuarantine)?;
         parse::text("reason", &request.reason)?;
         if request.reason.trim().is_empty() {
             return Err(ApiError::invalid_argument(

@@ -5,12 +5,12 @@ use berth_proto::v1;
 
 use super::{
     Service,
-    authorize::{own, require},
+    authorize::{about, require},
     find, parse, request,
     wait::Wait,
 };
 use crate::{
-    model::{AnswerOf, ApiError, Caller, Role},
+    model::{AnswerOf, ApiError, Call, Caller},
     view,
 };
 
@@ -24,7 +24,7 @@ impl Service {
         caller: &Caller,
         _request: v1::ListDomainsRequest,
     ) -> Result<v1::ListDomainsResponse, ApiError> {
-        require(caller, Role::Viewer, "list domains")?;
+        require(caller, Call::ListDomains)?;
         let snapshot = self.snapshot();
         let state = &*snapshot.state;
         Ok(v1::ListDomainsResponse {
@@ -46,7 +46,7 @@ impl Service {
         caller: &Caller,
         request: v1::GetDomainRequest,
     ) -> Result<v1::Domain, ApiError> {
-        require(caller, Role::Viewer, "get a domain")?;
+        require(caller, Call::GetDomain)?;
         let snapshot = self.snapshot();
         let domain = find::domain(&snapshot, &request.id)?;
         Ok(view::domain(&snapshot.state, domain, self.domain_now(&domain.id)))
@@ -64,10 +64,10 @@ impl Service {
     ) -> Result<v1::Domain, ApiError> {
         let domain = DomainId::from(request::fresh("d-"));
         let id = std::mem::take(&mut request.request_id);
-        let about = AnswerOf::Domain(domain.clone());
-        let meta = request::meta(caller, "create domain", &id, &request, about.clone())?;
+        let answer = AnswerOf::Domain(domain.clone());
+        let meta = request::meta(caller, "create domain", &id, &request, answer.clone())?;
         let commands = if request.context.is_empty() {
-            require(caller, Role::Orchestrator, "create a context")?;
+            require(caller, Call::CreateContext)?;
             let context = ContextId::from(request::fresh("c-"));
             let label = parse::label(&request.label, &caller.identity)?;
             let backend = self.backend(request.backend)?;
@@ -81,7 +81,7 @@ impl Service {
             vec![Command::CreateDomain { domain, context }]
         };
         let applied = self.ledger.submit_all(commands, meta).await?;
-        self.answer(applied, Wait { wait_ms: 0, no_wait: true }, about, |snapshot, about| {
+        self.answer(applied, Wait { wait_ms: 0, no_wait: true }, answer, |snapshot, about| {
             let AnswerOf::Domain(id) = about else {
                 return Err(ApiError::internal(
                     "request_ids",
@@ -110,7 +110,7 @@ impl Service {
             ));
         }
         if let Some(record) = state.reservation(&ReservationId::new(&request.context)) {
-            own(caller, record, "create a domain for")?;
+            about(caller, Call::CreateDomain, record)?;
             return Ok(record.context.clone());
         }
         let id = ContextId::new(&request.context);
@@ -120,8 +120,8 @@ impl Service {
         })?;
         let first = context.reservations.first().and_then(|id| state.reservation(id));
         match first {
-            Some(record) => own(caller, record, "create a domain for")?,
-            None => require(caller, Role::Orchestrator, "create a domain")?,
+            Some(record) => about(caller, Call::CreateDomain, record)?,
+            None => require(caller, Call::CreateContext)?,
         }
         Ok(id)
     }
@@ -135,7 +135,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::DeleteDomainRequest,
     ) -> Result<v1::DeleteDomainResponse, ApiError> {
-        require(caller, Role::Orchestrator, "delete a domain")?;
+        require(caller, Call::DeleteDomain)?;
         let id = std::mem::take(&mut request.request_id);
         let meta = request::meta(caller, "delete domain", &id, &request, AnswerOf::Nothing)?;
         let snapshot = self.snapshot();

@@ -8,7 +8,7 @@ use futures::Stream;
 
 use super::{Service, authorize::require, find, watch};
 use crate::{
-    model::{ApiError, Caller, Role},
+    model::{ApiError, Call, Caller},
     store::StoreError,
     view::{self, WatchedEvent},
 };
@@ -27,7 +27,7 @@ impl Service {
         caller: &Caller,
         request: v1::ListEventsRequest,
     ) -> Result<v1::ListEventsResponse, ApiError> {
-        require(caller, Role::Viewer, "list events")?;
+        require(caller, Call::ListEvents)?;
         let snapshot = self.snapshot();
         let object = find::event_object(&snapshot, &request.object)?;
         let store = self.ledger.store();
@@ -57,7 +57,7 @@ impl Service {
         request: v1::WatchRequest,
     ) -> Result<impl Stream<Item = Result<Arc<WatchedEvent>, ApiError>> + Send + use<>, ApiError>
     {
-        require(caller, Role::Viewer, "watch events")?;
+        require(caller, Call::Watch)?;
         let snapshot = self.snapshot();
         let object = find::event_object(&snapshot, &request.object)?;
         let store = self.ledger.store().clone();

@@ -7,7 +7,7 @@ use berth_proto::v1;
 
 use super::{Service, authorize::require, find};
 use crate::{
-    model::{ApiError, Caller, Role},
+    model::{ApiError, Call, Caller},
     view::{self, Asked},
 };
 
@@ -21,7 +21,7 @@ impl Service {
         caller: &Caller,
         _request: v1::ListGroupsRequest,
     ) -> Result<v1::ListGroupsResponse, ApiError> {
-        require(caller, Role::Viewer, "list groups")?;
+        require(caller, Call::ListGroups)?;
         let snapshot = self.snapshot();
         let groups = snapshot.state.groups().map(|group| view::group(&snapshot, group)).collect();
         Ok(v1::ListGroupsResponse { groups, resume_seq: snapshot.seq })
@@ -36,7 +36,7 @@ impl Service {
         caller: &Caller,
         request: v1::GetGroupRequest,
     ) -> Result<v1::Group, ApiError> {
-        require(caller, Role::Viewer, "get a group")?;
+        require(caller, Call::GetGroup)?;
         let snapshot = self.snapshot();
         let group = find::group(&snapshot, &request.group)?;
         Ok(view::group(&snapshot, group))
@@ -51,7 +51,7 @@ impl Service {
         caller: &Caller,
         request: v1::ExplainRequest,
     ) -> Result<v1::Explanation, ApiError> {
-        require(caller, Role::Viewer, "explain")?;
+        require(caller, Call::Explain)?;
         let snapshot = self.snapshot();
         let (named, reservation) = find::explained(&snapshot, &request)?;
         let members: Vec<_> =

@@ -8,7 +8,7 @@ use berth_proto::v1;
 
 use super::{Service, authorize::require};
 use crate::{
-    model::{ApiError, Caller, Role},
+    model::{ApiError, Call, Caller},
     view,
 };
 
@@ -22,7 +22,7 @@ impl Service {
         caller: &Caller,
         _request: v1::GetCapabilitiesRequest,
     ) -> Result<v1::Capabilities, ApiError> {
-        require(caller, Role::Viewer, "get capabilities")?;
+        require(caller, Call::GetCapabilities)?;
         let features = self.on_host("capabilities", |host| host.features()).await?;
         let offers = self.offers();
         let hold = if offers.kernel_hold {
@@ -56,7 +56,7 @@ impl Service {
         caller: &Caller,
         _request: v1::DiagnoseRequest,
     ) -> Result<v1::Diagnosis, ApiError> {
-        require(caller, Role::Viewer, "ask the doctor")?;
+        require(caller, Call::Diagnose)?;
         let asked = self.on_host("doctor", |host| (host.features(), host.settings())).await?;
         let (features, settings) = asked;
         let machine = view::Machine { features: &features, settings: &settings };
@@ -72,9 +72,9 @@ impl Service {
         caller: &Caller,
         request: v1::GetSnapshotRequest,
     ) -> Result<v1::Snapshot, ApiError> {
-        require(caller, Role::Viewer, "get a snapshot")?;
+        require(caller, Call::GetSnapshot)?;
         if request.with_serials {
-            require(caller, Role::Operator, "a snapshot with serial numbers")?;
+            require(caller, Call::SnapshotWithSerials)?;
         }
         let snapshot = self.snapshot();
         let serials = if request.with_serials { Serials::Plain } else { Serials::Hashed };

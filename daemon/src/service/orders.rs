@@ -1,20 +1,21 @@
 //! Orders for a reservation: renew, attach, detach, replace, release, revoke.
 
-use berth_ownership::{Command, DomainId, Epoch, Order, Reservation, ReservationId};
+use berth_ownership::{Command, DomainId, Epoch, Order, ReservationId};
 use berth_proto::v1;
 use prost::Message;
 
 use super::{
     Service,
-    authorize::{force, own, require},
+    authorize::{about, require},
     find, request,
     reserve::{show, ttl},
     wait::Wait,
 };
-use crate::model::{AnswerOf, ApiError, Caller, Meta, Role};
+use crate::model::{AnswerOf, ApiError, Call, Caller, Meta};
 
 /// What all orders have in common.
 struct Given<'a> {
+    right: Call,
     call: &'static str,
     id: &'a str,
     epoch: u64,
@@ -34,6 +35,7 @@ impl Service {
     ) -> Result<v1::Reservation, ApiError> {
         let request_id = std::mem::take(&mut request.request_id);
         let given = Given {
+            right: Call::Renew,
             call: "renew",
             id: &request.id,
             epoch: request.epoch,
@@ -41,7 +43,7 @@ impl Service {
             wait: Wait { wait_ms: 0, no_wait: true },
         };
         let ttl_ms = ttl(request.ttl_ms)?;
-        self.order(caller, &given, &request, own, |order| Command::Renew { order, ttl_ms }).await
+        self.order(caller, &given, &request, |order| Command::Renew { order, ttl_ms }).await
     }
 
     /// Binds and attaches the devices: the claims begin.
@@ -57,8 +59,15 @@ impl Service {
         let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
         let domain = Some(&request.domain).filter(|id| !id.is_empty()).map(DomainId::new);
-        let given = Given { call: "attach", id: &id, epoch, request_id: &request_id, wait };
-        self.order(caller, &given, &request, own, |order| Command::Attach { order, domain }).await
+        let given = Given {
+            right: Call::Attach,
+            call: "attach",
+            id: &id,
+            epoch,
+            request_id: &request_id,
+            wait,
+        };
+        self.order(caller, &given, &request, |order| Command::Attach { order, domain }).await
     }
 
     /// Detaches the devices.
@@ -73,8 +82,15 @@ impl Service {
         let request_id = std::mem::take(&mut request.request_id);
         let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
-        let given = Given { call: "detach", id: &id, epoch, request_id: &request_id, wait };
-        self.order(caller, &given, &request, own, |order| Command::Detach { order }).await
+        let given = Given {
+            right: Call::Detach,
+            call: "detach",
+            id: &id,
+            epoch,
+            request_id: &request_id,
+            wait,
+        };
+        self.order(caller, &given, &request, |order| Command::Detach { order }).await
     }
 
     /// Switches the reservation's groups to another domain of its context.
@@ -86,6 +102,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::ReplaceRequest,
     ) -> Result<v1::Reservation, ApiError> {
+        require(caller, Call::Replace)?;
         if request.domain.is_empty() {
             return Err(ApiError::invalid_argument(
                 "domain",
@@ -97,8 +114,15 @@ impl Service {
         let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
         let domain = DomainId::new(&request.domain);
-        let given = Given { call: "replace", id: &id, epoch, request_id: &request_id, wait };
-        self.order(caller, &given, &request, own, |order| Command::Replace { order, domain }).await
+        let given = Given {
+            right: Call::Replace,
+            call: "replace",
+            id: &id,
+            epoch,
+            request_id: &request_id,
+            wait,
+        };
+        self.order(caller, &given, &request, |order| Command::Replace { order, domain }).await
     }
 
     /// Gives the devices back.
@@ -113,10 +137,10 @@ impl Service {
         let request_id = std::mem::take(&mut request.request_id);
         let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
-        let given = Given { call: "release", id: &id, epoch, request_id: &request_id, wait };
         let forced = request.force;
-        let may = if forced { force } else { own };
-        self.order(caller, &given, &request, may, |order| Command::Release { order, force: forced })
+        let right = if forced { Call::ForceRelease } else { Call::Release };
+        let given = Given { right, call: "release", id: &id, epoch, request_id: &request_id, wait };
+        self.order(caller, &given, &request, |order| Command::Release { order, force: forced })
             .await
     }
 
@@ -132,9 +156,15 @@ impl Service {
         let request_id = std::mem::take(&mut request.request_id);
         let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
-        let given = Given { call: "revoke", id: &id, epoch, request_id: &request_id, wait };
-        self.order(caller, &given, &request, force, |order| Command::Release { order, force: true })
-            .await
+        let given = Given {
+            right: Call::Revoke,
+            call: "revoke",
+            id: &id,
+            epoch,
+            request_id: &request_id,
+            wait,
+        };
+        self.order(caller, &given, &request, |order| Command::Release { order, force: true }).await
     }
 
     async fn order(
@@ -142,28 +172,27 @@ impl Service {
         caller: &Caller,
         given: &Given<'_>,
         body: &impl Message,
-        may: impl Fn(&Caller, &Reservation, &str) -> Result<(), ApiError>,
         command: impl FnOnce(Order) -> Command,
     ) -> Result<v1::Reservation, ApiError> {
         let snapshot = self.snapshot();
         let id = match find::reservation(&snapshot, given.id) {
             Ok(record) => {
-                may(caller, record, given.call)?;
+                about(caller, given.right, record)?;
                 record.id.clone()
             }
             // A repeated call gets its answer also when the reservation isn't remembered any more.
             Err(_) if !given.request_id.is_empty() && !given.id.is_empty() => {
-                require(caller, Role::Holder, given.call)?;
+                require(caller, given.right)?;
                 ReservationId::new(given.id)
             }
             Err(error) => return Err(error),
         };
-        let about = AnswerOf::Reservation(id.clone());
-        let meta: Meta = request::meta(caller, given.call, given.request_id, body, about.clone())?;
+        let answer = AnswerOf::Reservation(id.clone());
+        let meta: Meta = request::meta(caller, given.call, given.request_id, body, answer.clone())?;
         let epoch = (given.epoch != 0).then_some(Epoch(given.epoch));
         let order = Order { reservation: id, epoch };
         let applied = self.ledger.submit(command(order), meta).await?;
-        self.answer(applied, given.wait, about, show).await
+        self.answer(applied, given.wait, answer, show).await
     }
 }
 

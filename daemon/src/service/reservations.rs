@@ -5,7 +5,7 @@ use berth_proto::v1;
 
 use super::{Service, authorize::require, find};
 use crate::{
-    model::{ApiError, Caller, Role},
+    model::{ApiError, Call, Caller},
     view,
 };
 
@@ -19,7 +19,7 @@ impl Service {
         caller: &Caller,
         _request: v1::ListReservationsRequest,
     ) -> Result<v1::ListReservationsResponse, ApiError> {
-        require(caller, Role::Viewer, "list reservations")?;
+        require(caller, Call::ListReservations)?;
         let snapshot = self.snapshot();
         let reservations = snapshot
             .state
@@ -42,7 +42,7 @@ impl Service {
         caller: &Caller,
         request: v1::GetReservationRequest,
     ) -> Result<v1::Reservation, ApiError> {
-        require(caller, Role::Viewer, "get a reservation")?;
+        require(caller, Call::GetReservation)?;
         let snapshot = self.snapshot();
         let record = find::reservation(&snapshot, &request.id)?;
         let extra = snapshot.extras.get(&record.id).map(AsRef::as_ref);

@@ -9,7 +9,7 @@ use berth_proto::v1;
 
 use super::{Service, authorize::require, find, memory, parse, request, select, wait::Wait};
 use crate::{
-    model::{AnswerOf, ApiError, Caller, Role, Snapshot},
+    model::{AnswerOf, ApiError, Call, Caller, Snapshot},
     view,
 };
 
@@ -32,7 +32,7 @@ impl Service {
         caller: &Caller,
         mut request: v1::ReserveRequest,
     ) -> Result<v1::Reservation, ApiError> {
-        require(caller, Role::Orchestrator, "reserve")?;
+        require(caller, Call::Reserve)?;
         let wait = Wait {
             wait_ms: std::mem::take(&mut request.wait_ms),
             no_wait: std::mem::take(&mut request.no_wait),
@@ -245,7 +245,7 @@ impl Service {
             }
         };
         if strictness(asked) < strictness(configured) {
-            require(caller, Role::Operator, "a reset policy weaker than the configuration's")?;
+            require(caller, Call::WeakerReset)?;
         }
         Ok(asked)
     }
@@ -320,7 +320,7 @@ fn members(snapshot: &Snapshot, target: &TargetRequest) -> Vec<DeviceId> {
 
 fn flags(caller: &Caller, request: &v1::ReserveRequest) -> Result<Flags, ApiError> {
     if request.host_uses_it_anyway {
-        require(caller, Role::Operator, "taking a device that the host is using")?;
+        require(caller, Call::HostUsesItAnyway)?;
         if !request.take_from_host {
             return Err(ApiError::invalid_argument(
                 "host_uses_it_anyway",

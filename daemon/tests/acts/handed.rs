@@ -17,7 +17,7 @@ use berth_ownership::{
 };
 use berthd::{
     acts::{Census, Records as _},
-    config::{Access, UidRule},
+    config::{Access, Rule, Who},
     model::Role,
 };
 use rustix::{
@@ -261,7 +261,7 @@ async fn an_operator_fetches_for_a_process_of_the_user_alone() {
     }
     let operator = Access {
         role: Role::Operator,
-        rules: vec![UidRule { uid: 0, role: Some(Role::Operator) }],
+        rules: vec![Rule { who: Who::Uid(0), role: Some(Role::Operator) }],
         others: Some(Role::Holder),
     };
     for (access, answers) in [

@@ -100,7 +100,7 @@ async fn look(
     id: &str,
     output: &Output,
 ) -> Result<Option<(Channel, v1::Reservation)>, CliError> {
-    let channel = client::connect(&global.endpoint).await?;
+    let channel = client::connect(global).await?;
     output.note_simulated(host::simulated(&channel).await);
     let request = v1::GetReservationRequest { id: id.to_owned() };
     match Reservations::new(channel.clone()).get_reservation(request).await {
@@ -168,6 +168,8 @@ fn socket(given: Option<&str>, endpoint: &str) -> PathBuf {
     };
     match given {
         Some(given) => path(given),
+        // Descriptors never travel over TCP.
+        None if endpoint.starts_with("https://") => PathBuf::from("/run/berth/handover.sock"),
         None => path(endpoint).with_file_name("handover.sock"),
     }
 }

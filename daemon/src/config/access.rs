@@ -1,0 +1,274 @@
+//! Who gets which role through a listener.
+
+use std::{fmt, ops::Range};
+
+use toml::Spanned;
+
+use super::{
+    ConfigError,
+    error::Source,
+    raw::{RawListener, RawRule},
+    system,
+};
+use crate::model::Role;
+
+/// Who gets which role through a listener. The listener's role is the ceiling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The ceiling.
+    pub role: Role,
+    /// Narrower roles of some identities; `None` shuts one out.
+    pub rules: Vec<Rule>,
+    /// The role of identities without a rule; `None` shuts them out.
+    pub others: Option<Role>,
+}
+
+/// The role of somebody at one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Whose.
+    pub who: Who,
+    /// Never above the listener's; `None` shuts them out.
+    pub role: Option<Role>,
+}
+
+/// Whom a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// The peer of a unix socket by its uid.
+    Uid(u32),
+    /// The peer of a unix socket by its gid, or one of its supplementary groups.
+    Gid(u32),
+    /// A client certificate by its URI.
+    Uri(String),
+    /// Client certificates by how their URI begins: it goes on with at least one more character.
+    UriPrefix(String),
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Gid(gid) => write!(f, "gid {gid}"),
+            Self::Uri(uri) => write!(f, "uri {uri}"),
+            Self::UriPrefix(prefix) => write!(f, "uri {prefix}*"),
+        }
+    }
+}
+
+/// Who is at the other end of a connection, as far as it is proven.
+#[derive(Debug, Clone, Copy)]
+pub enum PeerId<'a> {
+    /// The kernel's word about the peer of a unix socket.
+    Unix {
+        /// Its uid when it connected.
+        uid: u32,
+        /// Its gid and supplementary groups then.
+        gids: &'a [u32],
+    },
+    /// The URI of a client certificate that was verified.
+    Uri(&'a str),
+    /// Nothing is known.
+    Nobody,
+}
+
+impl Access {
+    /// Everybody who gets through the listener has `role`.
+    #[must_use]
+    pub fn all(role: Role) -> Self {
+        Self { role, rules: Vec::new(), others: Some(role) }
+    }
+
+    /// The role of a uid without groups; without a uid (TCP) that of the others.
+    #[must_use]
+    pub fn role_of(&self, uid: Option<u32>) -> Option<Role> {
+        match uid {
+            Some(uid) => self.grant(PeerId::Unix { uid, gids: &[] }).0,
+            None => self.grant(PeerId::Nobody).0,
+        }
+    }
+
+    /// The role of a peer, and by which rule. It depends on the listener and its rules alone: uid 0
+    /// gets no more than anybody else. A rule about the uid outranks those about groups, of which
+    /// the first in the file counts; a whole URI outranks the beginnings, of which the longest counts.
+    #[must_use]
+    pub fn grant(&self, peer: PeerId<'_>) -> (Option<Role>, Option<&Rule>) {
+        let rule = match peer {
+            PeerId::Unix { uid, gids } => self
+                .rules
+                .iter()
+                .find(|rule| rule.who == Who::Uid(uid))
+                .or_else(|| self.rules.iter().find(|rule| is_group(&rule.who, gids))),
+            PeerId::Uri(uri) => self.rules.iter().max_by_key(|rule| fit(&rule.who, uri)),
+            PeerId::Nobody => None,
+        };
+        let rule = rule.filter(|rule| match peer {
+            PeerId::Uri(uri) => fit(&rule.who, uri) > 0,
+            PeerId::Unix { .. } | PeerId::Nobody => true,
+        });
+        let granted = match rule {
+            Some(rule) => rule.role,
+            None => self.others,
+        };
+        (granted.map(|role| role.min(self.role)), rule)
+    }
+
+    /// Whether groups have to be asked for.
+    #[must_use]
+    pub fn asks_for_groups(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.who, Who::Gid(_)))
+    }
+}
+
+fn is_group(who: &Who, gids: &[u32]) -> bool {
+    matches!(who, Who::Gid(gid) if gids.contains(gid))
+}
+
+/// How well a rule fits a URI; 0 is not at all.
+fn fit(who: &Who, uri: &str) -> usize {
+    match who {
+        Who::Uri(whole) if whole == uri => usize::MAX,
+        Who::UriPrefix(start) if uri.len() > start.len() && uri.starts_with(start) => start.len(),
+        _ => 0,
+    }
+}
+
+/// What a listener's kind allows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kind {
+    /// The highest ceiling.
+    pub(super) most: Role,
+    /// What whoever isn't named gets at most.
+    pub(super) usual: Role,
+    /// Whether its peers have certificates, and nothing else.
+    pub(super) certified: bool,
+}
+
+/// The ceiling, the rules and the others of a listener.
+pub(super) fn resolve(
+    raw: &RawListener,
+    kind: Kind,
+    source: &Source<'_>,
+) -> Result<Access, ConfigError> {
+    let named_only = kind.certified;
+    let usual = if named_only { kind.most } else { kind.most.min(kind.usual) };
+    let role = match &raw.role {
+        None => usual,
+        Some(word) => role(word, "listen.role", source)?.ok_or_else(|| {
+            let message = "a listener that lets nobody in is of no use";
+            source.error(Some(word.span()), "listen.role", message, "remove the listener")
+        })?,
+    };
+    if role > kind.most {
+        let message = "TCP without TLS serves reading only";
+        let way_out = "use role = \"viewer\", add tls, or a path for changes";
+        let span = raw.role.as_ref().map(Spanned::span);
+        return Err(source.error(span, "listen.role", message, way_out));
+    }
+    let others = match &raw.others {
+        None if named_only => None,
+        None => Some(role.min(kind.usual)),
+        Some(word) => narrower(word, role, "listen.others", source)?,
+    };
+    if let (true, Some(word), Some(_)) = (named_only, &raw.others, others) {
+        let message = "a certificate that no rule names is refused";
+        let way_out = "add a [[listen.rule]] with uri, e.g. uri = \"spiffe://site/ns/*\"";
+        return Err(source.error(Some(word.span()), "listen.others", message, way_out));
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    for rule in &raw.rule {
+        let (who, span, key) = who(rule, named_only, source)?;
+        if rules.iter().any(|earlier| earlier.who == who) {
+            let message = format!("{who} has two rules");
+            return Err(source.error(Some(span), key, message, "keep one of them"));
+        }
+        rules.push(Rule { who, role: narrower(&rule.role, role, "listen.rule.role", source)? });
+    }
+    Ok(Access { role, rules, others })
+}
+
+type Named = (Who, Range<usize>, &'static str);
+
+/// Whom a rule names; exactly one thing, of a kind that the listener's peers can prove.
+fn who(rule: &RawRule, certified: bool, source: &Source<'_>) -> Result<Named, ConfigError> {
+    let named = [rule.uid.is_some(), rule.gid.is_some(), rule.uri.is_some()];
+    if named.iter().filter(|named| **named).count() != 1 {
+        let message = "a rule names exactly one of uid, gid and uri";
+        let span = Some(rule.role.span());
+        return Err(source.error(span, "[[listen.rule]]", message, "give one of them"));
+    }
+    if let Some(uri) = &rule.uri {
+        if !certified {
+            let message = "only peers with a client certificate have a URI";
+            let way_out = "use uid or gid, or give the listener address and tls";
+            return Err(source.error(Some(uri.span()), "listen.rule.uri", message, way_out));
+        }
+        return Ok((pattern(uri, source)?, uri.span(), "listen.rule.uri"));
+    }
+    let (who, span, key) = match (&rule.uid, &rule.gid) {
+        (Some(uid), _) => (Who::Uid(*uid.get_ref()), uid.span(), "listen.rule.uid"),
+        (_, Some(group)) => {
+            let gid = system::group_id(group.get_ref()).ok_or_else(|| {
+                let message = format!("there is no group {:?}", group.get_ref());
+                let way_out = format!("create it: groupadd --system {}", group.get_ref());
+                source.error(Some(group.span()), "listen.rule.gid", message, way_out)
+            })?;
+            (Who::Gid(gid), group.span(), "listen.rule.gid")
+        }
+        (None, None) => {
+            return Err(source.error(None, "[[listen.rule]]", "names nobody", "add uid"));
+        }
+    };
+    if certified {
+        let message = "peers with a certificate have no uid and no gid here";
+        return Err(source.error(Some(span), key, message, "name their URI with uri"));
+    }
+    Ok((who, span, key))
+}
+
+/// A URI, or how URIs begin. A beginning holds the whole authority, or `spiffe://site*` would let
+/// `spiffe://site.evil/` in.
+fn pattern(uri: &Spanned<String>, source: &Source<'_>) -> Result<Who, ConfigError> {
+    let text = uri.get_ref().as_str();
+    let start = text.strip_suffix('*').unwrap_or(text);
+    let rest = start.split_once("://").map(|(scheme, rest)| (scheme, rest.split_once('/')));
+    let whole =
+        matches!(rest, Some((scheme, Some((host, _)))) if !scheme.is_empty() && !host.is_empty());
+    if !whole || start.contains('*') || start.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let message = format!("{text:?} is not a URI, nor the beginning of one");
+        let way_out = "write it like spiffe://site/ns/berth, or spiffe://site/ns/* for all below";
+        return Err(source.error(Some(uri.span()), "listen.rule.uri", message, way_out));
+    }
+    let start = start.to_owned();
+    Ok(if text.ends_with('*') { Who::UriPrefix(start) } else { Who::Uri(start) })
+}
+
+fn narrower(
+    word: &Spanned<String>,
+    ceiling: Role,
+    key: &str,
+    source: &Source<'_>,
+) -> Result<Option<Role>, ConfigError> {
+    let role = role(word, key, source)?;
+    if role > Some(ceiling) {
+        let message = "a rule can't give more than its listener's role";
+        let way_out = "raise the listener's role and narrow the others";
+        return Err(source.error(Some(word.span()), key, message, way_out));
+    }
+    Ok(role)
+}
+
+fn role(
+    word: &Spanned<String>,
+    key: &str,
+    source: &Source<'_>,
+) -> Result<Option<Role>, ConfigError> {
+    if word.get_ref() == "none" {
+        return Ok(None);
+    }
+    Role::by_name(word.get_ref()).map(Some).ok_or_else(|| {
+        let message = format!("{:?} is not a role", word.get_ref());
+        let way_out = "use viewer, holder, orchestrator, operator or none";
+        source.error(Some(word.span()), key, message, way_out)
+    })
+}

@@ -1,0 +1,212 @@
+//! The table of roles, walked over gRPC: every call, every role, and whose reservation it is about.
+//! Every method of the protocol and every request of the hand-over socket has a row.
+
+mod front_support;
+
+use std::collections::BTreeSet;
+
+use berth_proto::v1;
+use berthd::model::{Call, Caller, Over, Role, Standing, Transport, Verdict, Whose};
+use front_support::Running;
+use hyper_util::rt::TokioIo;
+use prost::{Message as _, bytes::Bytes};
+use tonic::{
+    Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt as _;
+
+const ROLES: [Role; 4] = [Role::Viewer, Role::Holder, Role::Orchestrator, Role::Operator];
+
+/// Messages as bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        prost::bytes::BufMut::put(buffer, item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let length = prost::bytes::Buf::remaining(buffer);
+        Ok(Some(prost::bytes::Buf::copy_to_bytes(buffer, length)))
+    }
+}
+
+#[test]
+fn every_method_and_every_request_of_the_hand_over_has_a_row() {
+    let set = prost_types::FileDescriptorSet::decode(berth_proto::FILE_DESCRIPTOR_SET)
+        .expect("the protocol's own descriptors");
+    let mut wanted: BTreeSet<String> =
+        ["fetch", "register", "unregister", "show_token"].into_iter().map(str::to_owned).collect();
+    for service in set.file.iter().flat_map(|file| &file.service) {
+        let methods = service.method.iter();
+        wanted.extend(methods.map(|method| format!("{}/{}", service.name(), method.name())));
+    }
+    let found: Vec<String> =
+        Call::ALL.iter().filter_map(|call| call.row().rpc).map(str::to_owned).collect();
+    assert_eq!(found.iter().cloned().collect::<BTreeSet<_>>(), wanted);
+    assert_eq!(found.len(), wanted.len(), "a call has two rows");
+}
+
+/// What the table is meant to say, in other words than its own.
+#[test]
+fn the_table_keeps_its_promises() {
+    let all = [(false, false), (false, true), (true, false), (true, true)];
+    for call in Call::ALL {
+        let row = call.row();
+        for (is_for, asked) in all {
+            let of = |role, over| call.decide(role, over, Some(Standing { is_for, asked }));
+            let allowed = |role| of(role, Transport::Unix) == Verdict::Allowed;
+            if row.whose != Whose::Holder {
+                assert!(allowed(Role::Operator), "an operator may {call:?}");
+            }
+            for pair in ROLES.windows(2) {
+                assert!(!allowed(pair[0]) || allowed(pair[1]), "{call:?}: more role, less right");
+            }
+            let reads = row.least == Role::Viewer;
+            assert_eq!(row.over == Over::Any, reads, "{call:?}: TCP without TLS is for reading");
+            if !reads {
+                assert_ne!(of(Role::Operator, Transport::Tcp), Verdict::Allowed, "{call:?}");
+                assert!(!allowed(Role::Viewer), "{call:?}: viewers change nothing");
+            }
+            if row.over == Over::Handover && !is_for {
+                assert!(ROLES.into_iter().all(|role| !allowed(role)), "{call:?}: not for it");
+            }
+        }
+    }
+    let force = |role, asked| {
+        let standing = Standing { is_for: true, asked };
+        Call::Revoke.decide(role, Transport::Unix, Some(standing)) == Verdict::Allowed
+    };
+    assert!(!force(Role::Holder, true) && !force(Role::Orchestrator, false));
+    assert!(force(Role::Orchestrator, true) && force(Role::Operator, false));
+}
+
+async fn channel(path: std::path::PathBuf) -> Channel {
+    Endpoint::from_static("http://berthd")
+        .connect_with_connector(tower::service_fn(move |_: http::Uri| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+        .expect("berthd answers")
+}
+
+/// A reservation of a group, asked for by `asker`, for the identity `who`.
+async fn reservation(running: &Running, asker: u32, who: u32, group: &str) -> String {
+    let request = v1::ReserveRequest {
+        holder: "vm".to_owned(),
+        groups: vec![group.to_owned()],
+        policy: v1::Policy::Exclusive.into(),
+        for_identity: format!("uid:{who}"),
+        // Not the identity: what can't be reset stays with its label.
+        label: "one".to_owned(),
+        ..Default::default()
+    };
+    let caller = Caller::unix(asker, None, Role::Operator);
+    running.daemon.service().reserve(&caller, request).await.expect("the group is free").id
+}
+
+/// Whether the answer is a refusal for want of rights; `None` is any other answer.
+async fn refused(channel: Channel, rpc: &str, id: &str) -> Option<String> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.expect("ready");
+    // Every request that is about a reservation has its id, or its context, as field 1; a device's
+    // address is there else, for which this is none. Replace has a domain as field 3.
+    let mut body = Vec::new();
+    if !rpc.starts_with("Devices/") && !rpc.starts_with("Events/") && !rpc.starts_with("Host/") {
+        let fields = v1::ReplaceRequest {
+            id: id.to_owned(),
+            domain: if rpc.ends_with("/Replace") { "d-x".to_owned() } else { String::new() },
+            ..Default::default()
+        };
+        body = fields.encode_to_vec();
+    }
+    let path = format!("/berth.v1.{rpc}").parse().expect("a path");
+    let request = tonic::Request::new(Bytes::from(body));
+    let answer = match rpc {
+        "Events/Watch" => grpc.server_streaming(request, path, Raw).await.map(drop),
+        _ => grpc.unary(request, path, Raw).await.map(drop),
+    };
+    let status = answer.err()?;
+    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    matches!(reason.as_str(), "PERMISSION_DENIED" | "NOT_FOR_YOU").then_some(reason)
+}
+
+fn settings(dir: &std::path::Path) -> String {
+    let mut text = format!(
+        "[[listen]]\nserve = \"http\"\npath = \"{0}/http.sock\"\n\
+         [[listen]]\nserve = \"handover\"\npath = \"{0}/handover.sock\"\n",
+        dir.display()
+    );
+    for role in ROLES {
+        text += &format!(
+            "[[listen]]\nserve = \"grpc\"\npath = \"{}/{role}.sock\"\nrole = \"{role}\"\n",
+            dir.display()
+        );
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_answers_as_the_table_says() {
+    let me = rustix::process::getuid().as_raw();
+    let other = me + 4711;
+    let dir = tempfile::tempdir().expect("a directory");
+    let running = Running::with(&settings(dir.path())).await;
+    let mut checked = 0;
+    for call in Call::ALL {
+        let Some(rpc) = call.row().rpc.filter(|rpc| rpc.contains('/')) else { continue };
+        for (is_for, asked) in [(true, false), (false, true), (false, false)] {
+            let of = |own: bool| if own { me } else { other };
+            for role in ROLES {
+                // Made anew each time, as some calls end it.
+                let id = reservation(&running, of(asked), of(is_for), "2").await;
+                let verdict = call.decide(role, Transport::Unix, Some(Standing { is_for, asked }));
+                let expected = match verdict {
+                    Verdict::Allowed => None,
+                    Verdict::NotYours => Some("NOT_FOR_YOU".to_owned()),
+                    Verdict::NeedsRole(_) | Verdict::NotProven => {
+                        Some("PERMISSION_DENIED".to_owned())
+                    }
+                };
+                let channel = channel(dir.path().join(format!("{role}.sock"))).await;
+                let found = refused(channel, rpc, &id).await;
+                assert_eq!(found, expected, "{rpc} as {role}, is_for {is_for}, asked {asked}");
+                checked += 1;
+                let operator = Caller::unix(0, None, Role::Operator);
+                let end = v1::ReleaseRequest { id, force: true, ..Default::default() };
+                // What is gone already is what is wanted.
+                let _ = running.daemon.service().release(&operator, end).await;
+            }
+        }
+    }
+    assert_eq!(checked, 28 * 3 * 4, "calls, standings, roles");
+    running.daemon.stop().await;
+}
