@@ -2,12 +2,14 @@
 //! what kernel work is asked for.
 
 mod caller;
+mod degraded;
 mod error;
 mod intent;
 mod latency;
 mod snapshot;
 
 pub use caller::{Caller, Role, Transport};
+pub use degraded::Degraded;
 pub use error::ApiError;
 pub use intent::{
     AnswerOf, Applied, Baseline, Completion, DomainNow, Executor, GivenBack, Intent, IntentBody,
