@@ -7,6 +7,7 @@
 mod book;
 mod clock;
 mod decide;
+mod degraded;
 mod draft;
 mod events;
 mod expiry;
@@ -22,6 +23,7 @@ mod rows;
 mod scan;
 mod seen;
 mod task;
+mod unknown;
 mod write;
 
 use std::sync::{Arc, OnceLock};
@@ -30,7 +32,7 @@ use arc_swap::ArcSwap;
 use berth_host::{Host, Inventory, PciAddress};
 use berth_ownership::Command;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinError,
 };
 
@@ -44,7 +46,9 @@ use feed::Feed;
 use message::{Message, Reply};
 
 use crate::{
-    model::{ApiError, Applied, Baseline, Executor, Looked, Meta, Outcome, Snapshot, StepNote},
+    model::{
+        ApiError, Applied, Baseline, Degraded, Executor, Looked, Meta, Outcome, Snapshot, StepNote,
+    },
     store::Store,
 };
 
@@ -65,6 +69,8 @@ struct Shared {
     clock: Clock,
     host: Arc<dyn Host>,
     scanning: tokio::sync::Mutex<()>,
+    /// Why nothing can be written.
+    degraded: watch::Sender<Option<Arc<Degraded>>>,
 }
 
 impl LedgerHandle {
@@ -255,6 +261,18 @@ impl LedgerHandle {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.published.load_full()
+    }
+
+    /// Why nothing can be changed at present; `None` when all is well.
+    #[must_use]
+    pub fn degraded(&self) -> Option<Arc<Degraded>> {
+        self.shared.degraded.borrow().clone()
+    }
+
+    /// The same, to wait for its end or its beginning.
+    #[must_use]
+    pub fn watch_degraded(&self) -> watch::Receiver<Option<Arc<Degraded>>> {
+        self.shared.degraded.subscribe()
     }
 
     /// The inventory that is published now.

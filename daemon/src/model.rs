@@ -2,6 +2,7 @@
 //! what kernel work is asked for.
 
 mod caller;
+mod degraded;
 mod error;
 mod intent;
 mod latency;
@@ -10,6 +11,7 @@ mod rules;
 mod snapshot;
 
 pub use caller::{Caller, Origin, Role, Transport};
+pub use degraded::Degraded;
 pub use error::ApiError;
 pub use intent::{
     AnswerOf, Applied, Baseline, Completion, DomainNow, Executor, GivenBack, Gone, Intent,

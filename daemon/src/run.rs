@@ -3,13 +3,13 @@
 use std::{
     fs, io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
-    sync::{Arc, Weak},
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use berth_host::Host;
-use berth_ownership::{DomainId, Table};
+use berth_ownership::{DomainId, Reason, Table};
 use tokio::{
     sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
@@ -88,7 +88,7 @@ pub struct Daemon {
     ready: watch::Receiver<bool>,
     health: HealthReporter,
     listeners: JoinSet<()>,
-    handover: Vec<(handover::Serving, Option<SocketFile>)>,
+    handover: HandOver,
     /// Leases, looks at the host, heartbeats.
     chores: JoinSet<()>,
     ledger: JoinHandle<()>,
@@ -128,11 +128,46 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// beside.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What the last daemon left.
+struct Left {
+    intents: Vec<OpenIntent>,
+    kept: Vec<KeptFd>,
+    previous_boot: Option<String>,
+}
+
+type HandOverSocket = (OwnedFd, Option<SocketFile>, Access);
+
+/// The hand-over, once it is served.
+#[derive(Debug, Clone, Default)]
+struct HandOver(Arc<Mutex<Vec<(handover::Serving, Option<SocketFile>)>>>);
+
+impl HandOver {
+    fn open(&self, sockets: Vec<HandOverSocket>, engine: &Arc<Engine>) -> io::Result<()> {
+        for (socket, file, access) in sockets {
+            let serving = handover::Serving::start(socket, Engine::clone(engine), access)?;
+            self.all().push((serving, file));
+        }
+        Ok(())
+    }
+
+    fn serving(&self) -> Vec<handover::Serving> {
+        self.all().iter().map(|(serving, _)| serving.clone()).collect()
+    }
+
+    fn close(&self) {
+        self.all().clear();
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<(handover::Serving, Option<SocketFile>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What is bound before anything else, so that a second daemon does no harm.
 struct Sockets {
     /// Of gRPC and HTTP.
     doors: Vec<Bound>,
-    handover: Vec<(std::os::fd::OwnedFd, Option<SocketFile>, Access)>,
+    handover: Vec<HandOverSocket>,
 }
 
 impl Daemon {
@@ -217,23 +252,40 @@ impl Daemon {
         // is told that it isn't.
         let (later, now): (Vec<_>, _) = sockets.doors.into_iter().partition(Bound::was_passed);
         listeners.open(now, &shared);
-        ledger.observe_survey(survey, Meta::internal("start")).await.map_err(not_caught_up)?;
-        catch_up(&engine, &ledger, (intents, kept), previous_boot).await?;
+        let left = Left { intents, kept, previous_boot };
+        let late = match ledger.observe_survey(survey, Meta::internal("start")).await {
+            Ok(_) => {
+                catch_up(&engine, &ledger, left).await?;
+                None
+            }
+            // What is on record is read meanwhile, and nothing is touched.
+            Err(error) if error.reason() == Reason::StateUnwritable => Some(left),
+            Err(error) => return Err(not_caught_up(error)),
+        };
         // Nobody held it until now, so it can't fail.
         let _ = now_ready.send(true);
         grpc::set_serving(&health, true).await;
         listeners.open(later, &shared);
-        let handover = sockets.handover.into_iter().map(|(socket, file, access)| {
-            let serving = handover::Serving::start(socket, Engine::clone(&engine), access)?;
-            Ok((serving, file))
-        });
-        let handover = handover.collect::<io::Result<Vec<_>>>().map_err(StartError::Thread)?;
-        let serving = handover.iter().map(|(serving, _)| serving.clone()).collect();
+        let handover = HandOver::default();
+        let mut after = None;
+        match late {
+            None => handover.open(sockets.handover, &engine).map_err(StartError::Thread)?,
+            // Whoever comes to it waits in its queue.
+            Some(left) => after = Some((left, sockets.handover)),
+        }
+        let serving = handover.serving();
         let heart = watchdog.map(|period| {
             let parts = heartbeat::parts(ledger.clone(), &engine, serving);
             heartbeat::feed_watchdog(parts, period)
         });
-        let chores = chores(config, ledger, &engine, told, heart);
+        let mut chores = chores(config, ledger.clone(), &engine, told, heart);
+        chores.spawn(tell_manager(ledger.clone()));
+        if let Some((left, sockets)) = after {
+            let (engine, handover) = (Arc::clone(&engine), handover.clone());
+            chores.spawn(catch_up_later(engine, ledger, left, move |engine: &Arc<Engine>| {
+                handover.open(sockets, engine)
+            }));
+        }
         Ok(Self {
             service,
             engine,
@@ -284,7 +336,7 @@ impl Daemon {
             tracing::warn!("requests were cut off; what they recorded goes on at the next start");
         }
         self.chores.shutdown().await;
-        drop(self.handover);
+        self.handover.close();
         let engine = Arc::clone(&self.engine);
         let closed = tokio::task::spawn_blocking(move || engine.close(patience)).await;
         if !closed.unwrap_or(false) {
@@ -379,8 +431,7 @@ fn not_caught_up(error: ApiError) -> StartError {
 async fn catch_up(
     engine: &Arc<Engine>,
     ledger: &LedgerHandle,
-    (intents, kept): (Vec<OpenIntent>, Vec<KeptFd>),
-    previous_boot: Option<String>,
+    Left { intents, kept, previous_boot }: Left,
 ) -> Result<(), StartError> {
     ledger.set_executor(Arc::new(Hands(Arc::downgrade(engine)))).map_err(not_caught_up)?;
     let engine = Arc::clone(engine);
@@ -389,6 +440,55 @@ async fn catch_up(
     })
     .await
     .map_err(|error| not_caught_up(ApiError::internal("reconcile", error.to_string())))
+}
+
+/// The same once the state can be written; then the hand-over is opened.
+async fn catch_up_later(
+    engine: Arc<Engine>,
+    ledger: LedgerHandle,
+    left: Left,
+    open: impl FnOnce(&Arc<Engine>) -> io::Result<()>,
+) {
+    loop {
+        let mut health = ledger.watch_degraded();
+        if health.wait_for(Option::is_none).await.is_err() {
+            return;
+        }
+        match ledger.rescan(Meta::internal("start")).await {
+            Ok(_) => break,
+            Err(error) => tracing::warn!(%error, "catching up with the kernel waits"),
+        }
+        tokio::time::sleep(CLOSING).await;
+    }
+    if let Err(error) = catch_up(&engine, &ledger, left).await {
+        tracing::error!(%error, "the record is behind the kernel: restart berthd");
+        return;
+    }
+    if let Err(error) = open(&engine) {
+        tracing::error!(%error, "nothing is handed over: restart berthd");
+    }
+}
+
+/// Tells the service manager whenever the state can't be written, and when it can be again.
+async fn tell_manager(ledger: LedgerHandle) {
+    let mut health = ledger.watch_degraded();
+    let mut said = false;
+    loop {
+        let degraded = health.borrow_and_update().clone();
+        if degraded.is_some() || said {
+            let line = degraded.map_or_else(|| "ready".to_owned(), |degraded| degraded.line());
+            let told = tokio::task::spawn_blocking(move || {
+                notify::service_manager(&[&format!("STATUS={line}")])
+            });
+            if let Ok(Err(error)) = told.await {
+                tracing::warn!(%error, "the service manager was not told");
+            }
+            said = true;
+        }
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What is done again and again beside requests.

@@ -5,7 +5,11 @@
 //! many rows as there are, and are checked by the tests that write each table.
 
 mod commit;
+mod copy;
+mod damage;
 mod error;
+mod fault;
+mod heal;
 mod load;
 mod open;
 mod parsing;
@@ -16,9 +20,12 @@ mod write;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use sqlx::SqlitePool;
 
+pub use damage::HistoryLost;
 pub use error::StoreError;
+pub use fault::{probe, way_out};
 pub use load::Loaded;
 pub use open::{Locked, Pieces, open, open_locked};
 pub use reader::Reader;
@@ -69,5 +76,5 @@ impl EventRecord {
 /// The readers' side of the store: past events.
 #[derive(Debug, Clone)]
 pub struct Store {
-    readers: SqlitePool,
+    readers: Arc<ArcSwap<SqlitePool>>,
 }

@@ -1,6 +1,7 @@
 //! What is shown: proto messages made from a snapshot. Nothing here reads the host or the store.
 
 mod answer;
+mod degraded;
 mod device;
 mod doctor;
 mod domain;
@@ -15,9 +16,11 @@ mod watched;
 mod words;
 
 pub use answer::answer;
+pub use degraded::degraded;
 pub use device::{device, kernel_dma, process, uses_kernel_dma};
 pub use doctor::{Machine, diagnose};
 pub use domain::{context, domain};
+pub(crate) use errno::name as errno_name;
 pub use event::event;
 pub use explain::{Asked, explain, kernel_dma_of};
 pub use explain_memory::memory_notes;

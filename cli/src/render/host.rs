@@ -11,6 +11,7 @@ pub(crate) fn block(answer: &v1::Capabilities) -> String {
     } else {
         "real".to_owned()
     };
+    let health = answer.degraded.as_ref().map_or_else(|| "ok".to_owned(), degraded);
     fields(&[
         ("berthd", format!("{} ({})", answer.version, answer.api)),
         ("host", host),
@@ -20,7 +21,15 @@ pub(crate) fn block(answer: &v1::Capabilities) -> String {
         ("back ends", answer.backends.iter().map(backend).collect::<Vec<_>>().join("\n")),
         ("boot id", answer.boot_id.clone()),
         ("state", answer.state_dir.clone()),
+        ("health", health),
     ])
+}
+
+fn degraded(degraded: &v1::Degraded) -> String {
+    format!(
+        "degraded, nothing can be changed: {} ({})\n{}",
+        degraded.message, degraded.errno_name, degraded.way_out
+    )
 }
 
 fn feature(feature: &v1::Feature) -> String {

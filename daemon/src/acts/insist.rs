@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use berth_ownership::Reason;
-
 use super::engine::Engine;
 use crate::model::{ApiError, Outcome};
 
@@ -51,7 +49,7 @@ impl Engine {
         let mut pause = FIRST;
         loop {
             let error = match record() {
-                Err(error) if error.reason() == Reason::Unavailable => error,
+                Err(error) if error.is_passing() => error,
                 answer => return answer,
             };
             tracing::error!(what, %error, ?pause, "not recorded yet, tried again");

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use berth_host::{Inventory, PciAddress};
-use berth_ownership::{DeviceId, ReservationId, ReservationState, State, Table};
+use berth_ownership::{DeviceId, Epoch, ReservationId, ReservationState, State, Table};
 use imbl::{OrdMap, Vector};
 
 use super::Clock;
 use crate::{
     model::{AnswerOf, Baseline, Extra, Intent, InventoryIndex, Looked, Snapshot},
-    store::{Loaded, StoreError},
+    store::{HistoryLost, Loaded, StoreError},
     view::Boot,
 };
 
@@ -40,6 +40,8 @@ pub(super) struct Book {
     pub(super) looked_at: OrdMap<PciAddress, u64>,
     pub(super) boot: Boot,
     pub(super) oldest_seq: u64,
+    /// That the record was begun anew, until the machine was looked at.
+    pub(super) history_lost: Option<Arc<HistoryLost>>,
 }
 
 impl Book {
@@ -49,6 +51,13 @@ impl Book {
         clock: &Clock,
         table: Table,
     ) -> Result<Self, StoreError> {
+        if let Some(lost) = &loaded.history_lost {
+            // What was given before isn't given again.
+            let floor = &mut loaded.parts.epoch_floor;
+            *floor = (*floor).max(Epoch(lost.at_unix_ms));
+            loaded.last_seq = loaded.last_seq.max(lost.at_unix_ms);
+            loaded.last_intent = loaded.last_intent.max(lost.at_unix_ms);
+        }
         let parts = std::mem::take(&mut loaded.parts);
         let state = State::restore_with_table(parts, table)
             .map_err(|message| StoreError::Row { table: "records", message })?;
@@ -77,6 +86,7 @@ impl Book {
             looked_at: OrdMap::new(),
             boot: clock.boot(None),
             oldest_seq: loaded.oldest_seq,
+            history_lost: loaded.history_lost.take().map(Arc::new),
         };
         for (id, extra) in loaded.extras.drain(..) {
             book.extras.insert(id.into(), Arc::new(extra));

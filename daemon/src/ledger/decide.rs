@@ -12,6 +12,7 @@ use super::{
     facts,
     message::{Message, Reply},
     requests::{self, Earlier, Found, Refusals},
+    unknown,
 };
 use crate::{
     model::{AnswerOf, ApiError, Applied, Baseline, InventoryIndex, Looked, Meta, StepNote},
@@ -229,7 +230,8 @@ fn refresh(draft: &mut Draft, looked: Vec<Looked>, meta: &Meta) -> Vec<Event> {
 /// Takes a whole scan.
 fn observe(draft: &mut Draft, scan: Scan, meta: &Meta) -> Vec<Event> {
     let (commands, identities) = facts::of_scan(&draft.book, &scan);
-    let events = record(draft, &commands, meta);
+    let mut events = record(draft, &commands, meta);
+    events.extend(unknown::mark(draft, &scan));
     for (device, identity) in identities {
         draft.rows.identities.push((device.to_string(), identity.clone()));
         draft.book.identities.insert(device, identity.into());
@@ -251,7 +253,7 @@ fn observe(draft: &mut Draft, scan: Scan, meta: &Meta) -> Vec<Event> {
 }
 
 /// Facts are recorded; one that can't be is logged and leaves the others alone.
-fn record(draft: &mut Draft, commands: &[Command], meta: &Meta) -> Vec<Event> {
+pub(super) fn record(draft: &mut Draft, commands: &[Command], meta: &Meta) -> Vec<Event> {
     let mut events = Vec::new();
     for command in commands {
         match draft.command(command, meta, None) {

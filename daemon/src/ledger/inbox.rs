@@ -142,6 +142,11 @@ impl Inbox {
         }
     }
 
+    /// The reader, unless it reads just now.
+    pub(super) fn reader(&mut self) -> Option<&mut Reader> {
+        self.reader.as_mut()
+    }
+
     /// Closes the reader.
     pub(super) async fn close(self) {
         if let Some(reader) = self.reader {

@@ -9,11 +9,14 @@ use std::{
 use arc_swap::ArcSwap;
 use berth_host::Host;
 use berth_ownership::Table;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 use super::{
-    Clock, LedgerHandle, Shared, book::Book, feed::Feed, inbox::Inbox, requests::Refusals,
-    task::Task,
+    Clock, LedgerHandle, Shared, book::Book, degraded, feed::Feed, inbox::Inbox,
+    requests::Refusals, task::Task,
 };
 use crate::{
     model::{ApiError, OpenIntent},
@@ -93,11 +96,16 @@ pub async fn open_locked(
     config: LedgerConfig,
     host: Arc<dyn Host>,
 ) -> Result<Opened, ApiError> {
-    let Pieces { writer, reader, store, mut loaded } =
+    let Pieces { writer, reader, store, mut loaded, unwritable } =
         store::open_locked(locked).await.map_err(failed)?;
     let clock = Clock::new(&host.boot_id());
     let previous_boot = loaded.boot_id.take();
     let book = Book::restore(&mut loaded, &clock, config.table.clone()).map_err(failed)?;
+    let degraded =
+        unwritable.map(|error| Arc::new(degraded::because(&error, writer.dir(), &clock)));
+    if let Some(degraded) = &degraded {
+        tracing::error!("{}; a copy is read", degraded.line());
+    }
     let (sender, queue) = mpsc::channel(config.queue);
     let shared = Arc::new(Shared {
         published: ArcSwap::from_pointee(book.snapshot()),
@@ -107,6 +115,7 @@ pub async fn open_locked(
         clock,
         host,
         scanning: tokio::sync::Mutex::default(),
+        degraded: watch::Sender::new(degraded),
     });
     let task = Task {
         shared: Arc::clone(&shared),

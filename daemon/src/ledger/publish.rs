@@ -1,6 +1,6 @@
 //! What follows when a batch is durable, or can't be made so.
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{collections::HashMap, mem, path::Path, sync::Arc};
 
 use tokio::sync::oneshot;
 
@@ -61,10 +61,20 @@ impl Task {
 
     /// Answers batches that can't be made durable with what keeps the first of them from it: also
     /// those who were refused, as what they were refused for never was.
-    pub(super) fn never_were(&mut self, error: &StoreError, batches: [Option<Batch>; 2]) {
+    pub(super) fn never_were(
+        &mut self,
+        error: &StoreError,
+        batches: [Option<Batch>; 2],
+        dir: &Path,
+    ) {
         tracing::error!(error = error.chain(), "the store can't be written; nothing changed");
-        let text = format!("the store can't be written: {}", error.chain());
-        let error = ApiError::unavailable("store", text);
+        let error = match self.degrade(error, dir) {
+            Some(degraded) => degraded.refusal(),
+            None => {
+                let text = format!("the store can't be written: {}", error.chain());
+                ApiError::unavailable("store", text)
+            }
+        };
         self.refusals.undo();
         for answer in batches.into_iter().flatten().flat_map(|batch| batch.answers) {
             match answer {

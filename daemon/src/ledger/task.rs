@@ -57,7 +57,11 @@ pub(super) struct Task {
 impl Task {
     /// Runs until the last handle is gone and all that was asked is answered.
     pub(super) async fn run(mut self, mut writer: Writer) {
-        while let Some(message) = self.inbox.next().await {
+        loop {
+            if self.is_degraded() {
+                writer = self.be_degraded(writer).await;
+            }
+            let Some(message) = self.inbox.next().await else { break };
             if let Message::Turn { reply } = message {
                 // Nothing is being written, and it asks for nothing to be. Whoever asked may have
                 // stopped to wait.
@@ -90,7 +94,7 @@ impl Task {
         loop {
             let (writer, done, next) = self.meanwhile(write, &batch).await;
             if let Err(error) = done {
-                self.never_were(&error, [Some(batch), next]);
+                self.never_were(&error, [Some(batch), next], writer.dir());
                 return writer;
             }
             self.refusals.keep();
@@ -125,20 +129,20 @@ impl Task {
         }
     }
 
-    fn batch_on(&self, book: &Book) -> Batch {
+    pub(super) fn batch_on(&self, book: &Book) -> Batch {
         let draft = Draft::new(book.clone(), self.shared.clock.clone());
         Batch { draft, answers: Vec::new() }
     }
 
     /// Decides a message on a batch, which comes after another that isn't durable.
-    fn decide(&mut self, batch: &mut Batch, before: Option<&Batch>, message: Message) {
+    pub(super) fn decide(&mut self, batch: &mut Batch, before: Option<&Batch>, message: Message) {
         let before = before.map(|before| &before.draft.requests);
         let mut known = Known { earlier: self.inbox.earlier(before), refusals: &mut self.refusals };
         batch.answers.push(decide(&mut batch.draft, &mut known, message));
     }
 
     /// Ends a batch: nothing more is decided on it. Answers what is to be written.
-    fn complete(&mut self, batch: &mut Batch, before: Option<&Batch>) -> Rows {
+    pub(super) fn complete(&mut self, batch: &mut Batch, before: Option<&Batch>) -> Rows {
         let Batch { draft, .. } = batch;
         self.refusals.seal();
         draft.forget(self.config.retain_released);

@@ -54,6 +54,13 @@ impl ApiError {
         self.refusal().reason
     }
 
+    /// Whether the same call may succeed later without anybody's doing otherwise: nothing is wrong
+    /// with it.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.reason(), Reason::Unavailable | Reason::StateUnwritable)
+    }
+
     /// The refusal.
     #[must_use]
     pub fn refusal(&self) -> &Refusal {

@@ -13,7 +13,7 @@ use http::{StatusCode, header};
 mod dma;
 
 use super::Front;
-use crate::model::Caller;
+use crate::{model::Caller, view};
 
 /// Which door a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +116,7 @@ pub(super) async fn page(front: &Front) -> Response {
     let _ = writeln!(text, "berth_build_info{{version=\"{version}\"}} 1");
     head(&mut text, "berth_ready", "gauge", "1 once the record agrees with the kernel.");
     let _ = writeln!(text, "berth_ready {}", u8::from(*front.ready.borrow()));
+    write_degraded(&mut text, front);
     if let Ok(groups) = front.service.list_groups(&caller, v1::ListGroupsRequest {}).await {
         write_groups(&mut text, &groups);
     }
@@ -128,6 +129,13 @@ pub(super) async fn page(front: &Front) -> Response {
     front.metrics.write(&mut text);
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+fn write_degraded(text: &mut String, front: &Front) {
+    let degraded = front.service.ledger().degraded();
+    head(text, "berth_degraded", "gauge", "1 while the state can't be written, by errno.");
+    let errno = degraded.as_ref().map_or_else(String::new, |it| view::errno_name(it.errno));
+    let _ = writeln!(text, "berth_degraded{{errno=\"{errno}\"}} {}", u8::from(degraded.is_some()));
 }
 
 fn write_groups(text: &mut String, answer: &v1::ListGroupsResponse) {

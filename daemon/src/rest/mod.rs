@@ -84,10 +84,10 @@ pub fn behind(front: &Arc<Front>) -> Result<Behind, String> {
     let document = Bytes::from(openapi::document(&descriptors)?.to_string());
     let kept = Arc::new(Kept::default());
     let mut router = api(front, &kept, descriptors)?;
-    let (health, counters) = (Arc::clone(front), Arc::clone(front));
+    let (alive, health, counters) = (Arc::clone(front), Arc::clone(front), Arc::clone(front));
     router = router
         .route(openapi::PATH, get(move || async move { json(StatusCode::OK, document) }))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(move || async move { word(&alive, "ok") }))
         .route("/readyz", get(move || async move { ready(&health) }))
         .route("/metrics", get(move || async move { metrics::page(&counters).await }))
         .merge(page::router());
@@ -278,9 +278,17 @@ fn json(status: StatusCode, bytes: Bytes) -> Response {
     response
 }
 
+/// A word of the daemon's health. One that can change nothing still serves: it is no failure.
+fn word(front: &Front, well: &str) -> Response {
+    match front.service.ledger().degraded() {
+        Some(degraded) => format!("{}\n", degraded.line()).into_response(),
+        None => format!("{well}\n").into_response(),
+    }
+}
+
 fn ready(front: &Front) -> Response {
     if *front.ready.borrow() && !front.stopping.is_cancelled() {
-        return "ready\n".into_response();
+        return word(front, "ready");
     }
     let error = ApiError::unavailable("berthd", "the daemon is starting or stopping");
     problem::response(&error, "/readyz")

@@ -58,7 +58,7 @@ pub(crate) fn with_status(error: &ApiError, status: u16, instance: &str) -> Resp
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if error.reason() == Reason::Unavailable {
+    if error.is_passing() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response

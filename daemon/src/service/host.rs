@@ -44,6 +44,7 @@ impl Service {
                 .collect(),
             boot_id: self.snapshot().boot.id.to_string(),
             state_dir: self.config.state_dir.clone(),
+            degraded: self.ledger().degraded().map(|degraded| view::degraded(&degraded)),
         })
     }
 

@@ -37,12 +37,43 @@ pub enum StoreError {
         source: sqlx::Error,
     },
     /// The schema could not be brought up to date.
-    #[error("migrate the store {path}: is it from a newer berthd?")]
+    #[error(
+        "migrate the store {path}: is it from a newer berthd? Run that one, or restore a backup"
+    )]
     Migrate {
         /// The database.
         path: String,
         /// Why not.
         source: sqlx::migrate::MigrateError,
+    },
+    /// The database is open for nobody: it could not be opened since it failed.
+    #[error("the database is not open")]
+    Away,
+    /// What is on the disk isn't what was committed.
+    #[error("{path} has {found} where {wanted} was committed")]
+    Otherwise {
+        /// The database.
+        path: String,
+        /// What is there.
+        found: String,
+        /// What should be.
+        wanted: String,
+    },
+    /// The file is a database of somebody else.
+    #[error(
+        "{path} is no database of berthd: it has tables of its own; name another --state-dir, or move it away"
+    )]
+    Foreign {
+        /// The database.
+        path: String,
+    },
+    /// The file is damaged.
+    #[error("{path} is damaged: {message}")]
+    Damaged {
+        /// The database.
+        path: String,
+        /// What SQLite says.
+        message: String,
     },
     /// A row isn't what it should be.
     #[error("row of {table} in the store can't be understood: {message}")]

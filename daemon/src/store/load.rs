@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use sqlx::SqliteConnection;
 
 use super::{
-    StoreError,
+    HistoryLost, StoreError,
     parsing::{self, Parsing},
 };
 use crate::model::{AnswerOf, Baseline, Extra, Intent, OpenIntent, StepNote};
@@ -33,6 +33,8 @@ pub struct Loaded {
     pub last_intent: u64,
     /// The boot that was written last.
     pub boot_id: Option<String>,
+    /// That the record was begun anew, until the machine was looked at.
+    pub history_lost: Option<HistoryLost>,
 }
 
 fn parse<T: DeserializeOwned>(table: &'static str, json: &str) -> Result<T, StoreError> {
@@ -213,6 +215,7 @@ async fn load_meta(conn: &mut SqliteConnection, loaded: &mut Loaded) -> Result<(
     for row in meta {
         match row.name.as_str() {
             "boot_id" => loaded.boot_id = Some(row.value),
+            "history_lost" => loaded.history_lost = parse("meta", &row.value)?,
             "epoch_floor" => loaded.parts.epoch_floor = Epoch(parse("meta", &row.value)?),
             "last_intent" => {
                 loaded.last_intent = loaded.last_intent.max(parse("meta", &row.value)?);

@@ -4,16 +4,26 @@ use std::{
     fs,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use arc_swap::ArcSwap;
+use futures::{FutureExt as _, future::BoxFuture};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags},
+    io::Errno,
+};
 use sqlx::{
-    ConnectOptions as _, SqlitePool,
+    ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Loaded, Reader, Store, StoreError, Writer, load};
+use super::{HistoryLost, Loaded, Reader, Store, StoreError, Writer, copy::Copied, damage, load};
 
+/// The database's name in the directory.
+pub(super) const DATABASE: &str = "berth.db";
+/// The file that is there since the directory is used.
+const LOCK: &str = "berth.lock";
 /// The oldest SQLite without the corruption of WAL resets.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 const READERS: u32 = 2;
@@ -31,23 +41,38 @@ pub struct Pieces {
     pub store: Store,
     /// The rows.
     pub loaded: Loaded,
+    /// Why they were read from a copy, and nothing can be written.
+    pub unwritable: Option<StoreError>,
 }
 
 /// A directory that no other daemon has as long as this is there.
 #[derive(Debug)]
 pub struct Locked {
     dir: PathBuf,
-    lock: OwnedFd,
+    /// Whether it had been used before.
+    used: bool,
+    _locks: Vec<OwnedFd>,
 }
 
 impl Locked {
-    /// Takes a directory, which is made if need be.
+    /// Takes a directory, which is made if need be. One that takes no writes can be taken, too.
     ///
     /// # Errors
     /// Another daemon has it; it can't be made.
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
         make_dir(dir)?;
-        Ok(Self { dir: dir.to_owned(), lock: lock(dir)? })
+        let used = dir.join(LOCK).exists();
+        Ok(Self { dir: dir.to_owned(), used, _locks: lock(dir)? })
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The database.
+    pub(super) fn database(&self) -> PathBuf {
+        self.dir.join(DATABASE)
     }
 }
 
@@ -59,15 +84,87 @@ pub async fn open(dir: &Path) -> Result<Pieces, StoreError> {
     open_locked(Locked::take(dir)?).await
 }
 
-/// Opens `berth.db` and reads all current rows.
+/// Opens `berth.db` and reads all current rows. A damaged one is set aside. Of one that can't be
+/// written a copy is read, and [`Pieces::unwritable`] says why.
 ///
 /// # Errors
 /// What is wrong: SQLite is too old, the schema is of a newer daemon.
 pub async fn open_locked(locked: Locked) -> Result<Pieces, StoreError> {
-    let Locked { dir, lock } = locked;
-    let path = dir.join("berth.db");
+    let path = locked.database();
+    let lost = (locked.used && !path.exists()).then(|| damage::gone(&path));
+    match begin(&path, lost).await {
+        Ok((conn, loaded)) => {
+            let writer = Writer::new(Some(conn), locked, None);
+            Ok(pieces(writer, &path, loaded, None))
+        }
+        Err(error) if damage::is_damage(&error) => {
+            let lost = damage::set_aside(&path, &error.chain())?;
+            let (conn, loaded) = begin(&path, Some(lost)).await?;
+            Ok(pieces(Writer::new(Some(conn), locked, None), &path, loaded, None))
+        }
+        Err(error) if error.disk_errno().is_some() => read_copy(locked, error).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a copy of what can't be written.
+async fn read_copy(locked: Locked, why: StoreError) -> Result<Pieces, StoreError> {
+    let copied = Copied::of(locked.dir())?;
+    let path = copied.dir().join(DATABASE);
+    let (conn, loaded) = connect(&path).await?;
+    if let Err(error) = conn.close().await {
+        tracing::warn!(%error, "closing a copy of the database");
+    }
+    Ok(pieces(Writer::new(None, locked, Some(copied)), &path, loaded, Some(why)))
+}
+
+fn pieces(writer: Writer, path: &Path, loaded: Loaded, unwritable: Option<StoreError>) -> Pieces {
+    let (reader, store) = (Reader::new(reading(path)), Store::new(readers(path)));
+    Pieces { writer, reader, store, loaded, unwritable }
+}
+
+fn reading(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(path).read_only(true)
+}
+
+fn readers(path: &Path) -> SqlitePool {
+    SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(reading(path))
+}
+
+/// Opens a database; where history was lost, that is written into it.
+async fn begin(
+    path: &Path,
+    lost: Option<HistoryLost>,
+) -> Result<(SqliteConnection, Loaded), StoreError> {
+    let (mut conn, mut loaded) = connect(path).await?;
+    if let Some(lost) = lost {
+        let json = serde_json::to_string(&lost).unwrap_or_default();
+        sqlx::query(
+            "INSERT OR REPLACE INTO meta (name, value)
+             VALUES ('history_lost', ?), ('epoch_floor', ?), ('last_intent', ?)",
+        )
+        .bind(json)
+        .bind(lost.at_unix_ms.to_string())
+        .bind(lost.at_unix_ms.to_string())
+        .execute(&mut conn)
+        .await
+        .map_err(StoreError::sql("begin anew"))?;
+        loaded.history_lost = Some(lost);
+    }
+    Ok((conn, loaded))
+}
+
+/// Opens a database for writing, checks it, brings its schema up to date and reads it.
+pub(super) fn connect(
+    path: &Path,
+) -> BoxFuture<'static, Result<(SqliteConnection, Loaded), StoreError>> {
+    let path = path.to_owned();
+    async move { connect_to(&path).await }.boxed()
+}
+
+async fn connect_to(path: &Path) -> Result<(SqliteConnection, Loaded), StoreError> {
     let options = SqliteConnectOptions::new()
-        .filename(&path)
+        .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
@@ -75,42 +172,82 @@ pub async fn open_locked(locked: Locked) -> Result<Pieces, StoreError> {
         .statement_cache_capacity(KEPT_TEXTS);
     let mut conn = options.connect().await.map_err(StoreError::sql("open the database"))?;
     check_version(&mut conn).await?;
+    damage::check(&mut conn, path).await?;
+    check_ours(&mut conn, path).await?;
     sqlx::migrate!("../migrations")
-        .run(&mut conn)
+        .run_direct(None, &mut conn, false)
         .await
         .map_err(|source| StoreError::Migrate { path: path.display().to_string(), source })?;
-    let mut writer = Writer::new(conn, lock);
-    let loaded = load::load(writer.connection()).await?;
-    let reading = SqliteConnectOptions::new().filename(&path).read_only(true);
-    let readers =
-        SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(reading.clone());
-    Ok(Pieces { writer, reader: Reader::new(reading), store: Store::new(readers), loaded })
+    let loaded = load::load(&mut conn).await?;
+    Ok((conn, loaded))
+}
+
+/// A database with tables but none of ours is somebody else's.
+async fn check_ours(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let (all, ours): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE name = '_sqlx_migrations')
+         FROM sqlite_schema WHERE type = 'table'",
+    )
+    .fetch_one(conn)
+    .await
+    .map_err(StoreError::sql("look at the schema"))?;
+    if all > 0 && ours == 0 {
+        return Err(StoreError::Foreign { path: path.display().to_string() });
+    }
+    Ok(())
 }
 
 impl Store {
     fn new(readers: SqlitePool) -> Self {
-        Self { readers }
+        Self { readers: Arc::new(ArcSwap::from_pointee(readers)) }
+    }
+
+    /// Reads where the writer writes from now on.
+    pub(super) fn read(&self, path: &Path) {
+        self.readers.store(Arc::new(readers(path)));
+    }
+}
+
+impl Reader {
+    /// Reads where the writer writes from now on.
+    pub(super) fn read(&mut self, path: &Path) {
+        *self = Self::new(reading(path));
     }
 }
 
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| {
         StoreError::File { op: "create directory", path: dir.display().to_string(), source }
     })
 }
 
-fn lock(dir: &Path) -> Result<OwnedFd, StoreError> {
-    let path = dir.join("berth.lock");
+/// Takes the directory itself, and the file in it that others look at, where there can be one.
+fn lock(dir: &Path) -> Result<Vec<OwnedFd>, StoreError> {
+    let during = |path: &Path| {
+        let path = path.display().to_string();
+        move |errno: Errno| StoreError::File { op: "open", path, source: errno.into() }
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut locks = vec![rustix::fs::open(dir, flags, Mode::empty()).map_err(during(dir))?];
+    let path = dir.join(LOCK);
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| {
-        StoreError::File { op: "open", path: path.display().to_string(), source: errno.into() }
-    })?;
-    rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| StoreError::Locked { dir: dir.display().to_string() })?;
-    Ok(fd)
+    match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => locks.push(file),
+        // The directory is enough.
+        Err(Errno::ROFS | Errno::NOSPC | Errno::DQUOT | Errno::IO) => {}
+        Err(errno) => return Err(during(&path)(errno)),
+    }
+    for lock in &locks {
+        rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| StoreError::Locked { dir: dir.display().to_string() })?;
+    }
+    Ok(locks)
 }
 
-async fn check_version(conn: &mut sqlx::SqliteConnection) -> Result<(), StoreError> {
+async fn check_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     let found = sqlx::query_scalar!(r#"SELECT sqlite_version() AS "version!: String""#)
         .fetch_one(conn)
         .await

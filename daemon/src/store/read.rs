@@ -32,7 +32,7 @@ impl Store {
             limit,
             object
         )
-        .fetch_all(&self.readers)
+        .fetch_all(&**self.readers.load())
         .await
         .map_err(StoreError::sql("read events"))?;
         rows.into_iter()
@@ -62,7 +62,7 @@ impl Store {
     pub async fn oldest_seq(&self) -> Result<u64, StoreError> {
         let oldest =
             sqlx::query_scalar!(r#"SELECT coalesce(min(seq), 0) AS "oldest!: i64" FROM events"#)
-                .fetch_one(&self.readers)
+                .fetch_one(&**self.readers.load())
                 .await
                 .map_err(StoreError::sql("read the oldest event"))?;
         Ok(u64::try_from(oldest).unwrap_or(0))

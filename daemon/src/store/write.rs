@@ -5,21 +5,30 @@ use std::sync::Arc;
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
-    BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Rows, StepRow, StoreError, TargetRow,
+    BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Locked, Rows, StepRow, StoreError,
+    TargetRow,
     commit::{Commit, Form, Values},
+    copy::Copied,
 };
 
 /// The only connection that writes.
 #[derive(Debug)]
 pub struct Writer {
-    conn: SqliteConnection,
+    /// None while the database can't be opened.
+    pub(super) conn: Option<SqliteConnection>,
     /// Held as long as the writer lives, so that no second daemon writes.
-    _lock: std::os::fd::OwnedFd,
+    pub(super) locked: Locked,
+    /// Where others read meanwhile.
+    pub(super) copied: Option<Copied>,
 }
 
 impl Writer {
-    pub(super) fn new(conn: SqliteConnection, lock: std::os::fd::OwnedFd) -> Self {
-        Self { conn, _lock: lock }
+    pub(super) fn new(
+        conn: Option<SqliteConnection>,
+        locked: Locked,
+        copied: Option<Copied>,
+    ) -> Self {
+        Self { conn, locked, copied }
     }
 
     /// Writes all rows at once. When it returns, they are on the disk.
@@ -31,18 +40,16 @@ impl Writer {
         history(&mut commit, rows);
         records(&mut commit, rows);
         work(&mut commit, rows);
-        commit.run(&mut self.conn).await
+        commit.run(self.conn.as_mut().ok_or(StoreError::Away)?).await
     }
 
     /// Closes the connection, so that the WAL is folded back into the database.
     pub async fn close(self) {
-        if let Err(error) = self.conn.close().await {
+        if let Some(conn) = self.conn
+            && let Err(error) = conn.close().await
+        {
             tracing::warn!(%error, "closing the store");
         }
-    }
-
-    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.conn
     }
 }
 
