@@ -44,7 +44,9 @@ use feed::Feed;
 use message::{Message, Reply};
 
 use crate::{
-    model::{ApiError, Applied, Baseline, Degraded, Executor, Looked, Meta, Outcome, Snapshot, StepNote},
+    model::{
+        ApiError, Applied, Baseline, Degraded, Executor, Looked, Meta, Outcome, Snapshot, StepNote,
+    },
     store::Store,
 };
 

@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use super::{
-    Clock, LedgerHandle, Shared, book::Book, degraded, feed::Feed, inbox::Inbox, requests::Refusals,
-    task::Task,
+    Clock, LedgerHandle, Shared, book::Book, degraded, feed::Feed, inbox::Inbox,
+    requests::Refusals, task::Task,
 };
 use crate::{
     model::{ApiError, OpenIntent},
@@ -101,7 +101,8 @@ pub async fn open_locked(
     let clock = Clock::new(&host.boot_id());
     let previous_boot = loaded.boot_id.take();
     let book = Book::restore(&mut loaded, &clock, config.table.clone()).map_err(failed)?;
-    let degraded = unwritable.map(|error| Arc::new(degraded::because(&error, writer.dir(), &clock)));
+    let degraded =
+        unwritable.map(|error| Arc::new(degraded::because(&error, writer.dir(), &clock)));
     if let Some(degraded) = &degraded {
         tracing::error!("{}; a copy is read", degraded.line());
     }

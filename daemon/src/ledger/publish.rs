@@ -58,7 +58,12 @@ impl Task {
 
     /// Answers batches that can't be made durable with what keeps the first of them from it: also
     /// those who were refused, as what they were refused for never was.
-    pub(super) fn never_were(&mut self, error: &StoreError, batches: [Option<Batch>; 2], dir: &Path) {
+    pub(super) fn never_were(
+        &mut self,
+        error: &StoreError,
+        batches: [Option<Batch>; 2],
+        dir: &Path,
+    ) {
         tracing::error!(error = error.chain(), "the store can't be written; nothing changed");
         let error = match self.degrade(error, dir) {
             Some(degraded) => degraded.refusal(),

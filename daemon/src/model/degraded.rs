@@ -31,7 +31,8 @@ impl Degraded {
             .with_errno(self.errno)
             .with_resolve(vec![
                 self.way_out.clone(),
-                "ask again under the same request id once `berth capabilities` says `ok`".to_owned(),
+                "ask again under the same request id once `berth capabilities` says `ok`"
+                    .to_owned(),
             ]);
         ApiError::Refused(refusal)
     }

@@ -164,8 +164,7 @@ fn hand_over(engine: &Engine, intent: &Intent, report: &mut Report) {
 fn close(engine: &Engine, intent: &Intent, outcome: Outcome) {
     let Err(error) = engine.tools().records.outcome(intent.id, outcome.clone()) else { return };
     tracing::error!(intent = intent.id, %error, "a broken-off intent could not be closed");
-    let Some(id) = intent.reservation.as_ref().filter(|_| error.is_passing())
-    else {
+    let Some(id) = intent.reservation.as_ref().filter(|_| error.is_passing()) else {
         return;
     };
     let (name, intent) = (format!("end of intent {}", intent.id), intent.clone());

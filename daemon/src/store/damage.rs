@@ -59,9 +59,9 @@ fn of_sqlx(error: &sqlx::Error) -> bool {
 pub(super) async fn check(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     let until = Instant::now() + CHECKING;
     let handle = conn.lock_handle().await;
-    handle.map_err(StoreError::sql("check the database"))?.set_progress_handler(STEPS, move || {
-        Instant::now() < until
-    });
+    handle
+        .map_err(StoreError::sql("check the database"))?
+        .set_progress_handler(STEPS, move || Instant::now() < until);
     let checked: Result<String, _> =
         sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut *conn).await;
     let handle = conn.lock_handle().await;
@@ -94,7 +94,11 @@ pub(super) fn set_aside(path: &Path, message: &str) -> Result<HistoryLost, Store
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => {
                 let path = from.display().to_string();
-                return Err(StoreError::File { op: "set the damaged database aside:", path, source });
+                return Err(StoreError::File {
+                    op: "set the damaged database aside:",
+                    path,
+                    source,
+                });
             }
             Ok(()) => {}
         }

@@ -37,7 +37,9 @@ pub enum StoreError {
         source: sqlx::Error,
     },
     /// The schema could not be brought up to date.
-    #[error("migrate the store {path}: is it from a newer berthd? Run that one, or restore a backup")]
+    #[error(
+        "migrate the store {path}: is it from a newer berthd? Run that one, or restore a backup"
+    )]
     Migrate {
         /// The database.
         path: String,
@@ -58,7 +60,9 @@ pub enum StoreError {
         wanted: String,
     },
     /// The file is a database of somebody else.
-    #[error("{path} is no database of berthd: it has tables of its own; name another --state-dir, or move it away")]
+    #[error(
+        "{path} is no database of berthd: it has tables of its own; name another --state-dir, or move it away"
+    )]
     Foreign {
         /// The database.
         path: String,

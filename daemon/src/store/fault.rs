@@ -74,8 +74,8 @@ pub fn probe(dir: &Path) -> Result<(), (&'static str, io::Error)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(dir, flags, Mode::empty()).map_err(during("open the directory"))?;
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = openat(&dir, PROBE, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(during("create a file"))?;
+    let file =
+        openat(&dir, PROBE, flags, Mode::RUSR | Mode::WUSR).map_err(during("create a file"))?;
     let written = rustix::io::write(&file, &[0; 4096])
         .map_err(during("write a file"))
         .and_then(|_| rustix::fs::fsync(&file).map_err(during("fsync a file")));
@@ -88,7 +88,9 @@ pub fn probe(dir: &Path) -> Result<(), (&'static str, io::Error)> {
 #[must_use]
 pub fn way_out(errno: i32, dir: &str) -> String {
     match Errno::from_raw_os_error(errno) {
-        Errno::NOSPC | Errno::DQUOT => format!("make room in the file system of {dir} (`df {dir}`)"),
+        Errno::NOSPC | Errno::DQUOT => {
+            format!("make room in the file system of {dir} (`df {dir}`)")
+        }
         Errno::ROFS => format!("find out why it is read-only (`dmesg`), then remount {dir} rw"),
         Errno::MFILE | Errno::NFILE => "raise LimitNOFILE= or fs.file-max".to_owned(),
         Errno::NOMEM => "free memory, or raise MemoryMax= of the service".to_owned(),

@@ -18,9 +18,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{
-    HistoryLost, Loaded, Reader, Store, StoreError, Writer, copy::Copied, damage, load,
-};
+use super::{HistoryLost, Loaded, Reader, Store, StoreError, Writer, copy::Copied, damage, load};
 
 /// The database's name in the directory.
 pub(super) const DATABASE: &str = "berth.db";

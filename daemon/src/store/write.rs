@@ -5,8 +5,8 @@ use std::sync::Arc;
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
-    BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Rows, StepRow, StoreError, TargetRow,
-    Locked,
+    BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Locked, Rows, StepRow, StoreError,
+    TargetRow,
     commit::{Commit, Form, Values},
     copy::Copied,
 };
