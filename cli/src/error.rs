@@ -89,7 +89,7 @@ fn exit_code_for(reason: &str) -> u8 {
         "NOT_FOUND" | "DEVICE_GONE" => 4,
         "INVALID_ARGUMENT" | "REQUEST_ID_REUSED" => 2,
         "DENIED_BY_RULE" | "NOT_FOR_YOU" | "PERMISSION_DENIED" | "UNAUTHENTICATED" => 6,
-        "UNAVAILABLE" => 5,
+        "UNAVAILABLE" | "STATE_UNWRITABLE" => 5,
         "DEADLINE_EXCEEDED" => 7,
         "DAEMON_RESTARTED" | "EVENTS_COMPACTED" | "HELPER_FAILED" | "INTERNAL"
         | "KERNEL_REFUSED" => 1,

@@ -375,7 +375,7 @@ reasons! {
         "the daemon can't answer now"
         "The daemon is starting, stopping or overloaded."
         "Try again shortly.";
-    StateUnwritable "STATE_UNWRITABLE" EIO Unavailable Failed
+    StateUnwritable "STATE_UNWRITABLE" EIO Unavailable Unreachable
         "the state can't be written"
         "The state directory takes no writes, so that nothing is changed: what is read and what runs goes on."
         "Make the state directory writable again; the daemon tries by itself. See `berth capabilities`.";

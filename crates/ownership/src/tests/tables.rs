@@ -46,6 +46,7 @@ fn reasons_are_complete_and_named_once() {
         "HOLD_LOST",
         "REQUEST_ID_REUSED",
         "EVENTS_COMPACTED",
+        "STATE_UNWRITABLE",
     ] {
         assert!(names.contains(name), "{name} is part of the contract");
     }
