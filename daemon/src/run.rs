@@ -135,11 +135,14 @@ struct Left {
     previous_boot: Option<String>,
 }
 
+/// A thread that serves a socket, and the socket's file.
+type Served = (handover::Serving, Option<SocketFile>);
+
 type HandOverSocket = (OwnedFd, Option<SocketFile>, Access);
 
 /// The hand-over, once it is served.
 #[derive(Debug, Clone, Default)]
-struct HandOver(Arc<Mutex<Vec<(handover::Serving, Option<SocketFile>)>>>);
+struct HandOver(Arc<Mutex<Vec<Served>>>);
 
 impl HandOver {
     fn open(&self, sockets: Vec<HandOverSocket>, engine: &Arc<Engine>) -> io::Result<()> {
@@ -158,7 +161,7 @@ impl HandOver {
         self.all().clear();
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<(handover::Serving, Option<SocketFile>)>> {
+    fn all(&self) -> MutexGuard<'_, Vec<Served>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -215,7 +218,7 @@ impl Daemon {
         let Manager { passed, store, kept } = manager;
         let watchdog = notify::watchdog_period().map_err(StartError::Environment)?;
         create_state_dir(config)?;
-        let sockets = bind(config, passed).await?;
+        let mut sockets = bind(config, passed).await?;
         // Before the first look, so that what happens after it is told.
         let told = Told::of(&*host);
         let (opened, survey) = open_ledger(config, &host, table).await?;
@@ -225,32 +228,18 @@ impl Daemon {
             Arc::new(Engine::with_store(Arc::clone(&host), records, &engine_config(config), store));
         let service =
             Arc::new(Service::new(ledger.clone(), Arc::clone(&host), service_config(config)));
-        let stopping = CancellationToken::new();
-        let metrics = Arc::new(Metrics::default());
-        let shared = listen::Shared {
-            metrics: Arc::clone(&metrics),
-            limits: config.limits,
-            timeouts: config.timeouts,
-            stopping: stopping.clone(),
-            connections: TaskTracker::new(),
-        };
+        let shared = shared(config);
         let (now_ready, ready) = watch::channel(false);
-        let front = Arc::new(Front {
-            service: Arc::clone(&service),
-            metrics,
-            ready: ready.clone(),
-            stopping,
-            watchers: Arc::new(Semaphore::new(config.limits.watchers)),
-            body_bytes: config.limits.body_bytes,
-        });
+        let front = front(config, &service, &shared, ready.clone());
         let http = rest::behind(&front).map_err(StartError::Build)?;
         let (grpc, health) =
             grpc::router(&front).await.map_err(|error| StartError::Build(error.to_string()))?;
-        let tcp = sockets.doors.iter().filter_map(Bound::tcp_address).collect();
+        let doors = std::mem::take(&mut sockets.doors);
+        let tcp = doors.iter().filter_map(Bound::tcp_address).collect();
         let mut listeners = Listeners { tasks: JoinSet::new(), grpc: grpc.into(), http };
         // Who comes to a socket that was passed waits in it for the daemon to be ready; with ours he
         // is told that it isn't.
-        let (later, now): (Vec<_>, _) = sockets.doors.into_iter().partition(Bound::was_passed);
+        let (later, now): (Vec<_>, _) = doors.into_iter().partition(Bound::was_passed);
         listeners.open(now, &shared);
         let left = Left { intents, kept, previous_boot };
         let late = match ledger.observe_survey(survey, Meta::internal("start")).await {
@@ -267,12 +256,9 @@ impl Daemon {
         grpc::set_serving(&health, true).await;
         listeners.open(later, &shared);
         let handover = HandOver::default();
-        let mut after = None;
-        match late {
-            None => handover.open(sockets.handover, &engine).map_err(StartError::Thread)?,
-            // Whoever comes to it waits in its queue.
-            Some(left) => after = Some((left, sockets.handover)),
-        }
+        // Whoever comes to it meanwhile waits in its queue.
+        let after = late.map(|left| (left, std::mem::take(&mut sockets.handover)));
+        handover.open(sockets.handover, &engine).map_err(StartError::Thread)?;
         let serving = handover.serving();
         let heart = watchdog.map(|period| {
             let parts = heartbeat::parts(ledger.clone(), &engine, serving);
@@ -349,6 +335,34 @@ impl Daemon {
             tracing::debug!("the store is closed by the end of the process");
         }
     }
+}
+
+/// What all listeners share.
+fn shared(config: &Config) -> listen::Shared {
+    listen::Shared {
+        metrics: Arc::new(Metrics::default()),
+        limits: config.limits,
+        timeouts: config.timeouts,
+        stopping: CancellationToken::new(),
+        connections: TaskTracker::new(),
+    }
+}
+
+/// What is behind them.
+fn front(
+    config: &Config,
+    service: &Arc<Service>,
+    shared: &listen::Shared,
+    ready: watch::Receiver<bool>,
+) -> Arc<Front> {
+    Arc::new(Front {
+        service: Arc::clone(service),
+        metrics: Arc::clone(&shared.metrics),
+        ready,
+        stopping: shared.stopping.clone(),
+        watchers: Arc::new(Semaphore::new(config.limits.watchers)),
+        body_bytes: config.limits.body_bytes,
+    })
 }
 
 /// The listeners that are served, and what is behind them.

@@ -110,7 +110,7 @@ fn is_named(daemon: &Daemon, pid: &str, name: &str) -> Result<()> {
     let shown = daemon.cli(&["group", "show", EDU_ROOT])?.ok()?;
     let process = &shown["owner"]["processes"][0];
     ensure!(shown["ownership"] == "FOREIGN", "{shown}");
-    ensure!(process["pid"].to_string() == *pid && process["name"] == name, "{process}");
+    ensure!(process["pid"].as_u64() == pid.parse().ok() && process["name"] == name, "{process}");
     let words = ["reserve", "--holder", "vm2", "--device", EDU_ROOT, "--policy", "exclusive"];
     is_refused(&daemon.cli(&words)?, "FOREIGN_OWNER", &[pid, name, "berth adopt"])
 }
