@@ -140,6 +140,37 @@ fn mistakes_are_named_with_line_key_and_way_out() {
             "berthd.toml:7: listen.rule.role: a rule can't give more than its listener's role",
         ),
         (
+            "helper = \"/x\"\nhelper_socket = \"/y\"\n",
+            "berthd.toml:2: helper_socket: the file names a helper, too; remove",
+        ),
+        (
+            "helper_socket = \"/nonexistent/s\"\n",
+            "berthd.toml:1: helper_socket: there is no socket /nonexistent/s; start it",
+        ),
+        (
+            "sysfs_root = \"/tree\"\nhelper_socket = \"/nonexistent/s\"\n",
+            "berthd.toml:2: helper_socket: a helper behind a socket acts on this machine",
+        ),
+        (
+            "[[reset]]\nclass = \"gpu\"\npolicy = \"maybe\"\n",
+            "berthd.toml:3: reset.policy: \"maybe\"",
+        ),
+        (
+            "[[reset]]\nclass = \"toaster\"\npolicy = \"none\"\n",
+            "berthd.toml:2: reset.class: \"toaster\"",
+        ),
+    ];
+    for (text, expected) in cases {
+        let error = load(text, &[]).expect_err(text);
+        assert!(error.starts_with(expected), "{text}\n  gave  {error}\n  not   {expected}");
+        assert!(error.contains("; "), "{error} has no way out");
+    }
+}
+
+#[test]
+fn mistakes_about_certificates_and_rules_are_named_too() {
+    let cases = [
+        (
             "[[listen]]\nserve = \"http\"\npath = \"/x\"\n\
              [[listen.rule]]\nuri = \"spiffe://site/x\"\nrole = \"viewer\"\n",
             "berthd.toml:5: listen.rule.uri: only peers with a client certificate have a URI",
@@ -168,18 +199,17 @@ fn mistakes_are_named_with_line_key_and_way_out() {
              tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\" }\n",
             "berthd.toml:4: listen.tls: a unix socket needs no TLS",
         ),
-        (
-            "helper = \"/x\"\nhelper_socket = \"/y\"\n",
-            "berthd.toml:2: helper_socket: the file names a helper, too; remove",
-        ),
-        (
-            "helper_socket = \"/nonexistent/s\"\n",
-            "berthd.toml:1: helper_socket: there is no socket /nonexistent/s; start it",
-        ),
-        (
-            "sysfs_root = \"/tree\"\nhelper_socket = \"/nonexistent/s\"\n",
-            "berthd.toml:2: helper_socket: a helper behind a socket acts on this machine",
-        ),
+    ];
+    for (text, expected) in cases {
+        let error = load(text, &[]).expect_err(text);
+        assert!(error.starts_with(expected), "{text}\n  gave  {error}\n  not   {expected}");
+        assert!(error.contains("; "), "{error} has no way out");
+    }
+}
+
+#[test]
+fn mistakes_about_devices_are_named_too() {
+    let cases = [
         ("[[device]]\nverdict = \"maybe\"\n", "berthd.toml:2: device.verdict: \"maybe\""),
         (
             "[[device]]\nverdict = \"deny\"\nvendor = \"nvidia\"\n",
@@ -192,14 +222,6 @@ fn mistakes_are_named_with_line_key_and_way_out() {
         (
             "[[device]]\nverdict = \"deny\"\nclass = \"gpus\"\n",
             "berthd.toml:3: device.class: \"gpus\"",
-        ),
-        (
-            "[[reset]]\nclass = \"gpu\"\npolicy = \"maybe\"\n",
-            "berthd.toml:3: reset.policy: \"maybe\"",
-        ),
-        (
-            "[[reset]]\nclass = \"toaster\"\npolicy = \"none\"\n",
-            "berthd.toml:2: reset.class: \"toaster\"",
         ),
     ];
     for (text, expected) in cases {

@@ -109,7 +109,8 @@ mod tests {
         let mut ours: Vec<u32> =
             line.split_ascii_whitespace().map(|gid| gid.parse().expect("a gid")).collect();
         let mut found = peer_groups(&a).expect("groups");
-        (ours.sort_unstable(), found.sort_unstable());
+        ours.sort_unstable();
+        found.sort_unstable();
         assert_eq!(found, ours);
     }
 
