@@ -51,7 +51,9 @@ impl Service {
             tries += 1;
             let snapshot = self.snapshot();
             if let Err(error) = self.place(caller, &request, &mut template) {
-                // A repeated call finds its devices taken, by itself: its answer is on record.
+                // A repeated call finds its devices taken, by itself: its answer is on record. At a
+                // start that can't write, no device is known.
+                let error = self.ledger.degraded().map_or(error, |it| it.refusal());
                 break self.ledger.refuse(error, meta).await?;
             }
             // A disk may have been unmounted since the last look, or a node been closed.
