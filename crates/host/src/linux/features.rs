@@ -160,7 +160,7 @@ mod tests {
         tree.add(&device).unwrap();
         let after = Abilities::ask(&root);
         assert!(after.has("iommu") && after.backends().is_empty());
-        assert_eq!(after.all().len(), 7);
+        assert_eq!(after.all().len(), 8);
     }
 
     #[test]
