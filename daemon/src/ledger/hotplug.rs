@@ -99,10 +99,15 @@ impl LedgerHandle {
         let mut again = false;
         loop {
             let cause = tokio::select! {
-                swarm = Told::swarm(&mut told) => match cause(&swarm, &self.snapshot()) {
-                    Some(cause) => cause,
-                    None => continue,
-                },
+                swarm = Told::swarm(&mut told) => {
+                    let tale = Tale::of(&swarm, &self.snapshot());
+                    let Some(cause) = tale.cause() else { continue };
+                    if tale.of_drivers() {
+                        self.look_at_drivers(&tale, cause).await;
+                        continue;
+                    }
+                    cause
+                }
                 () = sleep(ONCE_MORE), if again => "scan".to_owned(),
                 _ = ticks.tick() => "scan".to_owned(),
             };
@@ -115,32 +120,60 @@ impl LedgerHandle {
             sleep(began.elapsed() * SPARE).await;
         }
     }
-}
 
-/// Why a scan is made for these messages; `None` where they only tell of drivers in groups that are
-/// being worked on: how that ends is looked at then.
-fn cause(swarm: &[News], snapshot: &Snapshot) -> Option<String> {
-    let mut dropped = false;
-    let mut uevents: BTreeSet<(&str, PciAddress)> = BTreeSet::new();
-    for news in swarm {
-        match news {
-            News::Dropped => dropped = true,
-            News::Uevents(all) => {
-                let news = all.iter().filter(|uevent| !is_ours(uevent, snapshot));
-                uevents.extend(news.map(|uevent| (uevent.action.as_str(), uevent.device)));
-            }
+    /// Devices changed their drivers, and are all there: they alone are looked at.
+    async fn look_at_drivers(&self, tale: &Tale, cause: String) {
+        let devices = tale.uevents.iter().map(|(device, _)| *device).collect();
+        if let Err(error) = self.refresh(devices, Meta::internal(cause)).await {
+            tracing::warn!(%error, "looking at devices whose drivers changed");
         }
     }
-    if dropped {
-        return Some("uevents were dropped".to_owned());
+}
+
+/// What a swarm tells, but for drivers in groups that are being worked on: how that ends is looked at
+/// then.
+#[derive(Debug, Default)]
+struct Tale {
+    dropped: bool,
+    uevents: BTreeSet<(PciAddress, String)>,
+    /// A device came, went or changed.
+    more_than_drivers: bool,
+}
+
+impl Tale {
+    fn of(swarm: &[News], snapshot: &Snapshot) -> Self {
+        let mut tale = Self::default();
+        for news in swarm {
+            let News::Uevents(all) = news else {
+                tale.dropped = true;
+                continue;
+            };
+            for uevent in all.iter().filter(|uevent| !is_ours(uevent, snapshot)) {
+                tale.more_than_drivers |= !uevent.is_of_driver();
+                tale.uevents.insert((uevent.device, uevent.action.clone()));
+            }
+        }
+        tale
     }
-    let mut words: Vec<String> =
-        uevents.iter().take(NAMED).map(|(action, device)| format!("{action} {device}")).collect();
-    match uevents.len().saturating_sub(NAMED) {
-        0 => {}
-        more => words.push(format!("{more} more")),
+
+    fn of_drivers(&self) -> bool {
+        !self.dropped && !self.more_than_drivers
     }
-    (!words.is_empty()).then(|| format!("uevent: {}", words.join(", ")))
+
+    /// In words, for the events; `None` where it tells nothing.
+    fn cause(&self) -> Option<String> {
+        if self.dropped {
+            return Some("uevents were dropped".to_owned());
+        }
+        let named = self.uevents.iter().take(NAMED);
+        let mut words: Vec<String> =
+            named.map(|(device, action)| format!("{action} {device}")).collect();
+        match self.uevents.len().saturating_sub(NAMED) {
+            0 => {}
+            more => words.push(format!("{more} more")),
+        }
+        (!words.is_empty()).then(|| format!("uevent: {}", words.join(", ")))
+    }
 }
 
 fn is_ours(uevent: &Uevent, snapshot: &Snapshot) -> bool {
