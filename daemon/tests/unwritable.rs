@@ -1,5 +1,5 @@
-//! The real `berthd` on a state directory that takes no writes: a full disk, an `fsync` that
-//! fails. It reads and watches on, refuses changes with the errno, and heals by itself.
+//! The real `berthd` on a state directory that takes no writes: a full disk, a read-only mount, an
+//! `fsync` that fails. It reads and watches on, refuses changes with the errno, and heals by itself.
 
 #[path = "unwritable/daemon.rs"]
 mod daemon;
@@ -61,6 +61,17 @@ async fn a_full_disk_is_survived_and_healed_once_there_is_room() {
     only_reads(&daemon, held, "ENOSPC").await;
     daemon.make_room();
     healed(&daemon, held).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_read_only_mount_it_starts_and_heals_once_it_is_writable() {
+    let daemon = Daemon::start(Mount::Plain, None).await;
+    daemon.reserve("before", 0).await.expect("it is writable");
+    daemon.reserve("before", 1).await.expect("it is writable");
+    let daemon = daemon.restart(Mount::ReadOnly).await;
+    only_reads(&daemon, 2, "EROFS").await;
+    daemon.remount("rw");
+    healed(&daemon, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, Mode, OFlags};
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::{Loaded, Reader, Store, StoreError, Writer, open};
+use super::{Loaded, Reader, Store, StoreError, Writer, fault::primary_code, open};
+
+/// `SQLITE_READONLY`.
+const READ_ONLY: i32 = 8;
 
 impl Writer {
     /// The directory that is written.
@@ -24,7 +27,11 @@ impl Writer {
     /// Why it can't be written yet. It may be tried again.
     pub async fn reopen(&mut self) -> Result<Loaded, StoreError> {
         if let Some(conn) = &mut self.conn {
-            fold(conn).await?;
+            match fold(conn).await {
+                // Opened where nothing could be written, it never can: nothing of ours is in its log.
+                Err(error) if is_read_only(&error) => {}
+                folded => folded?,
+            }
         }
         if let Some(conn) = self.conn.take()
             && let Err(error) = conn.close().await
@@ -65,6 +72,11 @@ async fn fold(conn: &mut SqliteConnection) -> Result<(), StoreError> {
         .await
         .map_err(StoreError::sql("fold the log into the database"))?;
     if busy == 0 { Ok(()) } else { Err(StoreError::Away) }
+}
+
+/// Whether a connection was opened for reading only (`SQLITE_READONLY`).
+fn is_read_only(error: &StoreError) -> bool {
+    matches!(error, StoreError::Sql { source, .. } if primary_code(source) == Some(READ_ONLY))
 }
 
 /// Has the next read come from the disk. Where the kernel doesn't do that, nothing is lost.

@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) enum Mount {
     /// A directory.
     Plain,
+    /// The same, mounted read-only.
+    ReadOnly,
     /// A small file system in memory.
     Tmpfs,
 }
@@ -49,6 +51,9 @@ impl Daemon {
         let at = dir.path().display();
         let prepare = match mount {
             Mount::Plain => "true".to_owned(),
+            Mount::ReadOnly => {
+                format!("mount --bind {at}/state {at}/state && mount -o remount,ro,bind {at}/state")
+            }
             Mount::Tmpfs => format!("mount -t tmpfs -o size=3m state {at}/state"),
         };
         let trace = inject.map_or_else(String::new, |inject| {
@@ -193,6 +198,17 @@ impl Daemon {
 
     pub(crate) fn make_room(&self) {
         fs::remove_file(self.inside().join("ballast")).expect("the ballast");
+    }
+
+    /// Mounts the state directory otherwise.
+    pub(crate) fn remount(&self, how: &str) {
+        let pid = self.child.id().to_string();
+        let done = Command::new("nsenter")
+            .args(["--preserve-credentials", "--user", "--mount", "--target", &pid])
+            .args(["mount", "-o", &format!("remount,{how},bind")])
+            .arg(self.dir.path().join("state"))
+            .status();
+        assert!(done.expect("nsenter of util-linux").success(), "not mounted {how}");
     }
 }
 
