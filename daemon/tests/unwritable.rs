@@ -36,10 +36,13 @@ async fn only_reads(daemon: &Daemon, held: usize, errno: &str) {
 async fn healed(daemon: &Daemon, held: usize) {
     daemon.wait_until_well().await;
     daemon.reserve("later", 101).await.expect("it can be recorded again");
-    assert_eq!(daemon.reservations().await.len(), held + 1);
+    // What was promised is on record, also where the kernel work that follows failed meanwhile.
+    let events = daemon.events().await;
+    let count = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
+    assert_eq!(count("reservation.created"), held + 1);
     assert!(daemon.http("/readyz").await.contains("ready\n"));
-    let healed = daemon.events().await.into_iter().filter(|it| it.kind == "store.healed").count();
-    assert_eq!(healed, 1, "one event says that it was so");
+    // On a full disk the log that is cut gives room for a while, and it may be so again.
+    assert!(count("store.healed") >= 1, "no event says that it was so");
 }
 
 #[tokio::test(flavor = "multi_thread")]
