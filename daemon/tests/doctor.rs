@@ -134,7 +134,7 @@ async fn a_stranger_is_found_by_name_until_it_ends() {
     running.host.host_override(at(NO_RESET), Some("vfio-pci")).expect("there");
     running.host.host_driver_bind(at(NO_RESET), "vfio-pci").expect("free");
     let rival = running.host.foreign_bind(at(NO_RESET)).expect("nobody has it");
-    is_found(&running, "FOREIGN_OWNER", &group, &rival.pid().to_string()).await;
+    is_found(&running, "FOREIGN_OWNER", &group, &format!("--pid {}", rival.pid())).await;
     drop(rival);
     let end = Instant::now() + PATIENCE;
     while found(&running, "FOREIGN_OWNER", &group).await.is_some() {

@@ -7,13 +7,12 @@ use std::collections::BTreeSet;
 
 use berth_proto::v1;
 use berthd::model::{Call, Caller, Over, Role, Standing, Transport, Verdict, Whose};
-use front_support::Running;
-use hyper_util::rt::TokioIo;
+use front_support::{Running, channel_at};
 use prost::{Message as _, bytes::Bytes};
 use tonic::{
     Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
 use tonic_types::StatusExt as _;
 
@@ -108,16 +107,6 @@ fn the_table_keeps_its_promises() {
     assert!(force(Role::Orchestrator, true) && force(Role::Operator, false));
 }
 
-async fn channel(path: std::path::PathBuf) -> Channel {
-    Endpoint::from_static("http://berthd")
-        .connect_with_connector(tower::service_fn(move |_: http::Uri| {
-            let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
-        }))
-        .await
-        .expect("berthd answers")
-}
-
 /// A reservation of a group, asked for by `asker`, for the identity `who`.
 async fn reservation(running: &Running, asker: u32, who: u32, group: &str) -> String {
     let request = v1::ReserveRequest {
@@ -201,7 +190,7 @@ async fn grpc_answers_as_the_table_says() {
                         Some("PERMISSION_DENIED".to_owned())
                     }
                 };
-                let channel = channel(dir.path().join(format!("{role}.sock"))).await;
+                let channel = channel_at(dir.path().join(format!("{role}.sock"))).await;
                 let found = refused(channel, rpc, &id).await;
                 assert_eq!(found, expected, "{rpc} as {role}, is_for {is_for}, asked {asked}");
                 checked += 1;

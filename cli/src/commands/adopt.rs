@@ -7,12 +7,7 @@ use tonic::transport::Channel;
 
 use super::{Reservations, request_id};
 use crate::{
-    address,
-    args::AdoptArgs,
-    client::retried,
-    error::CliError,
-    quantity::millis,
-    render::{self, Output},
+    address, args::AdoptArgs, client::retried, error::CliError, quantity::millis, render::Output,
 };
 
 pub(super) async fn run(
@@ -28,10 +23,7 @@ pub(super) async fn run(
         async move { client.adopt(request).await }
     })
     .await?;
-    if dry_run {
-        output.remark("dry run: nothing was changed; this is what would be recorded");
-    }
-    output.show(&reservation, render::reservation::block)
+    output.recorded(&reservation, dry_run)
 }
 
 fn request_of(args: AdoptArgs) -> v1::AdoptRequest {

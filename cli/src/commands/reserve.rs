@@ -12,7 +12,7 @@ use crate::{
     client::retried,
     error::CliError,
     quantity::millis,
-    render::{self, Output},
+    render::Output,
 };
 
 pub(super) async fn run(
@@ -28,10 +28,7 @@ pub(super) async fn run(
         async move { client.reserve(request).await }
     })
     .await?;
-    if dry_run {
-        output.remark("dry run: nothing was changed; this is what would be recorded");
-    }
-    output.show(&reservation, render::reservation::block)
+    output.recorded(&reservation, dry_run)
 }
 
 fn request_of(args: ReserveArgs) -> v1::ReserveRequest {

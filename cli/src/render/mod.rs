@@ -44,6 +44,14 @@ impl Output {
         }
     }
 
+    /// Prints a reservation that was recorded, or would be.
+    pub(crate) fn recorded(&self, made: &v1::Reservation, dry_run: bool) -> Result<(), CliError> {
+        if dry_run {
+            self.remark("dry run: nothing was changed; this is what would be recorded");
+        }
+        self.show(made, reservation::block)
+    }
+
     /// Prints one of a stream of answers, a line each.
     pub(crate) fn line<T: Serialize>(
         &self,

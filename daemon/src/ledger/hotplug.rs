@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use berth_host::{Host, HostError, News, PciAddress, Uevent, Uevents};
+use berth_host::{Host, News, PciAddress, Uevent, Uevents};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
@@ -76,11 +76,6 @@ fn listen(mut uevents: Box<dyn Uevents>, sender: &mpsc::UnboundedSender<News>) {
         match uevents.next(LISTEN) {
             Ok(News::Uevents(none)) if none.is_empty() => {}
             Ok(news) => drop(sender.send(news)),
-            Err(error @ HostError::File { .. }) => {
-                tracing::warn!(%error, "uevents");
-                std::thread::sleep(LISTEN);
-                drop(sender.send(News::Dropped));
-            }
             Err(error) => {
                 tracing::error!(%error, "uevents end: what happens is found by scans only");
                 return;

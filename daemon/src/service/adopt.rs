@@ -2,8 +2,8 @@
 
 use berth_host::{BackendKind, Host, HostError, PciAddress, ProcessUse};
 use berth_ownership::{
-    Adopt, Backend, Command, ContextId, Delivery, DomainId, Event, Flags, Hold, HolderProcess,
-    Policy, Reason, Refusal, ReservationId, Reserve, TargetRequest,
+    Adopt, Backend, Command, ContextId, Delivery, DomainId, Flags, Hold, HolderProcess, Policy,
+    Reason, Refusal, ReservationId, Reserve, TargetRequest,
 };
 use berth_proto::v1;
 
@@ -17,7 +17,6 @@ use super::{
 use crate::{
     acts::kin,
     model::{AnswerOf, ApiError, Call, Caller, Meta, Snapshot},
-    view,
 };
 
 impl Service {
@@ -31,10 +30,7 @@ impl Service {
         mut request: v1::AdoptRequest,
     ) -> Result<v1::Reservation, ApiError> {
         require(caller, Call::Adopt)?;
-        let wait = Wait {
-            wait_ms: std::mem::take(&mut request.wait_ms),
-            no_wait: std::mem::take(&mut request.no_wait),
-        };
+        let wait = Wait::take(&mut request.wait_ms, &mut request.no_wait);
         let request_id = std::mem::take(&mut request.request_id);
         let id = ReservationId::from(request::fresh("r-"));
         let about = AnswerOf::Reservation(id.clone());
@@ -48,10 +44,11 @@ impl Service {
             }
             Err(error) => return Err(error),
         };
+        let command = Command::Adopt(Box::new(adopt));
         if request.dry_run {
-            return self.adopt_dry_run(adopt);
+            return self.dry_run(&command);
         }
-        let applied = self.ledger.submit(Command::Adopt(Box::new(adopt)), meta).await?;
+        let applied = self.ledger.submit(command, meta).await?;
         self.answer(applied, wait, about, show).await
     }
 
@@ -107,21 +104,6 @@ impl Service {
             prepare: false,
         };
         Ok(Adopt { request, process: holder(owner, pid) })
-    }
-
-    fn adopt_dry_run(&self, adopt: Adopt) -> Result<v1::Reservation, ApiError> {
-        let (snapshot, id) = (self.snapshot(), adopt.request.id.clone());
-        let command = Command::Adopt(Box::new(adopt));
-        let events = snapshot.state.decide(&command, &self.ledger.clock().now())?;
-        let record = events.iter().find_map(|event| match event {
-            Event::Reserved { reservation } => Some(reservation),
-            _ => None,
-        });
-        let record =
-            record.ok_or_else(|| ApiError::internal(&id, "a dry run led to no reservation"))?;
-        let mut shown = view::reservation(&snapshot.state, record, None, &snapshot.boot);
-        "dry run".clone_into(&mut shown.detail);
-        Ok(shown)
     }
 }
 

@@ -56,7 +56,7 @@ impl Service {
         mut request: v1::AttachRequest,
     ) -> Result<v1::Reservation, ApiError> {
         let request_id = std::mem::take(&mut request.request_id);
-        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let wait = Wait::take(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
         let domain = Some(&request.domain).filter(|id| !id.is_empty()).map(DomainId::new);
         let given = Given {
@@ -80,7 +80,7 @@ impl Service {
         mut request: v1::DetachRequest,
     ) -> Result<v1::Reservation, ApiError> {
         let request_id = std::mem::take(&mut request.request_id);
-        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let wait = Wait::take(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
         let given = Given {
             right: Call::Detach,
@@ -111,7 +111,7 @@ impl Service {
             ));
         }
         let request_id = std::mem::take(&mut request.request_id);
-        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let wait = Wait::take(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
         let domain = DomainId::new(&request.domain);
         let given = Given {
@@ -135,7 +135,7 @@ impl Service {
         mut request: v1::ReleaseRequest,
     ) -> Result<v1::Reservation, ApiError> {
         let request_id = std::mem::take(&mut request.request_id);
-        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let wait = Wait::take(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
         let forced = request.force;
         let right = if forced { Call::ForceRelease } else { Call::Release };
@@ -154,7 +154,7 @@ impl Service {
         mut request: v1::RevokeRequest,
     ) -> Result<v1::Reservation, ApiError> {
         let request_id = std::mem::take(&mut request.request_id);
-        let wait = take_wait(&mut request.wait_ms, &mut request.no_wait);
+        let wait = Wait::take(&mut request.wait_ms, &mut request.no_wait);
         let (id, epoch) = (request.id.clone(), request.epoch);
         let given = Given {
             right: Call::Revoke,
@@ -194,8 +194,4 @@ impl Service {
         let applied = self.ledger.submit(command(order), meta).await?;
         self.answer(applied, given.wait, answer, show).await
     }
-}
-
-fn take_wait(wait_ms: &mut u64, no_wait: &mut bool) -> Wait {
-    Wait { wait_ms: std::mem::take(wait_ms), no_wait: std::mem::take(no_wait) }
 }

@@ -33,10 +33,7 @@ impl Service {
         mut request: v1::ReserveRequest,
     ) -> Result<v1::Reservation, ApiError> {
         require(caller, Call::Reserve)?;
-        let wait = Wait {
-            wait_ms: std::mem::take(&mut request.wait_ms),
-            no_wait: std::mem::take(&mut request.no_wait),
-        };
+        let wait = Wait::take(&mut request.wait_ms, &mut request.no_wait);
         let request_id = std::mem::take(&mut request.request_id);
         let id = ReservationId::from(request::fresh("r-"));
         let about = AnswerOf::Reservation(id.clone());
@@ -44,7 +41,7 @@ impl Service {
         let mut template = self.template(caller, &request, id)?;
         if request.dry_run {
             self.place(caller, &request, &mut template)?;
-            return self.dry_run(&template);
+            return self.dry_run(&Command::Reserve(Box::new(template)));
         }
         let mut tries = 0;
         let applied = loop {
@@ -53,7 +50,9 @@ impl Service {
             if let Err(error) = self.place(caller, &request, &mut template) {
                 // A repeated call finds its devices taken, by itself: its answer is on record. At a
                 // start that can't write, no device is known.
-                let error = self.ledger.degraded().map_or(error, |it| it.refusal());
+                let unknown = error.reason() == Reason::NotFound;
+                let degraded = self.ledger.degraded().filter(|_| unknown);
+                let error = degraded.map_or(error, |it| it.refusal());
                 break self.ledger.refuse(error, meta).await?;
             }
             // A disk may have been unmounted since the last look, or a node been closed.
@@ -159,16 +158,15 @@ impl Service {
     }
 
     /// What would come of it, decided on a copy that is thrown away.
-    fn dry_run(&self, template: &Reserve) -> Result<v1::Reservation, ApiError> {
+    pub(super) fn dry_run(&self, command: &Command) -> Result<v1::Reservation, ApiError> {
         let snapshot = self.snapshot();
-        let command = Command::Reserve(Box::new(template.clone()));
-        let events = snapshot.state.decide(&command, &self.ledger.clock().now())?;
+        let events = snapshot.state.decide(command, &self.ledger.clock().now())?;
         let record = events.iter().find_map(|event| match event {
             Event::Reserved { reservation } => Some(reservation),
             _ => None,
         });
         let record = record
-            .ok_or_else(|| ApiError::internal(&template.id, "a dry run led to no reservation"))?;
+            .ok_or_else(|| ApiError::internal("dry_run", "a dry run led to no reservation"))?;
         let mut shown = view::reservation(&snapshot.state, record, None, &snapshot.boot);
         shown.detail = taken_text(&record.taken);
         Ok(shown)

@@ -14,6 +14,13 @@ pub(super) struct Wait {
     pub(super) no_wait: bool,
 }
 
+impl Wait {
+    /// Takes it out of a request: how long it waits makes no other request of it.
+    pub(super) fn take(wait_ms: &mut u64, no_wait: &mut bool) -> Self {
+        Self { wait_ms: std::mem::take(wait_ms), no_wait: std::mem::take(no_wait) }
+    }
+}
+
 impl Service {
     /// The answer to a call: the stored one of a repeated call, else what `show` makes of the
     /// state once the kernel work has ended, or as it is when the wait has.

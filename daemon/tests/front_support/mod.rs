@@ -23,6 +23,17 @@ use tonic::transport::{Channel, Endpoint};
 /// Longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A gRPC channel to a socket.
+pub(crate) async fn channel_at(path: PathBuf) -> Channel {
+    Endpoint::from_static("http://berthd")
+        .connect_with_connector(tower::service_fn(move |_: http::Uri| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+        .expect("berthd answers")
+}
+
 /// A daemon with all its listeners in a directory of its own.
 pub(crate) struct Running {
     pub(crate) daemon: Daemon,
@@ -84,14 +95,7 @@ impl Running {
 
     /// A gRPC channel.
     pub(crate) async fn channel(&self) -> Channel {
-        let path = self.grpc_path();
-        Endpoint::from_static("http://berthd")
-            .connect_with_connector(tower::service_fn(move |_: http::Uri| {
-                let path = path.clone();
-                async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
-            }))
-            .await
-            .expect("berthd answers")
+        channel_at(self.grpc_path()).await
     }
 
     /// One request over the unix socket.

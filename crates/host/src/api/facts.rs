@@ -18,12 +18,8 @@ pub struct Inventory {
 pub struct Settings {
     /// Whether `allow_unsafe_interrupts` is on, of the modules that have it and are loaded.
     pub unsafe_interrupts: Vec<(String, bool)>,
-    /// `dma_entry_limit` of `vfio_iommu_type1`: how many mappings a container may have.
-    pub dma_entry_limit: Option<u64>,
     /// Whether the driver `vfio-pci` is registered; `None` where that can't be told.
     pub vfio_pci: Option<bool>,
-    /// The kernel's command line.
-    pub command_line: String,
 }
 
 /// One IOMMU group.

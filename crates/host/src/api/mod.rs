@@ -41,8 +41,7 @@ pub trait Host: Send + Sync + Debug {
     /// What this machine can do, found by asking.
     fn features(&self) -> Vec<Feature>;
 
-    /// Settings of the kernel that decide what is allowed here, by name; those that it doesn't have
-    /// are left out.
+    /// Settings of the kernel that decide what is allowed here, read anew.
     fn settings(&self) -> Settings;
 
     /// True when an empty container can hold a group in the kernel.

@@ -8,21 +8,17 @@ const INTERRUPTS: [&str; 2] = ["vfio_iommu_type1", "iommufd"];
 
 /// Reads them anew.
 pub(super) fn read(root: &Root) -> Settings {
-    let parameter =
-        |module: &str, name: &str| text(root, &format!("sys/module/{module}/parameters/{name}"));
     let drivers = tree::names_in(&root.join("sys/bus/pci/drivers")).ok();
     Settings {
         unsafe_interrupts: INTERRUPTS
             .into_iter()
             .filter_map(|module| {
-                let value = parameter(module, "allow_unsafe_interrupts")?;
+                let parameter = format!("sys/module/{module}/parameters/allow_unsafe_interrupts");
+                let value = text(root, &parameter)?;
                 Some((module.to_owned(), value == "Y" || value == "1"))
             })
             .collect(),
-        dma_entry_limit: parameter("vfio_iommu_type1", "dma_entry_limit")
-            .and_then(|text| text.parse().ok()),
         vfio_pci: drivers.map(|names| names.iter().any(|name| name == "vfio-pci")),
-        command_line: text(root, "proc/cmdline").unwrap_or_default(),
     }
 }
 
@@ -45,10 +41,8 @@ mod tests {
         fs::create_dir_all(&parameters).unwrap();
         fs::create_dir_all(dir.path().join("sys/bus/pci/drivers/nvme")).unwrap();
         fs::write(parameters.join("allow_unsafe_interrupts"), "Y\n").unwrap();
-        fs::write(parameters.join("dma_entry_limit"), "65535\n").unwrap();
         let found = read(&root);
         assert_eq!(found.unsafe_interrupts, [("vfio_iommu_type1".to_owned(), true)]);
-        assert_eq!(found.dma_entry_limit, Some(65_535));
         assert_eq!(found.vfio_pci, Some(false));
         fs::create_dir(dir.path().join("sys/bus/pci/drivers/vfio-pci")).unwrap();
         assert_eq!(read(&root).vfio_pci, Some(true));

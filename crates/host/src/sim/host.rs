@@ -136,12 +136,7 @@ impl Host for SimHost {
             .filter(|(_, there)| *there)
             .map(|(module, _)| (module.to_owned(), has.allow_unsafe_interrupts))
             .collect();
-        Settings {
-            unsafe_interrupts,
-            dma_entry_limit: None,
-            vfio_pci: Some(!kernel.unloaded.contains("vfio-pci")),
-            command_line: String::new(),
-        }
+        Settings { unsafe_interrupts, vfio_pci: Some(!kernel.unloaded.contains("vfio-pci")) }
     }
 
     fn kernel_hold(&self) -> bool {

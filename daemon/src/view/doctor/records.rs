@@ -3,7 +3,7 @@
 use berth_ownership::{Condition, Device, Group, Reservation, ReservationState};
 use berth_proto::v1;
 
-use super::{super::group::group as shown, Code, finding, fixed_by};
+use super::{super::owner_of, Code, finding, fixed_by};
 use crate::model::Snapshot;
 
 pub(super) fn findings(snapshot: &Snapshot) -> Vec<v1::Finding> {
@@ -50,11 +50,17 @@ fn mark(condition: Condition, id: &str) -> Option<(Code, String)> {
 fn of_group(snapshot: &Snapshot, group: &Group) -> Vec<v1::Finding> {
     let mut found = Vec::new();
     if !group.foreign_pids.is_empty() {
-        let owner = shown(snapshot, group).owner.unwrap_or_default();
-        let who: Vec<String> = owner.processes.iter().map(named).collect();
+        let processes = owner_of(&snapshot.state, group).processes;
+        let who: Vec<String> = processes.iter().map(named).collect();
         let cause = format!("{} has it, and Berth gave it to nobody", who.join(", "));
         let finding = finding(Code::ForeignOwner, &group.id, cause);
-        found.push(fixed_by(finding, format!("end {}", who.join(", "))));
+        let mut finding = fixed_by(finding, format!("end {}", who.join(", ")));
+        if let [alone] = processes.as_slice() {
+            let (id, pid) = (&group.id, alone.pid);
+            finding =
+                fixed_by(finding, format!("berth adopt --group {id} --pid {pid} --holder NAME"));
+        }
+        found.push(finding);
     }
     if group.drift {
         let cause = "it is claimed, and a host driver or a stranger is there all the same";
