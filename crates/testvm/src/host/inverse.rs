@@ -50,6 +50,7 @@ pub const DMA: &[&str] = &[
     "berthd_unbound_restart",
     "berthd_node_iommufd",
     "berthd_node_type1",
+    "berthd_hotplug_iommufd",
 ];
 
 /// The same, of those that run under systemd.
