@@ -45,6 +45,17 @@ Examples:
   berth run --reservation r-0123456789ab -- ./driver --iommufd {iommufd} --device {device:65:00.0}
   berth run --reservation r-0123456789ab --dry-run -- qemu-system-x86_64 -m 4G";
 
+const LIBVIRT: &str = "\
+libvirt calls it with these words and the domain's XML on standard input, by a script in
+/etc/libvirt/hooks/qemu.d. A domain without PCI devices of the host is none of its business.
+
+  prepare begin    reserves the devices, delivery node, for the user that QEMU runs as
+  started begin    names QEMU as their holder
+  reconnect begin  names it again, after a restart of libvirt
+  release end      releases them
+
+Where prepare fails libvirt doesn't start the domain, and shows what was said here.";
+
 /// Who may do DMA through each IOMMU group of this host: ask, reserve, attach, release.
 #[derive(Debug, Parser)]
 #[command(name = "berth", version, after_help = EXAMPLES, subcommand_required = true)]
@@ -194,6 +205,12 @@ pub(crate) enum Command {
     Doctor,
     /// What this host and its kernel can do.
     Capabilities,
+    /// What libvirt's qemu hook runs: reserve a domain's devices, release them after it.
+    #[command(after_help = LIBVIRT)]
+    LibvirtHook(LibvirtHookArgs),
+    /// A process that does nothing, in the place of a QEMU that isn't there yet.
+    #[command(hide = true)]
+    LibvirtStandIn { reservation: String },
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -361,6 +378,25 @@ pub(crate) struct RunArgs {
     /// The program and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LibvirtHookArgs {
+    /// The domain's name.
+    pub(crate) domain: String,
+    /// `prepare`, `started`, `reconnect` and `release` do something; all others nothing.
+    pub(crate) operation: String,
+    /// `begin` or `end`.
+    pub(crate) suboperation: String,
+    /// What libvirt says beside: `-` where it has nothing to say.
+    #[arg(default_value = "-")]
+    pub(crate) extra: String,
+    /// The hand-over socket; handover.sock beside the gRPC socket otherwise.
+    #[arg(long, env = "BERTH_HANDOVER")]
+    pub(crate) handover: Option<String>,
+    /// Where libvirt has the pid files of its QEMUs; /run/libvirt/qemu for root's.
+    #[arg(long, env = "BERTH_LIBVIRT_RUN_DIR", value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod commands;
 mod error;
+mod handover;
 mod quantity;
 mod render;
 

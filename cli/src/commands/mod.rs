@@ -7,6 +7,7 @@ mod events;
 mod explain;
 mod group;
 mod host;
+mod libvirt;
 mod reservation;
 mod reserve;
 mod run;
@@ -28,8 +29,14 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
     if let Command::Completions { shell } = cli.command {
         return completions(shell);
     }
+    if let Command::LibvirtStandIn { .. } = cli.command {
+        return libvirt::stand_in();
+    }
     if let Command::Run(args) = cli.command {
         return run::run(&cli.global, *args, output).await;
+    }
+    if let Command::LibvirtHook(args) = cli.command {
+        return libvirt::hook(&cli.global, args).await;
     }
     let channel = client::connect(&cli.global).await?;
     output.note_simulated(host::simulated(&channel).await);
@@ -64,6 +71,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Capabilities => host::capabilities(channel, output).await,
         Command::Completions { shell } => completions(shell),
         Command::Run(args) => run::run(&cli.global, *args, output).await,
+        Command::LibvirtHook(args) => libvirt::hook(&cli.global, args).await,
+        Command::LibvirtStandIn { .. } => libvirt::stand_in(),
     }
 }
 

@@ -13,12 +13,8 @@ mod qemu_opts;
 #[cfg(test)]
 mod testing;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::Path;
 
-use berth_handover::{Client, ClientError, Fetched};
 use berth_proto::v1::{self, Backend, Delivery, reservation::State};
 use serde::Serialize;
 use tonic::{Code, transport::Channel};
@@ -29,11 +25,9 @@ use crate::{
     args::{Global, RunArgs, VmmArg},
     client::{self, retried},
     error::CliError,
+    handover,
     render::Output,
 };
-
-/// How long a hand-over may take where nothing is said: it is kernel work, device after device.
-const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Runs the program in this process's place. Comes back only with `--dry-run`, or in vain.
 pub(crate) async fn run(global: &Global, args: RunArgs, output: &Output) -> Result<(), CliError> {
@@ -64,7 +58,9 @@ pub(crate) async fn run(global: &Global, args: RunArgs, output: &Output) -> Resu
         }
         attach(channel, &reservation, args.epoch).await?;
     }
-    let fetched = fetch(global, &args)?;
+    let fetched = handover::fetch(global, args.handover.as_deref(), |client| {
+        client.fetch(&args.reservation, args.epoch)
+    })?;
     let hand = Hand::fetched(&args.reservation, &fetched)?;
     let words = fill(&args.command, vmm, &hand)?;
     Err(exec::become_program(&words, &args.reservation, fetched))
@@ -138,42 +134,6 @@ async fn attach(
     attached.await.map(drop)
 }
 
-fn fetch(global: &Global, args: &RunArgs) -> Result<Fetched, CliError> {
-    let path = socket(args.handover.as_deref(), &global.endpoint);
-    let limit = global.timeout.unwrap_or(PATIENCE);
-    let fetched = Client::connect(&path).and_then(|client| {
-        client.wait_at_most(limit)?;
-        client.fetch(&args.reservation, args.epoch)
-    });
-    fetched.map_err(|error| match error {
-        ClientError::Refused(refusal) => CliError::handover(&refusal),
-        ClientError::Socket { errno, .. } if errno == rustix::io::Errno::AGAIN => {
-            CliError::TimedOut(limit)
-        }
-        ClientError::Socket { op: "connect to", errno } => CliError::Unreachable {
-            endpoint: path.display().to_string(),
-            cause: errno.to_string(),
-            option: "--handover or BERTH_HANDOVER",
-        },
-        error => CliError::failed(error.to_string()),
-    })
-}
-
-/// Where the hand-over socket is: as given, or beside the gRPC socket, as the daemon has it.
-fn socket(given: Option<&str>, endpoint: &str) -> PathBuf {
-    let path = |text: &str| {
-        let text = text.strip_prefix("unix:").unwrap_or(text);
-        // `unix:///run/...` and `unix:/run/...` are one.
-        PathBuf::from(text.strip_prefix("//").unwrap_or(text))
-    };
-    match given {
-        Some(given) => path(given),
-        // Descriptors never travel over TCP.
-        None if endpoint.starts_with("https://") => PathBuf::from("/run/berth/handover.sock"),
-        None => path(endpoint).with_file_name("handover.sock"),
-    }
-}
-
 /// # Errors
 /// The delivery is one that a VMM which binds devices by itself can't use.
 fn binds_by_itself(vmm: &str, hand: &Hand) -> Result<(), CliError> {
@@ -221,18 +181,6 @@ mod tests {
             ("./driver", VmmArg::Other),
         ] {
             assert_eq!(guess(&[name.to_owned()]), vmm, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_hand_over_socket_is_beside_the_other_one() {
-        for (given, endpoint, path) in [
-            (None, "unix:/run/berth/berthd.sock", "/run/berth/handover.sock"),
-            (None, "unix:///run/berth/berthd.sock", "/run/berth/handover.sock"),
-            (Some("/x/h.sock"), "unix:/run/berth/berthd.sock", "/x/h.sock"),
-            (Some("unix:/x/h.sock"), "unix:/run/berth/berthd.sock", "/x/h.sock"),
-        ] {
-            assert_eq!(socket(given, endpoint), Path::new(path));
         }
     }
 
