@@ -237,7 +237,7 @@ fn named(ctx: &mut Ctx) -> Result<Outcome> {
 }
 
 /// A daemon whose hand-over socket has an operator.
-fn with_operator(ctx: &Ctx, uid: u32) -> Result<Options> {
+pub(super) fn with_operator(ctx: &Ctx, uid: u32) -> Result<Options> {
     let file = ctx.dir().join("berthd.toml");
     let socket = ctx.dir().join("berthd/handover.sock");
     let text = format!(

@@ -4,8 +4,8 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixListener},
-    path::PathBuf,
-    process::{Child, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -48,7 +48,7 @@ pub(super) const GUEST: u64 = 64 << 20;
 const SLACK: u64 = 256 << 20;
 /// Where on the disk the host's pattern is, and where the VM's goes.
 pub(super) const HOSTS: u32 = 16;
-const GUESTS: u32 = 64;
+pub(super) const GUESTS: u32 = 64;
 pub(super) const LENGTH: usize = 4096;
 
 fn iommufd(ctx: &mut Ctx) -> Result<Outcome> {
@@ -129,17 +129,26 @@ impl Vm {
         reservation: &str,
         more: &[&str],
     ) -> Result<Self> {
-        let qemu = ctx.config.qemu.as_ref().context("no QEMU")?;
+        let mut command = unpriv::command(HOLDER_UID, Some(MEMLOCK), &ctx.program("berth"))?;
+        command.arg("--endpoint").arg(format!("unix:{}", daemon.grpc().display()));
+        command.args(["run", "--reservation", reservation, "--handover"]).arg(daemon.handover());
+        command.arg("--").arg(qemu(ctx)?);
+        Self::start_by(ctx, command, more)
+    }
+
+    /// Starts it as the holder's user, without capabilities, as a manager of VMs does that has seen to
+    /// its devices and its limits before.
+    pub(super) fn start_directly(ctx: &Ctx, memlock: u64, more: &[&str]) -> Result<Self> {
+        Self::start_by(ctx, unpriv::command(HOLDER_UID, Some(memlock), qemu(ctx)?)?, more)
+    }
+
+    fn start_by(ctx: &Ctx, mut command: Command, more: &[&str]) -> Result<Self> {
         let socket = ctx.dir().join("qtest.sock");
         let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket)?;
         listener.set_nonblocking(true)?;
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o777))?;
         let log = ctx.dir().join("qemu.log");
-        let mut command = unpriv::command(HOLDER_UID, Some(MEMLOCK), &ctx.program("berth"))?;
-        command.arg("--endpoint").arg(format!("unix:{}", daemon.grpc().display()));
-        command.args(["run", "--reservation", reservation, "--handover"]).arg(daemon.handover());
-        command.arg("--").arg(qemu);
         command.args(["-machine", "q35", "-m", &format!("{}M", GUEST >> 20)]);
         // Its processor stands still: what one would do comes by the test protocol.
         command.args(["-accel", "tcg", "-S"]);
@@ -147,7 +156,7 @@ impl Vm {
         command.args(["-qtest-log", "none", "-qtest"]).arg(format!("unix:{}", socket.display()));
         command.args(more).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(fs::File::create(&log)?);
-        let child = command.spawn().context("start berth run")?;
+        let child = command.spawn().context("start QEMU")?;
         Ok(Self { child, listener, log })
     }
 
@@ -194,6 +203,10 @@ impl Vm {
         self.child.wait()?;
         Ok(())
     }
+}
+
+fn qemu(ctx: &Ctx) -> Result<&Path> {
+    ctx.config.qemu.as_deref().context("no QEMU")
 }
 
 /// A VM whose reservation says nothing of memory may lock what its user may, which is too little.

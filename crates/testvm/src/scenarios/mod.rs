@@ -27,6 +27,7 @@ mod berthd_hotplug;
 mod berthd_in_flight;
 mod berthd_labels;
 mod berthd_leaks;
+mod berthd_libvirt;
 mod berthd_lives_on;
 mod berthd_memlock;
 mod berthd_private;
@@ -90,6 +91,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_memlock::SCENARIOS,
     berthd_regions::SCENARIOS,
     berthd_run::SCENARIOS,
+    berthd_libvirt::SCENARIOS,
     berthd_run_restarts::SCENARIOS,
     berthd_daemonize::SCENARIOS,
     berthd_crash::SCENARIOS,
