@@ -2,21 +2,21 @@
 //! Every method of the protocol and every request of the hand-over socket has a row.
 
 mod front_support;
+mod roles_support;
 
 use std::collections::BTreeSet;
 
 use berth_proto::v1;
-use berthd::model::{Call, Caller, Over, Role, Standing, Transport, Verdict, Whose};
+use berthd::model::{Call, Over, Role, Standing, Transport, Verdict, Whose};
 use front_support::{Running, channel_at};
 use prost::{Message as _, bytes::Bytes};
+use roles_support::{ROLES, STANDINGS, end, expected, for_want_of_rights, reservation};
 use tonic::{
     Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::Channel,
 };
 use tonic_types::StatusExt as _;
-
-const ROLES: [Role; 4] = [Role::Viewer, Role::Holder, Role::Orchestrator, Role::Operator];
 
 /// Messages as bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -107,21 +107,6 @@ fn the_table_keeps_its_promises() {
     assert!(force(Role::Orchestrator, true) && force(Role::Operator, false));
 }
 
-/// A reservation of a group, asked for by `asker`, for the identity `who`.
-async fn reservation(running: &Running, asker: u32, who: u32, group: &str) -> String {
-    let request = v1::ReserveRequest {
-        holder: "vm".to_owned(),
-        groups: vec![group.to_owned()],
-        policy: v1::Policy::Exclusive.into(),
-        for_identity: format!("uid:{who}"),
-        // Not the identity: what can't be reset stays with its label.
-        label: "one".to_owned(),
-        ..Default::default()
-    };
-    let caller = Caller::unix(asker, None, Role::Operator);
-    running.daemon.service().reserve(&caller, request).await.expect("the group is free").id
-}
-
 /// Whether the answer is a refusal for want of rights; `None` is any other answer.
 async fn refused(channel: Channel, rpc: &str, id: &str) -> Option<String> {
     let mut grpc = tonic::client::Grpc::new(channel);
@@ -150,7 +135,7 @@ async fn refused(channel: Channel, rpc: &str, id: &str) -> Option<String> {
     };
     let status = answer.err()?;
     let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-    matches!(reason.as_str(), "PERMISSION_DENIED" | "NOT_FOR_YOU").then_some(reason)
+    for_want_of_rights(&reason)
 }
 
 fn settings(dir: &std::path::Path) -> String {
@@ -170,34 +155,21 @@ fn settings(dir: &std::path::Path) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_answers_as_the_table_says() {
-    let me = rustix::process::getuid().as_raw();
-    let other = me + 4711;
     let dir = tempfile::tempdir().expect("a directory");
     let running = Running::with(&settings(dir.path())).await;
     let mut checked = 0;
     for call in Call::ALL {
         let Some(rpc) = call.row().rpc.filter(|rpc| rpc.contains('/')) else { continue };
-        for (is_for, asked) in [(true, false), (false, true), (false, false)] {
-            let of = |own: bool| if own { me } else { other };
+        for standing in STANDINGS {
             for role in ROLES {
                 // Made anew each time, as some calls end it.
-                let id = reservation(&running, of(asked), of(is_for), "2").await;
-                let verdict = call.decide(role, Transport::Unix, Some(Standing { is_for, asked }));
-                let expected = match verdict {
-                    Verdict::Allowed => None,
-                    Verdict::NotYours => Some("NOT_FOR_YOU".to_owned()),
-                    Verdict::NeedsRole(_) | Verdict::NotProven => {
-                        Some("PERMISSION_DENIED".to_owned())
-                    }
-                };
+                let id = reservation(&running, standing, v1::ReserveRequest::default()).await;
                 let channel = channel_at(dir.path().join(format!("{role}.sock"))).await;
                 let found = refused(channel, rpc, &id).await;
-                assert_eq!(found, expected, "{rpc} as {role}, is_for {is_for}, asked {asked}");
+                let expected = expected(*call, role, Transport::Unix, standing);
+                assert_eq!(found, expected, "{rpc} as {role}, {standing:?}");
                 checked += 1;
-                let operator = Caller::unix(0, None, Role::Operator);
-                let end = v1::ReleaseRequest { id, force: true, ..Default::default() };
-                // What is gone already is what is wanted.
-                let _ = running.daemon.service().release(&operator, end).await;
+                end(&running, id).await;
             }
         }
     }
