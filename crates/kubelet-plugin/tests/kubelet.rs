@@ -90,7 +90,7 @@ async fn a_container_gets_its_devices_by_cdi_and_the_primary_function_in_its_env
         assert_eq!(members.len(), expected, "{all}");
         node.pods(&[]);
         until("given back", async || node.reservations().await.is_empty().then_some(())).await;
-        assert!(node.cdi().is_empty(), "the file goes with it");
+        until("the file goes, too", async || node.cdi().is_empty().then_some(())).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! A kubelet that does what kubelet v1.36 was seen doing, and the real daemon on a simulated host.
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::{
     collections::BTreeMap,
@@ -145,7 +146,7 @@ impl pods::pod_resources_lister_server::PodResourcesLister for Lister {
 pub(crate) struct Node {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) sim: Arc<SimHost>,
-    _daemon: Daemon,
+    daemon: Option<Daemon>,
     shared: Shared,
     kubelet: Vec<AbortHandle>,
     plugin: Option<JoinHandle<anyhow::Result<()>>>,
@@ -158,6 +159,12 @@ impl Node {
     }
 
     pub(crate) async fn on(topology: &str, selector: &str) -> Self {
+        let mut node = Self::without_plugin(topology, selector).await;
+        node.start_plugin();
+        node
+    }
+
+    pub(crate) async fn without_plugin(topology: &str, selector: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         std::fs::create_dir_all(at("kubelet/device-plugins")).unwrap();
@@ -179,9 +186,8 @@ impl Node {
         let daemon = daemon(dir.path(), &sim).await;
         let shared = Shared::default();
         let mut node =
-            Self { dir, sim, _daemon: daemon, shared, kubelet: Vec::new(), plugin: None };
+            Self { dir, sim, daemon: Some(daemon), shared, kubelet: Vec::new(), plugin: None };
         node.start_kubelet();
-        node.start_plugin();
         node
     }
 
@@ -220,6 +226,14 @@ impl Node {
             .add_service(pods::pod_resources_lister_server::PodResourcesListerServer::new(lister))
             .serve_with_incoming(UnixListenerStream::new(UnixListener::bind(socket).unwrap()));
         self.kubelet.push(tokio::spawn(server).abort_handle());
+    }
+
+    /// Another `berthd` on the same machine and state.
+    pub(crate) async fn restart_daemon(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.stop().await;
+        }
+        self.daemon = Some(daemon(self.dir.path(), &self.sim).await);
     }
 
     pub(crate) fn start_plugin(&mut self) {
@@ -270,7 +284,8 @@ impl Node {
     /// and tells nobody.
     pub(crate) fn disconnect(&self) {
         let mut shared = self.shared.lock().unwrap();
-        let (list, follower) = shared.lists.get_mut(RESOURCE).unwrap();
+        // A kubelet that has just started knows it not yet.
+        let Some((list, follower)) = shared.lists.get_mut(RESOURCE) else { return };
         list.clear();
         follower.abort();
     }
@@ -280,13 +295,20 @@ impl Node {
     }
 
     pub(crate) async fn allocate(&self, ids: &[&str]) -> api::ContainerAllocateResponse {
+        self.try_allocate(ids).await.unwrap()
+    }
+
+    pub(crate) async fn try_allocate(
+        &self,
+        ids: &[&str],
+    ) -> Result<api::ContainerAllocateResponse, Status> {
         let request = api::ContainerAllocateRequest {
             devices_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
         };
         let request = api::AllocateRequest { container_requests: vec![request] };
-        let answer = self.plugin().allocate(request).await.unwrap().into_inner();
+        let answer = self.plugin().allocate(request).await?.into_inner();
         assert_eq!(answer.container_responses.len(), 1);
-        answer.container_responses.into_iter().next().unwrap()
+        Ok(answer.container_responses.into_iter().next().unwrap())
     }
 
     pub(crate) async fn pre_start(&self, ids: &[&str]) -> Result<(), String> {
@@ -345,6 +367,7 @@ impl Node {
         std::process::Command::new(env!("CARGO_BIN_EXE_berth-kubelet-plugin"))
             .arg("--config")
             .arg(self.path("plugin.toml"))
+            .env("BERTH_LOG", "error")
             .spawn()
             .unwrap()
     }
@@ -389,6 +412,15 @@ async fn daemon(dir: &Path, sim: &Arc<SimHost>) -> Daemon {
         "--listen-handover".to_owned(),
         unix("handover.sock"),
     ];
-    let config = DaemonConfig::load(&Args::try_parse_from(words).unwrap()).unwrap();
-    Daemon::start(&config, Arc::clone(sim) as Arc<dyn berth_host::Host>).await.unwrap()
+    let mut config = DaemonConfig::load(&Args::try_parse_from(words).unwrap()).unwrap();
+    config.timeouts.drain_ms = 5_000;
+    // What stopped just now may still close its store.
+    let begin = std::time::Instant::now();
+    loop {
+        match Daemon::start(&config, Arc::clone(sim) as Arc<dyn berth_host::Host>).await {
+            Ok(daemon) => return daemon,
+            Err(error) => assert!(begin.elapsed() < PATIENCE, "berthd doesn't start: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
