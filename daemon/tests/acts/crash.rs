@@ -14,8 +14,8 @@ use std::{
 use berth_dma::AddressSpace;
 use berth_host::{
     Act, ActOutcome, AttachedDevice, BackendKind, Context, DeviceFacts, DomainHandle, Feature,
-    GroupHold, Health, Host, HostError, HostUse, Inventory, IovaRange, Node, PciAddress, ProcessUse,
-    Settings, Uevents, VfioError, sim::SimHost,
+    GroupHold, Health, Host, HostError, HostUse, Inventory, IovaRange, Node, PciAddress,
+    ProcessUse, Settings, Uevents, VfioError, sim::SimHost,
 };
 
 /// What a crash unwinds with.

@@ -79,9 +79,9 @@ fn speed(text: &str) -> u32 {
     let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |text: &str| text.parse::<u32>().ok();
     let tenth = tenths.get(..1).and_then(digits);
-    let value = digits(whole).zip(tenth).and_then(|(whole, tenth)| {
-        whole.checked_mul(1_000)?.checked_add(tenth.checked_mul(100)?)
-    });
+    let value = digits(whole)
+        .zip(tenth)
+        .and_then(|(whole, tenth)| whole.checked_mul(1_000)?.checked_add(tenth.checked_mul(100)?));
     value.unwrap_or(0)
 }
 

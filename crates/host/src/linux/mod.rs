@@ -39,8 +39,8 @@ use rustix::io::Errno;
 
 use crate::{
     Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Health, Host,
-    HostError, HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse, Settings, Uevents,
-    VfioError,
+    HostError, HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse,
+    Settings, Uevents, VfioError,
 };
 use berth_uapi::VfioGroup;
 use features::Abilities;

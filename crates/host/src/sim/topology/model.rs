@@ -3,9 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::spec::{DeviceSpec, ResetSpec, VfSpec};
-use crate::{
-    DeviceFacts, DmaKind, Grouping, GroupingCode, Health, HostUse, IovaRange, PciAddress,
-};
+use crate::{DeviceFacts, DmaKind, Grouping, GroupingCode, Health, HostUse, IovaRange, PciAddress};
 
 /// A device, with what discovery shows of it and what it will do.
 #[derive(Debug, Clone)]
