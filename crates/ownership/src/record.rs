@@ -197,14 +197,12 @@ pub struct Device {
     #[serde(default, skip_serializing_if = "Health::is_empty")]
     pub health: Health,
     /// How many of its resets failed since the last one that worked.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub failed_resets: u32,
 }
 
-// The signature is serde's.
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(count: &u32) -> bool {
-    *count == 0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Device {

@@ -69,7 +69,8 @@ fn aer(ctx: &mut Ctx) -> Result<Outcome> {
     let before = show(&daemon)?;
     ensure!(before["condition"] == "OK", "{before}");
     let width = sysfs::attribute(E1000E, "current_link_width").context("no link")?;
-    ensure!(before["health"]["link"]["width"].to_string() == width, "x{width}: {before}");
+    let width: u64 = width.parse().with_context(|| width.clone())?;
+    ensure!(before["health"]["link"]["width"] == width, "x{width}: {before}");
 
     // What the hardware corrects is counted, and no more.
     let corrected = counted("correctable")?;

@@ -67,6 +67,30 @@ impl Device {
         self.shown.aer = Some(AerCounters { correctable: 0, nonfatal, fatal });
     }
 
+    fn unreadable(&mut self, answers: Option<bool>) {
+        (self.shown.answers, self.shown.link) = (answers, None);
+    }
+
+    fn power(&mut self, state: &str, runtime: &str) {
+        self.shown.power_state = state.to_owned();
+        self.shown.runtime_status = runtime.to_owned();
+        self.unreadable(None);
+    }
+
+    fn of_class(&mut self, class: u32) -> &mut Self {
+        self.class = class;
+        self
+    }
+
+    fn in_slot(&mut self, width: u8, speed: u32) -> &mut Self {
+        self.link(|link| link.port = Some(LinkRate { width, speed }));
+        self
+    }
+
+    fn runs(&mut self, width: u8, speed: u32) {
+        self.link(|link| link.current = LinkRate { width, speed });
+    }
+
     fn link(&mut self, change: impl FnOnce(&mut LinkState)) {
         change(self.shown.link.as_mut().expect("a link"));
     }
@@ -85,116 +109,66 @@ fn failed(words: &str) -> (Condition, String) {
 }
 
 /// What is shown, and what that comes to once it was seen twice.
+type Row = (&'static str, fn(&mut Device), Condition, &'static str);
+
+const MOMENTS: [Row; 6] = [
+    ("nothing", |_| {}, Condition::Ok, ""),
+    ("nothing told at all", |it| it.shown = Shown::default(), Condition::Ok, ""),
+    ("gone", |it| it.unreadable(Some(false)), Condition::Failed, "CONFIG_GONE reads all ones"),
+    ("resets", |it| it.failed_resets = 2, Condition::Degraded, "RESET_FAILED 2"),
+    (
+        "without power, though awake",
+        |it| it.power("D3cold", "active"),
+        Condition::Failed,
+        "POWER_STATE D3cold while active",
+    ),
+    ("asleep", |it| it.power("D3cold", "suspended"), Condition::Ok, ""),
+];
+
+const ERRORS: [Row; 4] = [
+    (
+        "corrected",
+        |it| it.shown.aer = Some(AerCounters { correctable: 9_999, ..AerCounters::default() }),
+        Condition::Ok,
+        "",
+    ),
+    ("nonfatal", |it| it.errors(3, 0), Condition::Degraded, "AER_NONFATAL 3"),
+    ("fatal", |it| it.errors(0, 1), Condition::Failed, "AER_FATAL 1"),
+    ("both", |it| it.errors(2, 1), Condition::Failed, "AER_FATAL 1, AER_NONFATAL 2"),
+];
+
+const LINKS: [Row; 8] = [
+    ("a lane is lost", |it| it.runs(4, 16_000), Condition::Degraded, "LINK_WIDTH x4 of x16"),
+    ("a narrow slot", |it| it.in_slot(4, 16_000).runs(4, 16_000), Condition::Ok, ""),
+    (
+        "narrower than the narrow slot",
+        |it| it.in_slot(4, 16_000).runs(1, 16_000),
+        Condition::Degraded,
+        "LINK_WIDTH x1 of x4",
+    ),
+    ("slow", |it| it.runs(16, 2_500), Condition::Degraded, "LINK_SPEED 2.5 of 16.0 GT/s"),
+    ("a slow slot", |it| it.in_slot(16, 8_000).runs(16, 8_000), Condition::Ok, ""),
+    ("slow, and may save power", |it| it.of_class(GPU).runs(16, 2_500), Condition::Ok, ""),
+    (
+        "narrow, and may save power",
+        |it| it.of_class(GPU).runs(8, 16_000),
+        Condition::Degraded,
+        "LINK_WIDTH x8 of x16",
+    ),
+    ("slow in a low-power state", low_power, Condition::Ok, ""),
+];
+
+fn low_power(device: &mut Device) {
+    device.shown.power_state = "D1".to_owned();
+    device.runs(16, 2_500);
+}
+
 #[test]
 fn each_kind_of_evidence_has_its_condition() {
-    type Change = fn(&mut Device);
-    let table: [(&str, Change, (Condition, String)); 17] = [
-        ("nothing", |_| {}, ok()),
-        ("nothing told at all", |it| it.shown = Shown::default(), ok()),
-        (
-            "corrected errors",
-            |it| {
-                it.shown.aer = Some(AerCounters { correctable: 9_999, ..AerCounters::default() });
-            },
-            ok(),
-        ),
-        ("nonfatal", |it| it.errors(3, 0), degraded("AER_NONFATAL 3")),
-        ("fatal", |it| it.errors(0, 1), failed("AER_FATAL 1")),
-        ("both", |it| it.errors(2, 1), failed("AER_FATAL 1, AER_NONFATAL 2")),
-        (
-            "gone",
-            |it| {
-                it.shown.answers = Some(false);
-                it.shown.link = None;
-            },
-            failed("CONFIG_GONE reads all ones"),
-        ),
-        (
-            "a lane is lost",
-            |it| it.link(|link| link.current.width = 4),
-            degraded("LINK_WIDTH x4 of x16"),
-        ),
-        (
-            "a narrow slot",
-            |it| {
-                it.link(|link| {
-                    link.current.width = 4;
-                    link.port = Some(LinkRate { width: 4, ..BEST });
-                })
-            },
-            ok(),
-        ),
-        (
-            "narrower than the narrow slot",
-            |it| {
-                it.link(|link| {
-                    link.current.width = 1;
-                    link.port = Some(LinkRate { width: 4, ..BEST });
-                })
-            },
-            degraded("LINK_WIDTH x1 of x4"),
-        ),
-        (
-            "slow",
-            |it| it.link(|link| link.current.speed = 2_500),
-            degraded("LINK_SPEED 2.5 of 16.0 GT/s"),
-        ),
-        (
-            "a slow slot",
-            |it| {
-                it.link(|link| {
-                    link.current.speed = 8_000;
-                    link.port = Some(LinkRate { speed: 8_000, ..BEST });
-                })
-            },
-            ok(),
-        ),
-        (
-            "slow, and may save power",
-            |it| {
-                it.class = GPU;
-                it.link(|link| link.current.speed = 2_500);
-            },
-            ok(),
-        ),
-        (
-            "narrow, and may save power",
-            |it| {
-                it.class = GPU;
-                it.link(|link| link.current.width = 8);
-            },
-            degraded("LINK_WIDTH x8 of x16"),
-        ),
-        (
-            "slow in a low-power state",
-            |it| {
-                it.shown.power_state = "D1".to_owned();
-                it.link(|link| link.current.speed = 2_500);
-            },
-            ok(),
-        ),
-        (
-            "without power, though awake",
-            |it| {
-                it.shown.power_state = "D3cold".to_owned();
-                (it.shown.answers, it.shown.link) = (None, None);
-            },
-            failed("POWER_STATE D3cold while active"),
-        ),
-        (
-            "asleep",
-            |it| {
-                it.shown.power_state = "D3cold".to_owned();
-                it.shown.runtime_status = "suspended".to_owned();
-                (it.shown.answers, it.shown.link) = (None, None);
-            },
-            ok(),
-        ),
-    ];
-    for (name, change, comes_to) in table {
+    for (name, change, condition, words) in MOMENTS.iter().chain(&ERRORS).chain(&LINKS) {
         let mut device = well();
         change(&mut device);
-        assert_eq!(device.look_twice(), comes_to, "{name}");
+        assert_eq!(device.look_twice(), (*condition, (*words).to_owned()), "{name}");
     }
 }
 

@@ -89,6 +89,8 @@ impl<R> Work<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     fn devices(count: u8) -> Vec<PciAddress> {
@@ -98,12 +100,11 @@ mod tests {
     #[tokio::test]
     async fn who_hangs_keeps_nobody_else_waiting_and_is_left_out() {
         let (all, busy) = (devices(6), Busy::default());
-        let (hangs, gate) = (all[1..3].to_vec(), Arc::new(Mutex::new(())));
-        let held = gate.lock().unwrap();
-        let (waits, those) = (Arc::clone(&gate), hangs.clone());
+        let (hangs, through) = (all[1..3].to_vec(), Arc::new(AtomicBool::new(false)));
+        let (waits, those) = (Arc::clone(&through), hangs.clone());
         let read = move |device: PciAddress| {
-            if those.contains(&device) {
-                drop(waits.lock().unwrap());
+            while those.contains(&device) && !waits.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
             }
             device.device()
         };
@@ -112,7 +113,7 @@ mod tests {
         let others: Vec<_> = all.iter().copied().filter(|it| !hangs.contains(it)).collect();
         assert_eq!(seen, others);
         assert!(all.iter().all(|device| busy.has(*device) == hangs.contains(device)));
-        drop(held);
+        through.store(true, Ordering::Relaxed);
         while hangs.iter().any(|device| busy.has(*device)) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
