@@ -11,6 +11,7 @@ import {
   processList,
   reservationLink,
 } from "./parts.js";
+import { against, healthFacts } from "./health.js";
 import { address, count, deviceName, hex, hexAddress, numa, size, word } from "./words.js";
 
 /** @import {Claim, Device, Domain, Group, Reservation} from "./types.d.ts" */
@@ -114,6 +115,7 @@ export function members(group, here) {
           device.driver ? ["driver ", h("code", null, device.driver)] : "no driver",
         ),
         device.condition === "OK" ? null : conditionBadge(device.condition),
+        h("span", { class: "small muted" }, against(device)),
       );
     }),
   );
@@ -132,6 +134,7 @@ export function deviceFacts(device) {
       "Condition",
       [conditionBadge(device.condition), device.conditionNote ? ` ${device.conditionNote}` : null],
     ],
+    ...healthFacts(device),
     [
       "Driver",
       device.driver ? [h("code", null, device.driver), uses[device.usesKernelDma]] : "none",

@@ -14,13 +14,20 @@ import { clock, span } from "./words.js";
  */
 export function lease(reservation, current) {
   if (!reservation.expiresAt) return h("span", { class: "muted" }, "no limit");
-  const end = reservation.expiresAt;
-  return h(
+  return ending(reservation.expiresAt, current);
+}
+
+/**
+ * How long something lasts.
+ * @param {string} end
+ * @param {boolean} [current] whether the store is
+ */
+export const ending = (end, current = true) =>
+  h(
     "time",
     { class: "lease", datetime: end, "data-lease": end, title: end },
     text(end, current),
   );
-}
 
 /**
  * @param {string} end

@@ -190,6 +190,9 @@ pub(crate) enum Command {
         /// Why.
         #[arg(long, default_value = "")]
         note: String,
+        /// How long, e.g. 30m, 2h: then it ends by itself. Until it is undone where this is left out.
+        #[arg(long = "for", value_name = "TIME", value_parser = quantity::duration)]
+        term: Option<Duration>,
     },
     /// Allow new reservations of a device again.
     Uncordon {

@@ -6,6 +6,7 @@
 
 mod book;
 mod clock;
+mod condition;
 mod decide;
 mod degraded;
 mod draft;

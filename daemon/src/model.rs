@@ -4,6 +4,7 @@
 mod caller;
 mod degraded;
 mod error;
+mod health;
 mod intent;
 mod latency;
 mod roles;
@@ -13,6 +14,7 @@ mod snapshot;
 pub use caller::{Caller, Origin, Role, Transport};
 pub use degraded::Degraded;
 pub use error::ApiError;
+pub use health::{ConditionRules, ShownHealth};
 pub use intent::{
     AnswerOf, Applied, Baseline, Completion, DomainNow, Executor, GivenBack, Gone, Intent,
     IntentBody, IntentKind, Meta, OpenIntent, Outcome, RequestId, StepNote,

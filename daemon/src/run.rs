@@ -180,7 +180,7 @@ impl Daemon {
     /// # Errors
     /// What is in the way, and the way out.
     pub async fn start(config: &Config, host: Arc<dyn Host>) -> Result<Self, StartError> {
-        Self::start_on(config, host, Vec::new(), Table::standard()).await
+        Self::start_in(config, host, Manager::default()).await
     }
 
     /// The same with what a service manager has to do with this process.
@@ -192,7 +192,9 @@ impl Daemon {
         host: Arc<dyn Host>,
         manager: Manager,
     ) -> Result<Self, StartError> {
-        Self::start_with(config, host, manager, Table::standard()).await
+        let rules = &config.condition;
+        let table = Table::standard().with_conditions(rules.refuse_degraded, rules.refuse_failed);
+        Self::start_with(config, host, manager, table).await
     }
 
     /// The same on sockets that were passed to this process, under a table of decisions that tests
@@ -241,6 +243,7 @@ impl Daemon {
         // is told that it isn't.
         let (later, now): (Vec<_>, _) = doors.into_iter().partition(Bound::was_passed);
         listeners.open(now, &shared);
+        let first = previous_boot.is_none();
         let left = Left { intents, kept, previous_boot };
         let late = match ledger.observe_survey(survey, Meta::internal("start")).await {
             Ok(_) => {
@@ -266,6 +269,7 @@ impl Daemon {
         });
         let mut chores = chores(config, ledger.clone(), &engine, told, heart);
         chores.spawn(tell_manager(ledger.clone()));
+        chores.spawn(ledger.clone().watch_condition(config.condition, first));
         if let Some((left, sockets)) = after {
             let (engine, handover) = (Arc::clone(&engine), handover.clone());
             chores.spawn(catch_up_later(engine, ledger, left, move |engine: &Arc<Engine>| {

@@ -287,8 +287,12 @@ async fn several_commands_stand_or_fall_together() {
     let world = World::open(dir.path(), small()).await;
     let before = all(&world);
     let commands = vec![
-        Command::Cordon { device: DeviceId::new(FREE), why: "test".to_owned() },
-        Command::Cordon { device: DeviceId::new("0000:ff:1f.7"), why: "test".to_owned() },
+        Command::Cordon { device: DeviceId::new(FREE), why: "test".to_owned(), ttl_ms: None },
+        Command::Cordon {
+            device: DeviceId::new("0000:ff:1f.7"),
+            why: "test".to_owned(),
+            ttl_ms: None,
+        },
     ];
     let refused = world.ledger.submit_all(commands, Meta::internal("test")).await.unwrap_err();
     assert_eq!(refused.reason(), Reason::NotFound);

@@ -83,7 +83,7 @@ fn ask_reserve(world: &World, request: v1::ReserveRequest) -> Asked<v1::Reservat
 }
 
 fn cordon(device: &str) -> Command {
-    Command::Cordon { device: DeviceId::new(device), why: "test".to_owned() }
+    Command::Cordon { device: DeviceId::new(device), why: "test".to_owned(), ttl_ms: None }
 }
 
 fn submit(ledger: &LedgerHandle, command: Command, meta: Meta) -> Asked<Applied> {

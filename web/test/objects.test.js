@@ -1,6 +1,9 @@
 // Groups, devices and reservations: what they are, why, and what happened.
 
 import assert from "node:assert/strict";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import test, { after, before } from "node:test";
 import { closePage, launch, openPage, picture } from "./browser.js";
 import { Daemon } from "./daemon.js";
@@ -107,4 +110,34 @@ test("what isn't there is said in words", async () => {
   await page.goto(`${daemon.url}#/reservations/r-000000000000`);
   await page.getByText("It isn't among the reservations now.").waitFor();
   await closePage(page);
+});
+
+test("a device that doesn't work as it should says what stands against it, and since when", async () => {
+  const small = await readFile("crates/host/topologies/small.toml", "utf8");
+  const link = "{ current = { width = 4, speed = 8000 }, device = { width = 16, speed = 8000 } }";
+  const aer = "{ correctable = 7 }";
+  const health = `health = { answers = true, power_state = "D0", aer = ${aer}, link = ${link} }`;
+  const directory = await mkdtemp(join(tmpdir(), "berth-topology-"));
+  const file = join(directory, "narrow.toml");
+  const address = 'address = "0000:00:06.0"\n';
+  assert.ok(small.includes(address));
+  await writeFile(file, small.replace(address, `${address}${health}\n`));
+  const narrow = await Daemon.start(`sim:${file}`);
+  const page = await openPage(browser, narrow, "#/device/0000:00:06.0");
+  await page.locator(".facts .badge", { hasText: "degraded" }).first().waitFor();
+  assert.match(
+    await fact(page, "Against it").innerText(),
+    /^LINK_WIDTH x4 of x16 since \d{4}-\d\d-\d\d /,
+  );
+  assert.equal(await fact(page, "Link").innerText(), "x4 at 8.0 GT/s of x16 at 8.0 GT/s");
+  assert.equal(await fact(page, "Errors").innerText(), "7 correctable, 0 nonfatal, 0 fatal");
+  await narrow.berth("cordon", "00:06.0", "--note", "swap the riser", "--for", "2h");
+  await fact(page, "Cordon").getByText("swap the riser").waitFor();
+  assert.match(await fact(page, "Cordon").innerText(), /1 h 59 min left|2 h 0 min left/);
+  await page.locator(".facts .badge", { hasText: "cordoned" }).first().waitFor();
+  await page.locator(".facts .badge", { hasText: "degraded" }).first().waitFor();
+  await picture(page, "condition-light", { fullPage: true });
+  await closePage(page);
+  await narrow.stop();
+  await rm(directory, { recursive: true });
 });

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { changesOf } from "../event-row.js";
+import { against, linkText } from "../health.js";
 import { link, parse } from "../router.js";
 import { Parser } from "../sse.js";
 import { build, rows } from "../tree.js";
@@ -145,4 +146,15 @@ test("a time is told in the two units that matter", () => {
     "1 h 2 min",
     "1 d 1 h",
   ]);
+});
+
+test("what stands against a device, and its link, are said in numbers", () => {
+  assert.equal(against({}), "");
+  const causes = [
+    { code: "AER_NONFATAL", what: "3" },
+    { code: "LINK_WIDTH", what: "x4 of x16" },
+  ];
+  assert.equal(against({ health: { causes } }), "AER_NONFATAL 3, LINK_WIDTH x4 of x16");
+  const link = { width: 4, speedMts: 2500, maxWidth: 16, maxSpeedMts: 0 };
+  assert.equal(linkText(link), "x4 at 2.5 GT/s of x16 at unknown speed");
 });

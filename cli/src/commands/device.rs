@@ -1,5 +1,7 @@
 //! `berth device`, `berth kernel-dma`, `berth cordon`, `berth quarantine`.
 
+use std::time::Duration;
+
 use berth_proto::v1::{self, DeviceAddress};
 use tonic::transport::Channel;
 
@@ -8,6 +10,7 @@ use crate::{
     args::{DeviceCommand, KernelDmaCommand, QuarantineCommand},
     client::retried,
     error::CliError,
+    quantity,
     render::{self, Output},
 };
 
@@ -76,9 +79,15 @@ pub(super) async fn cordon(
     channel: Channel,
     device: DeviceAddress,
     note: String,
+    term: Option<Duration>,
     output: &Output,
 ) -> Result<(), CliError> {
-    let request = v1::CordonRequest { device: Some(device), note, request_id: request_id(None) };
+    let request = v1::CordonRequest {
+        device: Some(device),
+        note,
+        request_id: request_id(None),
+        ttl_ms: term.map(quantity::millis).unwrap_or_default(),
+    };
     let device = Devices::new(channel).cordon(request).await?.into_inner();
     output.show(&device, render::device::block)
 }

@@ -59,7 +59,9 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Revoke(order) => reservation::revoke(channel, order, output).await,
         Command::Domain(command) => domain::run(channel, command, output).await,
         Command::KernelDma(command) => device::kernel_dma(channel, command, output).await,
-        Command::Cordon { device, note } => device::cordon(channel, device, note, output).await,
+        Command::Cordon { device, note, term } => {
+            device::cordon(channel, device, note, term, output).await
+        }
         Command::Uncordon { device } => device::uncordon(channel, device, output).await,
         Command::Quarantine(command) => device::quarantine(channel, command, output).await,
         Command::Watch { since, object } => events::watch(channel, since, object, output).await,

@@ -2,7 +2,7 @@
 
 use berth_proto::v1;
 
-use super::{Meaning, block as fields, cell, group, process, table as render, word};
+use super::{Meaning, block as fields, cell, group, health, process, table as render, word};
 use crate::{address, quantity};
 
 /// One line a device.
@@ -18,7 +18,7 @@ pub(crate) fn table(devices: &[v1::Device]) -> String {
                 cell(or_dash(&device.driver), Meaning::Plain),
                 cell(uses(device.uses_kernel_dma()), Meaning::Plain),
                 cell(numa(device.numa_node), Meaning::Plain),
-                group::condition(device.condition()),
+                group::condition_cell(device.condition(), health::short(device)),
                 cell(name(device), Meaning::Plain),
             ]
         }),
@@ -67,6 +67,12 @@ pub(crate) fn block(device: &v1::Device) -> String {
         ("VFIO driver", device.vfio_driver.clone()),
         ("cdev", device.cdev.clone()),
         ("condition", group::noted(device.condition(), &device.condition_note)),
+        ("cordon", device.cordon.as_ref().map(health::cordon).unwrap_or_default()),
+        ("against it", device.health.as_ref().map(health::causes).unwrap_or_default()),
+        ("note", device.health.as_ref().map(|it| it.notes.join("\n")).unwrap_or_default()),
+        ("power", device.health.as_ref().map(health::power).unwrap_or_default()),
+        ("link", device.health.as_ref().map(health::link).unwrap_or_default()),
+        ("errors", device.health.as_ref().map(health::errors).unwrap_or_default()),
         ("host uses it", host.join("\n")),
         ("owned by", processes(&device.foreign)),
         ("NUMA node", numa(device.numa_node)),

@@ -35,15 +35,21 @@ pub(crate) fn meaning(kind: Kind) -> Meaning {
     }
 }
 
-pub(crate) fn condition(condition: v1::Condition) -> comfy_table::Cell {
+fn condition(condition: v1::Condition) -> comfy_table::Cell {
+    condition_cell(condition, word(condition.as_str_name()))
+}
+
+/// A condition with other words.
+pub(crate) fn condition_cell(condition: v1::Condition, text: String) -> comfy_table::Cell {
     let meaning = match condition {
         v1::Condition::Ok | v1::Condition::Unspecified => Meaning::Plain,
         v1::Condition::Degraded
+        | v1::Condition::Failed
         | v1::Condition::Wedged
         | v1::Condition::Cordoned
         | v1::Condition::Quarantined => Meaning::Bad,
     };
-    cell(word(condition.as_str_name()), meaning)
+    cell(text, meaning)
 }
 
 /// Everything about one group.

@@ -6,6 +6,7 @@ pub(crate) mod domain;
 pub(crate) mod event;
 pub(crate) mod explain;
 pub(crate) mod group;
+pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod reservation;
 

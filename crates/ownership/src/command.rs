@@ -1,5 +1,6 @@
 //! What can be asked of the state: orders of users, outcomes of kernel work, facts of the host.
 
+use crate::health::Health;
 use crate::ids::{ContextId, DeviceId, DomainId, Epoch, GroupId, Holder, Label, ReservationId};
 use crate::model::{Backend, Delivery, DriverDma, Hold, Policy, ResetOutcome, ResetPolicy};
 use crate::record::{Flags, GroupFacts, HolderProcess};
@@ -345,6 +346,13 @@ pub enum Command {
         device: DeviceId,
         /// Why.
         why: String,
+        /// For how long, in milliseconds; None: until they are let in again.
+        ttl_ms: Option<u64>,
+    },
+    /// The time of a cordon may be over: see [`crate::State::due_cordons`].
+    EndCordon {
+        /// The device.
+        device: DeviceId,
     },
     /// They are let in again.
     Uncordon {
@@ -363,17 +371,12 @@ pub enum Command {
         /// The device.
         device: DeviceId,
     },
-    /// The device works, less well than it should.
-    Degrade {
+    /// The machine was asked what stands against a device.
+    Assess {
         /// The device.
         device: DeviceId,
-        /// In what way.
-        why: String,
-    },
-    /// It works as it should.
-    Undegrade {
-        /// The device.
-        device: DeviceId,
+        /// What it showed.
+        health: Health,
     },
     /// The device is not clean.
     Quarantine {

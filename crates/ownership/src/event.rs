@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::Health;
 use crate::ids::{ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Label, ReservationId};
 use crate::model::{Condition, DriverDma, Hold};
 use crate::record::{
-    Context, Domain, GroupFacts, HolderProcess, KernelDmaOp, Pending, Reservation,
+    Context, CordonTerm, Domain, GroupFacts, HolderProcess, KernelDmaOp, Pending, Reservation,
 };
 
 /// How one device was left when its reservation ended.
@@ -19,6 +20,9 @@ pub struct DeviceLeft {
     pub only_label: Option<Label>,
     /// What came of the reset, in words.
     pub note: String,
+    /// And whether it worked, where one was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset_worked: Option<bool>,
 }
 
 /// One change. [`crate::State::apply`] takes every event in every state.
@@ -203,6 +207,9 @@ pub enum Event {
         condition: Condition,
         /// Why.
         why: String,
+        /// When a cordon ends by itself, if it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        term: Option<CordonTerm>,
     },
     /// It no longer does.
     Unmarked {
@@ -212,6 +219,13 @@ pub enum Event {
         condition: Condition,
         /// Why.
         why: String,
+    },
+    /// The machine shows something else against a device than before.
+    Assessed {
+        /// The device.
+        device: DeviceId,
+        /// What.
+        health: Health,
     },
     /// The attachments ended as the daemon or the host restarted.
     DetachedByRestart {
@@ -269,6 +283,7 @@ impl Event {
             Self::KernelDmaFailed { .. } => "kernel_dma_failed",
             Self::Marked { .. } => "marked",
             Self::Unmarked { .. } => "unmarked",
+            Self::Assessed { .. } => "condition",
             Self::DetachedByRestart { .. } => "detached_by_restart",
             Self::HoldLost { .. } => "hold_lost",
             Self::EpochRaised { .. } => "epoch_raised",
@@ -309,6 +324,7 @@ impl Event {
             | Self::KernelDmaFailed { .. }
             | Self::Marked { .. }
             | Self::Unmarked { .. }
+            | Self::Assessed { .. }
             | Self::EpochRaised { .. } => None,
         }
     }

@@ -42,7 +42,7 @@
 //!
 //! A reservation that holds blocks others; only one with claims counts in `owner_cnt`.
 //!
-//! *Condition* belongs to a device, and a group has the worst of its members': ok, degraded,
+//! *Condition* belongs to a device, and a group has the worst of its members': ok, degraded, failed,
 //! cordoned, wedged, quarantined. It says whether anything new may begin.
 #![forbid(unsafe_code)]
 
@@ -50,6 +50,7 @@ mod apply;
 mod command;
 mod decide;
 mod event;
+mod health;
 mod ids;
 pub mod invariants;
 mod model;
@@ -65,6 +66,7 @@ mod tests;
 pub use command::{Adopt, Command, DeviceReturn, Order, Reserve, TargetRequest};
 pub use decide::{KernelDmaUse, ResetHit};
 pub use event::{DeviceLeft, Event};
+pub use health::{Cause, CauseCode, Counted, Errors, Health};
 pub use ids::{
     BootId, ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Holder, Label, ReservationId,
     Time, UnixMs,
@@ -75,8 +77,8 @@ pub use model::{
 };
 pub use reason::{Errno, ExitCode, GrpcCode, Reason, ReasonRow};
 pub use record::{
-    Context, Device, DeviceFacts, Domain, Flags, ForeignProcess, Group, GroupFacts, HolderProcess,
-    HostUse, KernelDmaOp, Pending, Reservation, Target, UNSEEN, name_foreign,
+    Context, CordonTerm, Device, DeviceFacts, Domain, Flags, ForeignProcess, Group, GroupFacts,
+    HolderProcess, HostUse, KernelDmaOp, Pending, Reservation, Target, UNSEEN, name_foreign,
 };
 pub use refusal::{Blocker, OwnerInfo, Refusal};
 pub use state::{Parts, State};

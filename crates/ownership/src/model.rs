@@ -311,8 +311,10 @@ pub enum Condition {
     /// Nothing is known against it.
     #[default]
     Ok,
-    /// It works, less well than it should. Nothing is refused.
+    /// It works, less well than it should.
     Degraded,
+    /// It doesn't work.
+    Failed,
     /// An operator keeps new reservations away.
     Cordoned,
     /// Kernel work on it hangs.
@@ -323,8 +325,8 @@ pub enum Condition {
 
 impl Condition {
     /// All conditions.
-    pub const ALL: [Self; 5] =
-        [Self::Ok, Self::Degraded, Self::Cordoned, Self::Wedged, Self::Quarantined];
+    pub const ALL: [Self; 6] =
+        [Self::Ok, Self::Degraded, Self::Failed, Self::Cordoned, Self::Wedged, Self::Quarantined];
 }
 
 impl fmt::Display for Condition {
@@ -332,6 +334,7 @@ impl fmt::Display for Condition {
         f.write_str(match self {
             Self::Ok => "ok",
             Self::Degraded => "degraded",
+            Self::Failed => "failed",
             Self::Cordoned => "cordoned",
             Self::Wedged => "wedged",
             Self::Quarantined => "quarantined",

@@ -255,6 +255,14 @@ reasons! {
         "the device is cordoned"
         "An operator keeps new reservations away from the group."
         "Undo it with `berth uncordon`.";
+    DeviceDegraded "DEVICE_DEGRADED" EIO FailedPrecondition Refused
+        "the device is degraded"
+        "The machine shows that a member works less well than it should, and the site refuses that."
+        "See the causes with `berth device show`; choose another device, or repair this one.";
+    DeviceFailed "DEVICE_FAILED" EIO FailedPrecondition Refused
+        "the device has failed"
+        "The machine shows that a member doesn't work: it doesn't answer, or had fatal errors."
+        "See the causes with `berth device show`; choose another device, or repair this one.";
     DeniedByRule "DENIED_BY_RULE" EACCES PermissionDenied NotPermitted
         "a rule keeps the device on the host"
         "A rule of the daemon's configuration says that a member of the group is not given away."

@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::Health;
 use crate::ids::{
     ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Holder, Label, ReservationId, UnixMs,
 };
@@ -166,6 +167,15 @@ pub struct Group {
     pub drift: bool,
 }
 
+/// How long a device is cordoned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CordonTerm {
+    /// In milliseconds, as it was asked for.
+    pub ttl_ms: u64,
+    /// When it ends.
+    pub expires: Expiry,
+}
+
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -180,6 +190,19 @@ pub struct Device {
     pub only_label: Option<Label>,
     /// A host driver being bound or unbound on purpose.
     pub kernel_dma_op: Option<KernelDmaOp>,
+    /// When its cordon ends by itself, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<CordonTerm>,
+    /// What the machine shows against it.
+    #[serde(default, skip_serializing_if = "Health::is_empty")]
+    pub health: Health,
+    /// How many of its resets failed since the last one that worked.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub failed_resets: u32,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Device {

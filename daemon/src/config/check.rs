@@ -6,7 +6,8 @@ use berth_ownership::ResetPolicy;
 use toml::Spanned;
 
 use super::{
-    Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Timeouts, devices,
+    Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Timeouts, condition,
+    devices,
     error::Source,
     helper::{self, Machine},
     listen::{self, Places},
@@ -45,6 +46,7 @@ pub(super) fn resolve(
         limits: limits(&raw.limits, source)?,
         reset: reset(raw.reset, source)?,
         devices: devices::rules(raw.device, source)?,
+        condition: condition::rules(&raw.condition, source)?,
     })
 }
 
@@ -103,13 +105,13 @@ pub(super) fn absolute(
 }
 
 /// A number within its limits, or its default.
-struct Range<'a, 'b> {
-    source: &'a Source<'b>,
-    section: &'static str,
+pub(super) struct Range<'a, 'b> {
+    pub(super) source: &'a Source<'b>,
+    pub(super) section: &'static str,
 }
 
 impl Range<'_, '_> {
-    fn get(
+    pub(super) fn get(
         &self,
         value: Option<&Spanned<u64>>,
         key: &str,
@@ -129,7 +131,7 @@ impl Range<'_, '_> {
     }
 }
 
-const HOUR_MS: u64 = 3_600_000;
+pub(super) const HOUR_MS: u64 = 3_600_000;
 
 fn timeouts(raw: &RawTimeouts, source: &Source<'_>) -> Result<Timeouts, ConfigError> {
     let range = Range { source, section: "timeouts" };

@@ -6,6 +6,7 @@
 mod access;
 mod args;
 mod check;
+mod condition;
 mod devices;
 mod error;
 mod helper;
@@ -23,7 +24,7 @@ pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
 pub(crate) use listen::GRPC_NEEDS_TLS;
 
-use crate::model::DeviceRules;
+use crate::model::{ConditionRules, DeviceRules};
 
 /// Where the configuration is looked for when `--config` is not given.
 pub const DEFAULT_FILE: &str = "/etc/berth/berthd.toml";
@@ -53,6 +54,8 @@ pub struct Config {
     pub reset: Vec<ResetRule>,
     /// Which devices may be given away.
     pub devices: DeviceRules,
+    /// What is made of the condition of devices.
+    pub condition: ConditionRules,
 }
 
 /// Who does the privileged acts: always a process per act.

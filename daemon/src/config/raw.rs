@@ -28,6 +28,18 @@ pub(super) struct RawConfig {
     pub(super) reset: Vec<RawReset>,
     #[serde(default)]
     pub(super) device: Vec<Spanned<RawDevice>>,
+    #[serde(default)]
+    pub(super) condition: RawCondition,
+}
+
+/// `[condition]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCondition {
+    pub(super) degraded: Option<Spanned<String>>,
+    pub(super) failed: Option<Spanned<String>>,
+    pub(super) poll_ms: Option<Spanned<u64>>,
+    pub(super) quiet_ms: Option<Spanned<u64>>,
 }
 
 /// One `[[listen]]`.

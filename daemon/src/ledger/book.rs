@@ -8,7 +8,7 @@ use imbl::{OrdMap, Vector};
 
 use super::Clock;
 use crate::{
-    model::{AnswerOf, Baseline, Extra, Intent, InventoryIndex, Looked, Snapshot},
+    model::{AnswerOf, Baseline, Extra, Intent, InventoryIndex, Looked, ShownHealth, Snapshot},
     store::{HistoryLost, Loaded, StoreError},
     view::Boot,
 };
@@ -34,6 +34,8 @@ pub(super) struct Book {
     pub(super) inventory: Arc<Inventory>,
     pub(super) index: Arc<InventoryIndex>,
     pub(super) fresh: OrdMap<PciAddress, Arc<Looked>>,
+    /// What devices show of their health.
+    pub(super) health: OrdMap<PciAddress, Arc<ShownHealth>>,
     /// How often devices were looked at apart from scans.
     pub(super) looks: u64,
     /// Which of these looks was the last at a device, where no scan that began later was taken.
@@ -82,6 +84,7 @@ impl Book {
             inventory: Arc::default(),
             index: Arc::default(),
             fresh: OrdMap::new(),
+            health: OrdMap::new(),
             looks: 0,
             looked_at: OrdMap::new(),
             boot: clock.boot(None),
@@ -127,6 +130,7 @@ impl Book {
             inventory: Arc::clone(&self.inventory),
             index: Arc::clone(&self.index),
             fresh: self.fresh.clone(),
+            health: self.health.clone(),
             looks: self.looks,
             seq: self.seq,
             boot: self.boot.clone(),

@@ -81,6 +81,13 @@ pub(super) fn decide(draft: &mut Draft, known: &mut Known<'_>, message: Message)
             let events = observe(draft, *scan, &meta);
             Answer::Applied(reply, Ok(plain(draft, events)))
         }
+        Message::Condition { found, reply } => {
+            for (command, meta) in &found.assessed {
+                record(draft, std::slice::from_ref(command), meta);
+            }
+            draft.book.health.extend(found.shown);
+            Answer::Done(reply, Ok(()))
+        }
         Message::Turn { reply } => Answer::Done(reply, Ok(())),
     }
 }

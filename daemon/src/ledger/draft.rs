@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use berth_host::PciAddress;
 use berth_ownership::{
     Command, DeviceId, Event, KernelDmaOp, OperationKind, Pending, Reason, Refusal, ReservationId,
     ReservationState, Time,
@@ -199,9 +200,14 @@ impl Draft {
             Event::Forgotten { reservation } => {
                 self.book.extras.remove(reservation);
             }
-            // What comes to this address has a driver of its own.
-            Event::DeviceGone { device } if self.book.baselines.remove(device).is_some() => {
-                self.rows.baselines_gone.push(device.to_string());
+            // What comes to this address has a driver and a health of its own.
+            Event::DeviceGone { device } => {
+                if let Ok(address) = device.as_str().parse::<PciAddress>() {
+                    self.book.health.remove(&address);
+                }
+                if self.book.baselines.remove(device).is_some() {
+                    self.rows.baselines_gone.push(device.to_string());
+                }
             }
             _ => {}
         }

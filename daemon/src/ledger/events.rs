@@ -48,7 +48,9 @@ impl Touched {
             Event::KernelDmaStarted { device, .. }
             | Event::KernelDmaChanged { device, .. }
             | Event::KernelDmaFailed { device, .. } => self.device(book, device),
-            Event::Marked { device, .. } | Event::Unmarked { device, .. } => {
+            Event::Marked { device, .. }
+            | Event::Unmarked { device, .. }
+            | Event::Assessed { device, .. } => {
                 self.device(book, device);
                 self.absent = true;
             }
@@ -139,7 +141,8 @@ pub(super) fn about(event: &Event) -> About {
         | Event::KernelDmaChanged { device, .. }
         | Event::KernelDmaFailed { device, .. }
         | Event::Marked { device, .. }
-        | Event::Unmarked { device, .. } => About::Device(device.clone()),
+        | Event::Unmarked { device, .. }
+        | Event::Assessed { device, .. } => About::Device(device.clone()),
         Event::ContextCreated { context } => About::Context(context.id.clone()),
         Event::ContextDeleted { context } => About::Context(context.clone()),
         Event::DomainCreated { domain } => About::Domain(domain.id.clone()),
@@ -212,6 +215,8 @@ pub(super) fn render(book: &Book, about: &About) -> Option<String> {
                     "driver": device.facts.dma.driver().unwrap_or_default(),
                     "condition": view::condition(device.condition()).as_str_name(),
                     "conditionNote": device.marks.get(&device.condition()).cloned().unwrap_or_default(),
+                    "causes": view::causes(&device.health),
+                    "cordon": view::cordon(device, &book.boot),
                     "onlyLabel": device.only_label,
                     "kernelDmaOrder": device.kernel_dma_op,
                 })

@@ -1,4 +1,4 @@
-//! What the ledger does by itself, now and then: end leases.
+//! What the ledger does by itself, now and then: end leases and cordons.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::model::Meta;
 const EVERY: Duration = Duration::from_secs(1);
 
 impl LedgerHandle {
-    /// Ends leases that are due, for as long as it is polled.
+    /// Ends leases and cordons that are due, for as long as it is polled.
     pub async fn expire_leases(self) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -22,17 +22,23 @@ impl LedgerHandle {
         }
     }
 
-    /// Ends the leases that are due now.
+    /// Ends the leases and cordons that are due now.
     pub async fn expire_due(&self) {
         // It ends as soon as that can be written.
         if self.degraded().is_some() {
             return;
         }
-        let due = self.snapshot().state.due(&self.clock().now());
-        for reservation in due {
+        let (snapshot, now) = (self.snapshot(), self.clock().now());
+        for reservation in snapshot.state.due(&now) {
             let command = Command::Expire { reservation: reservation.clone() };
             if let Err(error) = self.submit(command, Meta::internal("expiry")).await {
                 tracing::warn!(%reservation, %error, "ending a lease");
+            }
+        }
+        for device in snapshot.state.due_cordons(&now) {
+            let command = Command::EndCordon { device: device.clone() };
+            if let Err(error) = self.submit(command, Meta::internal("expiry")).await {
+                tracing::warn!(%device, %error, "ending a cordon");
             }
         }
     }

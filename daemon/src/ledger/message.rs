@@ -3,7 +3,7 @@
 use berth_ownership::{Command, Refusal};
 use tokio::sync::oneshot;
 
-use super::Scan;
+use super::{Scan, condition::Found};
 use crate::model::{ApiError, Applied, Baseline, Looked, Meta, Outcome, RequestId, StepNote};
 
 /// Where the answer goes.
@@ -51,6 +51,11 @@ pub(super) enum Message {
         meta: Meta,
         reply: Reply<Applied>,
     },
+    /// What devices show of their health, where it is otherwise than before.
+    Condition {
+        found: Box<Found>,
+        reply: Reply<()>,
+    },
     /// Nothing: only that its turn came, behind whatever had to be written before.
     Turn {
         reply: Reply<()>,
@@ -69,6 +74,7 @@ impl Message {
             | Self::Baselines { .. }
             | Self::Refresh { .. }
             | Self::Observe { .. }
+            | Self::Condition { .. }
             | Self::Turn { .. } => None,
         }
     }
@@ -82,9 +88,10 @@ impl Message {
             | Self::Outcome { reply, .. }
             | Self::Refresh { reply, .. }
             | Self::Observe { reply, .. } => drop(reply.send(Err(error))),
-            Self::Note { reply, .. } | Self::Baselines { reply, .. } | Self::Turn { reply } => {
-                drop(reply.send(Err(error)));
-            }
+            Self::Note { reply, .. }
+            | Self::Baselines { reply, .. }
+            | Self::Condition { reply, .. }
+            | Self::Turn { reply } => drop(reply.send(Err(error))),
         }
     }
 }

@@ -6,7 +6,7 @@ use berth_host::{DeviceFacts, GroupFacts, HostUse, Inventory, PciAddress};
 use berth_ownership::{DeviceId, Group, GroupId, Refusal, ReservationId, State};
 use imbl::OrdMap;
 
-use super::{Baseline, GivenBack, Intent};
+use super::{Baseline, GivenBack, Intent, ShownHealth};
 use crate::view::Boot;
 
 /// What is known of a reservation beside the ownership record.
@@ -67,6 +67,8 @@ pub struct Snapshot {
     pub index: Arc<InventoryIndex>,
     /// Devices that were looked at since the scan: they outrank the inventory.
     pub fresh: OrdMap<PciAddress, Arc<Looked>>,
+    /// What devices show of their health.
+    pub health: OrdMap<PciAddress, Arc<ShownHealth>>,
     /// How often devices were looked at apart from scans.
     pub looks: u64,
     /// The last event that is in the state.

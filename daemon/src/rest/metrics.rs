@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use berth_proto::v1;
 use http::{StatusCode, header};
 
+mod condition;
 mod dma;
 
 use super::Front;
@@ -120,6 +121,9 @@ pub(super) async fn page(front: &Front) -> Response {
     if let Ok(groups) = front.service.list_groups(&caller, v1::ListGroupsRequest {}).await {
         write_groups(&mut text, &groups);
     }
+    if let Ok(devices) = front.service.list_devices(&caller, v1::ListDevicesRequest {}).await {
+        condition::write(&mut text, &devices.devices);
+    }
     let reservations =
         front.service.list_reservations(&caller, v1::ListReservationsRequest {}).await;
     if let Ok(reservations) = reservations {
@@ -140,7 +144,7 @@ fn write_degraded(text: &mut String, front: &Front) {
 
 fn write_groups(text: &mut String, answer: &v1::ListGroupsResponse) {
     let mut owners = count_all((1..=7).filter_map(|kind| v1::owner::Kind::try_from(kind).ok()));
-    let mut conditions = count_all((1..=5).filter_map(|kind| v1::Condition::try_from(kind).ok()));
+    let mut conditions = count_all((1..=6).filter_map(|kind| v1::Condition::try_from(kind).ok()));
     for group in &answer.groups {
         *owners.entry(group.ownership().as_str_name()).or_default() += 1;
         *conditions.entry(group.condition().as_str_name()).or_default() += 1;

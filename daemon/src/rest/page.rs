@@ -29,6 +29,7 @@ const FILES: &[File] = &[
     ("/web/explain.js", SCRIPT, web!("explain.js")),
     ("/web/facts.js", SCRIPT, web!("facts.js")),
     ("/web/grid.js", SCRIPT, web!("grid.js")),
+    ("/web/health.js", SCRIPT, web!("health.js")),
     ("/web/history.js", SCRIPT, web!("history.js")),
     ("/web/lease.js", SCRIPT, web!("lease.js")),
     ("/web/log.js", SCRIPT, web!("log.js")),

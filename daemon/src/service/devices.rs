@@ -4,7 +4,7 @@ use berth_host::{DeviceFacts, PciAddress};
 use berth_ownership::{Command, DeviceId};
 use berth_proto::v1;
 
-use super::{Service, authorize::require, find, parse, request, wait::Wait};
+use super::{Service, authorize::require, find, parse, request, reserve::ttl, wait::Wait};
 use crate::{
     model::{AnswerOf, ApiError, Call, Caller, Meta, Snapshot},
     view,
@@ -133,12 +133,13 @@ impl Service {
     ) -> Result<v1::Device, ApiError> {
         require(caller, Call::Cordon)?;
         parse::text("note", &request.note)?;
+        let ttl_ms = ttl(request.ttl_ms)?;
         let address = parse::device("device", request.device.as_ref())?;
         let id = std::mem::take(&mut request.request_id);
         let meta = self.device_meta(caller, "cordon", &id, &request, address)?;
         let why = if request.note.is_empty() { caller.identity.clone() } else { request.note };
         let device = DeviceId::from(address.to_string());
-        self.device_order(Command::Cordon { device, why }, meta, address).await
+        self.device_order(Command::Cordon { device, why, ttl_ms }, meta, address).await
     }
 
     /// Lets new reservations in again.

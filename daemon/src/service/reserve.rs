@@ -346,7 +346,7 @@ pub(super) fn ttl(ttl_ms: u64) -> Result<Option<u64>, ApiError> {
     Err(ApiError::invalid_argument(
         "ttl_ms",
         format!("ttl_ms {ttl_ms} is not between {MIN_TTL_MS} and {MAX_TTL_MS}"),
-        "give a lease of at least a second, or 0 for none",
+        "give at least a second, or 0 for no end",
     ))
 }
 

@@ -1,10 +1,10 @@
-//! Choosing devices by class: those that may be had, on one NUMA node where that is possible, from
-//! the groups with the fewest other devices.
+//! Choosing devices by class: those that may be had and are well, then those that aren't, on one NUMA
+//! node where that is possible, from the groups with the fewest other devices.
 
 use std::collections::BTreeMap;
 
 use berth_host::DeviceFacts;
-use berth_ownership::{Command, Refusal, Reserve, TargetRequest, Time};
+use berth_ownership::{Command, Condition, Refusal, Reserve, TargetRequest, Time};
 use berth_proto::v1;
 
 use super::reserve::add;
@@ -25,6 +25,8 @@ const NAMES: [(&str, &str); 6] = [
 struct Candidate<'a> {
     facts: &'a DeviceFacts,
     siblings: usize,
+    /// Nothing is known against it.
+    well: bool,
 }
 
 /// Targets of as many devices of a class as are asked for.
@@ -60,7 +62,11 @@ pub(super) fn by_class(
     for facts in matching {
         let Some(group) = snapshot.group_of(facts.address) else { continue };
         match probe(snapshot, template, facts, now, rules) {
-            Ok(()) => free.push(Candidate { facts, siblings: group.devices.len() }),
+            Ok(()) => free.push(Candidate {
+                facts,
+                siblings: group.devices.len(),
+                well: group.condition == Condition::Ok,
+            }),
             Err(refusal) => refusals.push(*refusal),
         }
     }
@@ -93,9 +99,13 @@ fn probe(
     snapshot.state.decide(&Command::Reserve(Box::new(single)), now).map(drop)
 }
 
-/// All from the node that has enough and wastes least; over several nodes where none has.
+/// All from the node that has enough and wastes least; over several nodes where none has. Those that
+/// aren't well are chosen where the others aren't enough.
 fn choose(mut free: Vec<Candidate<'_>>, count: usize) -> Vec<&DeviceFacts> {
-    free.sort_by_key(|candidate| (candidate.siblings, candidate.facts.address));
+    if free.iter().filter(|candidate| candidate.well).count() >= count {
+        free.retain(|candidate| candidate.well);
+    }
+    free.sort_by_key(|candidate| (!candidate.well, candidate.siblings, candidate.facts.address));
     let mut nodes: BTreeMap<i32, usize> = BTreeMap::new();
     for candidate in &free {
         *nodes.entry(candidate.facts.numa_node).or_default() += 1;

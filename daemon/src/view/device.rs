@@ -4,7 +4,10 @@ use berth_host::{Bar, DeviceFacts, DmaKind, GroupingCode, HostUse};
 use berth_ownership::{Condition, Device, DeviceId};
 use berth_proto::v1;
 
-use super::words;
+use super::{
+    health::{cordon, health},
+    words,
+};
 use crate::model::Snapshot;
 
 /// A device as the API has it: facts of the host, condition of the record.
@@ -55,6 +58,8 @@ pub fn device(snapshot: &Snapshot, facts: &DeviceFacts) -> v1::Device {
             .group_of(facts.address)
             .map(|group| super::group::foreign(&group.foreign_pids, &group.foreign))
             .unwrap_or_default(),
+        health: health(record, snapshot.health.get(&facts.address).map(AsRef::as_ref)),
+        cordon: record.and_then(|record| cordon(record, &snapshot.boot)),
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use berth_host::{Answer, DeviceFacts, DmaKind, Feature, PciAddress, PrivateDomain, ProcessUse};
 use berth_ownership::{
-    Backend, Command, Condition, Delivery, Device, DeviceId, Flags, Group, GroupId, Hold, Label,
-    Policy, Refusal, ReservationState, Reserve, ResetPolicy, State, Target, TargetRequest, Time,
+    Backend, Cell, Command, Condition, Delivery, Device, DeviceId, Flags, Group, GroupId, Hold,
+    Label, Policy, Refusal, ReservationState, Reserve, ResetPolicy, State, Target, TargetRequest,
+    Time, table::ConditionOp,
 };
 use berth_proto::v1;
 
@@ -140,7 +141,7 @@ fn verdict(
     asked: &Asked<'_>,
 ) -> v1::DeviceVerdict {
     let finding = record
-        .and_then(|record| by_condition(record, facts, asked.label))
+        .and_then(|record| by_condition(&snapshot.state, record, facts, asked.label))
         .or_else(|| by_rule(facts, asked.rules))
         .or_else(|| by_reservation(&snapshot.state, group, facts))
         .or_else(|| record.and_then(|record| by_reset(&snapshot.state, record)))
@@ -149,7 +150,9 @@ fn verdict(
     v1::DeviceVerdict {
         device: Some(device(snapshot, facts)),
         blocks: finding.blocks,
-        text: finding.text + &resets,
+        text: finding.text
+            + &resets
+            + &record.map(|it| health_text(&snapshot.state, it)).unwrap_or_default(),
         processes: users(facts, asked),
         resolve: finding.resolve,
     }
@@ -171,13 +174,35 @@ fn users(facts: &DeviceFacts, asked: &Asked<'_>) -> Vec<v1::Process> {
     open.chain(keepers).collect()
 }
 
-fn by_condition(record: &Device, facts: &DeviceFacts, label: &str) -> Option<Finding> {
+/// Whether the site has new reservations refused of a device that shows this.
+fn is_refused(state: &State, condition: Condition) -> bool {
+    matches!(state.table().condition(condition, ConditionOp::Reserve), Some(Cell::Refuse(..)))
+}
+
+/// What stands against a device and keeps nobody away.
+fn health_text(state: &State, record: &Device) -> String {
+    let condition = record.health.condition();
+    if condition == Condition::Ok || is_refused(state, condition) {
+        return String::new();
+    }
+    format!("; it is {}: {}", words::condition_word(condition), record.health.words())
+}
+
+fn by_condition(
+    state: &State,
+    record: &Device,
+    facts: &DeviceFacts,
+    label: &str,
+) -> Option<Finding> {
     let at = facts.address;
     let condition = record.condition();
     let why = record.marks.get(&condition).map(String::as_str).unwrap_or_default();
     let word = words::condition_word(condition);
     let resolve = match condition {
-        Condition::Ok | Condition::Degraded => {
+        Condition::Degraded | Condition::Failed if is_refused(state, condition) => {
+            format!("berth device show {at}")
+        }
+        Condition::Ok | Condition::Degraded | Condition::Failed => {
             let only = record.only_label.as_ref().filter(|only| only.as_str() != label)?;
             return Some(Finding {
                 blocks: true,

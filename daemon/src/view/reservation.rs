@@ -1,7 +1,7 @@
 //! Reservations as the API has them.
 
 use berth_ownership::{
-    HolderProcess, Reservation, ReservationState, ResetHit, ResetOutcome, State,
+    Device, HolderProcess, Reservation, ReservationState, ResetHit, ResetOutcome, State,
 };
 use berth_proto::v1;
 
@@ -28,11 +28,7 @@ pub fn reservation(
     extra: Option<&Extra>,
     boot: &Boot,
 ) -> v1::Reservation {
-    let expires_at = record
-        .expires
-        .as_ref()
-        .filter(|expires| expires.boot_id.as_str() == &*boot.id)
-        .map(|expires| words::timestamp(expires.boot_ms.saturating_add_signed(boot.offset_ms)));
+    let expires_at = record.expires.as_ref().and_then(|expires| words::expiry(expires, boot));
     v1::Reservation {
         id: record.id.to_string(),
         holder: Some(v1::Holder {
@@ -72,11 +68,24 @@ pub fn reservation(
     }
 }
 
-/// Whose devices giving it back resets too.
+/// Which of its devices don't work as they should, and whose devices giving it back resets too.
 fn warnings(state: &State, record: &Reservation) -> Vec<String> {
     if record.state == ReservationState::Released {
         return Vec::new();
     }
+    let devices = record.devices().filter_map(|id| state.device(id));
+    let mut warnings: Vec<String> = devices.filter_map(not_well).collect();
+    warnings.extend(resets(state, record));
+    warnings
+}
+
+fn not_well(device: &Device) -> Option<String> {
+    let (id, health) = (&device.facts.id, &device.health);
+    let word = words::condition_word(health.condition());
+    (!health.causes.is_empty()).then(|| format!("{id} is {word}: {}", health.words()))
+}
+
+fn resets(state: &State, record: &Reservation) -> Vec<String> {
     let hits = state.reset_hits(&record.targets, record.reset_policy);
     hits.iter()
         .map(|hit| {

@@ -1,8 +1,10 @@
 //! The vocabularies of the record and of the API, one to one.
 
 use berth_host::BackendKind;
-use berth_ownership::{Backend, Condition, Delivery, Ownership, Policy, ResetPolicy};
+use berth_ownership::{Backend, Condition, Delivery, Expiry, Ownership, Policy, ResetPolicy};
 use berth_proto::{Timestamp, v1};
+
+use super::Boot;
 
 /// A PCI address as the API has it.
 pub fn address(pci: impl Into<String>) -> v1::DeviceAddress {
@@ -87,6 +89,7 @@ pub fn condition(condition: Condition) -> v1::Condition {
     match condition {
         Condition::Ok => v1::Condition::Ok,
         Condition::Degraded => v1::Condition::Degraded,
+        Condition::Failed => v1::Condition::Failed,
         Condition::Cordoned => v1::Condition::Cordoned,
         Condition::Wedged => v1::Condition::Wedged,
         Condition::Quarantined => v1::Condition::Quarantined,
@@ -99,6 +102,7 @@ pub fn condition_word(condition: Condition) -> &'static str {
     match condition {
         Condition::Ok => "ok",
         Condition::Degraded => "degraded",
+        Condition::Failed => "failed",
         Condition::Cordoned => "cordoned",
         Condition::Wedged => "wedged",
         Condition::Quarantined => "quarantined",
@@ -117,6 +121,13 @@ pub fn ownership_kind(ownership: &Ownership) -> v1::owner::Kind {
         Ownership::Group { .. } => v1::owner::Kind::Group,
         Ownership::Foreign { .. } => v1::owner::Kind::Foreign,
     }
+}
+
+/// The end of a term as the API has it; `None` where it is of another boot.
+#[must_use]
+pub(super) fn expiry(expires: &Expiry, boot: &Boot) -> Option<Timestamp> {
+    let here = expires.boot_id.as_str() == &*boot.id;
+    here.then(|| timestamp(expires.boot_ms.saturating_add_signed(boot.offset_ms)))
 }
 
 /// A wall-clock time as the API has it.

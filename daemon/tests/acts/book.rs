@@ -287,6 +287,7 @@ fn publish(
         inventory: Arc::new(inventory),
         index: Arc::new(index),
         fresh: Default::default(),
+        health: Default::default(),
         seq: 0,
         boot: Boot { id: Arc::from("boot"), offset_ms: 0 },
         extras: Default::default(),

@@ -14,8 +14,8 @@ use std::{
 use berth_dma::AddressSpace;
 use berth_host::{
     Act, ActOutcome, AttachedDevice, BackendKind, Context, DeviceFacts, DomainHandle, Feature,
-    GroupHold, Host, HostError, HostUse, Inventory, IovaRange, Node, PciAddress, ProcessUse,
-    Settings, Uevents, VfioError, sim::SimHost,
+    GroupHold, Health, Host, HostError, HostUse, Inventory, IovaRange, Node, PciAddress,
+    ProcessUse, Settings, Uevents, VfioError, sim::SimHost,
 };
 
 /// What a crash unwinds with.
@@ -123,6 +123,9 @@ impl Host for CrashHost {
     }
     fn device(&self, address: PciAddress) -> Result<DeviceFacts, HostError> {
         self.sim.device(address)
+    }
+    fn health(&self, address: PciAddress) -> Result<Health, HostError> {
+        self.sim.health(address)
     }
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
         self.sim.uses(address)

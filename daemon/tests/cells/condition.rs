@@ -1,6 +1,9 @@
 //! Every cell of the condition axis.
 
-use berth_ownership::{Cell, Command, Condition, Policy, table::ConditionOp as Op};
+use berth_ownership::{
+    Cause, CauseCode, Cell, Command, Condition, DeviceId, Health, Policy, UnixMs,
+    table::ConditionOp as Op,
+};
 use berth_proto::v1::{self, reservation::State};
 
 use crate::{
@@ -26,8 +29,12 @@ async fn mark(world: &World, condition: Condition, device: &str) -> Verdict {
     let shown = match condition {
         Condition::Ok => v1::Condition::Ok,
         Condition::Degraded => {
-            world.fact(Command::Degrade { device: known, why }).await?;
+            world.fact(shows(known, CauseCode::LinkWidth)).await?;
             v1::Condition::Degraded
+        }
+        Condition::Failed => {
+            world.fact(shows(known, CauseCode::ConfigGone)).await?;
+            v1::Condition::Failed
         }
         Condition::Cordoned => {
             arranging("a cordon", world.cordon(device).await)?;
@@ -45,6 +52,12 @@ async fn mark(world: &World, condition: Condition, device: &str) -> Verdict {
     let found = arranging("the group", world.group(device).await)?.condition();
     let same = found == shown;
     same.then_some(()).ok_or_else(|| format!("{device} is {found:?}, not {shown:?}"))
+}
+
+/// What the machine shows against a device.
+fn shows(device: DeviceId, code: CauseCode) -> Command {
+    let cause = Cause { code, what: "walk".to_owned(), since_ms: UnixMs(1) };
+    Command::Assess { device, health: Health { causes: vec![cause], counted: None } }
 }
 
 async fn reserve(world: &World, condition: Condition, cell: Cell<()>) -> Verdict {

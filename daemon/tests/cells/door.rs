@@ -48,7 +48,11 @@ impl World {
     pub(crate) async fn tell(&self, mut commands: Vec<Command>) -> Answer<()> {
         let marker = self.place(Kind::Single).a;
         let why = format!("marker {}", count());
-        commands.push(Command::Cordon { device: marker.as_str().into(), why: why.clone() });
+        commands.push(Command::Cordon {
+            device: marker.as_str().into(),
+            why: why.clone(),
+            ttl_ms: None,
+        });
         let told = self.ledger.submit_all(commands, Meta::internal("walk")).await;
         let taken = self.device(&marker).await?.condition_note.contains(&why);
         match told {

@@ -259,6 +259,7 @@ fn config(dir: &Path) -> Config {
     config.timeouts.drain_ms = 2_000;
     // What the walk says of the host stays said.
     config.timeouts.rescan_ms = 3_600_000;
+    config.condition.poll = Duration::from_secs(3600);
     config
 }
 

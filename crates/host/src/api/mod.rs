@@ -4,6 +4,7 @@ mod act;
 mod address;
 mod error;
 mod facts;
+mod health;
 mod uevent;
 mod vfio;
 
@@ -14,6 +15,7 @@ pub use facts::{
     Answer, Bar, DeviceFacts, DmaKind, Feature, GroupFacts, Grouping, GroupingCode, HostUse,
     Inventory, IovaRange, PrivateDomain, ProcessUse, Settings,
 };
+pub use health::{AerCounters, Health, LinkRate, LinkState};
 pub use uevent::{News, Uevent, Uevents};
 pub use vfio::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold};
 
@@ -68,6 +70,13 @@ pub trait Host: Send + Sync + Debug {
 
     /// What the host does with a device now: mounts, volumes, routes, bonds, boot display.
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError>;
+
+    /// What a device shows of its health. A device that sleeps isn't woken: of it only that is told
+    /// which the kernel knows without asking it.
+    ///
+    /// # Errors
+    /// [`HostError::NoDevice`] when it is gone.
+    fn health(&self, address: PciAddress) -> Result<Health, HostError>;
 
     /// Processes that have the device's or its group's VFIO nodes open, this process left out.
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError>;

@@ -10,6 +10,7 @@ mod drivers;
 mod features;
 mod grouping;
 mod groups;
+mod health;
 mod memory;
 mod names;
 mod nodes;
@@ -37,9 +38,9 @@ use std::{
 use rustix::io::Errno;
 
 use crate::{
-    Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Host, HostError,
-    HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse, Settings, Uevents,
-    VfioError,
+    Act, ActOutcome, BackendKind, Context, DeviceFacts, Feature, GroupHold, Health, Host,
+    HostError, HostUse, Inventory, Node, PciAddress, PrivateDomain, Privileged, ProcessUse,
+    Settings, Uevents, VfioError,
 };
 use berth_uapi::VfioGroup;
 use features::Abilities;
@@ -215,6 +216,10 @@ impl Host for LinuxHost {
         uses::find(&self.root, address)
     }
 
+    fn health(&self, address: PciAddress) -> Result<Health, HostError> {
+        health::read(&self.root, address)
+    }
+
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
         let facts = self.device(address)?;
         let group = facts.group.map(|number| format!("/dev/vfio/{number}"));
@@ -331,5 +336,7 @@ impl Host for LinuxHost {
     }
 }
 
+#[cfg(test)]
+mod health_tests;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod config;
+mod health;
 
 pub use config::ConfigBytes;
 

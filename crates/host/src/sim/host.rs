@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Act, ActOutcome, Answer, BackendKind, Context, DeviceFacts, Feature, GroupFacts, GroupHold,
-    Host, HostError, HostUse, Inventory, Node, PciAddress, ProcessUse, Settings, Uevents,
+    Health, Host, HostError, HostUse, Inventory, Node, PciAddress, ProcessUse, Settings, Uevents,
     VfioError,
 };
 
@@ -202,6 +202,18 @@ impl Host for SimHost {
         // A mount or an interface is the host driver's: without the driver there is none.
         let host = device.vfio.is_none() && device.model.facts.driver.is_some();
         Ok(if host { device.model.uses.clone() } else { Vec::new() })
+    }
+
+    /// What a test or the topology file said; of one that sleeps as little as on a real machine.
+    fn health(&self, address: PciAddress) -> Result<Health, HostError> {
+        let kernel = self.shared.kernel();
+        let device = kernel.dev(address).map_err(|_| HostError::NoDevice(address))?;
+        let mut health = device.model.health.clone();
+        if health.is_asleep() {
+            health.answers = None;
+            health.link = None;
+        }
+        Ok(health)
     }
 
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {

@@ -13,7 +13,7 @@ use super::{
     shared::Kind,
     topology::ResetKind,
 };
-use crate::{BackendKind, Context, DomainHandle, HostUse, Node, PciAddress, ResetOutcome};
+use crate::{BackendKind, Context, DomainHandle, Health, HostUse, Node, PciAddress, ResetOutcome};
 
 impl SimHost {
     /// Scripts a fault.
@@ -35,6 +35,21 @@ impl SimHost {
     /// Breaks a rule of the kernel, to see that somebody notices.
     pub fn break_rule(&self, rule: Rule) {
         self.shared.kernel().broken.insert(rule);
+    }
+
+    /// Changes what a device shows of its health.
+    ///
+    /// # Errors
+    /// ENODEV: there is none.
+    pub fn set_health(
+        &self,
+        device: PciAddress,
+        change: impl FnOnce(&mut Health),
+    ) -> Result<(), Errno> {
+        let mut kernel = self.shared.kernel();
+        let device = kernel.devices.get_mut(&device).ok_or(Errno::NODEV)?;
+        change(&mut device.model.health);
+        Ok(())
     }
 
     /// This process ends as the kernel sees it: all that it has open is closed, but for what duplicates

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::keep_only_release;
+use crate::health::Health;
 use crate::ids::{DeviceId, Epoch, GroupId, Label, ReservationId};
 use crate::model::{Condition, Ownership, ReservationState, ResetPolicy};
 use crate::record::{Device, DeviceFacts, Group, GroupFacts};
@@ -63,6 +64,9 @@ impl State {
             holders.clone_from(&group.reservations);
         }
         let mut left = Device::clone(&device);
+        // What comes back, or comes in its place, is looked at anew.
+        super::assess(&mut left, &Health::default());
+        left.failed_resets = 0;
         for holder in &holders {
             if let Some(label) = self.drop_from_reservation(holder, &device.group, id) {
                 left.only_label = Some(label);
@@ -135,5 +139,8 @@ fn new_device(group: &GroupId, facts: DeviceFacts, before: Option<&Arc<Device>>)
         marks: before.map_or_else(BTreeMap::new, |before| before.marks.clone()),
         only_label: before.and_then(|before| before.only_label.clone()),
         kernel_dma_op: None,
+        cordon: before.and_then(|before| before.cordon.clone()),
+        health: Health::default(),
+        failed_resets: 0,
     }
 }

@@ -1,6 +1,7 @@
 //! Events change the state. Every event is taken in every state; what it names and is not there
 //! is passed over.
 
+mod condition;
 mod host;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::model::{
 };
 use crate::record::{Context, Device, Domain, Group, Reservation};
 use crate::state::State;
+use condition::assess;
 
 impl State {
     /// Takes an event. Never fails and never panics.
@@ -47,10 +49,13 @@ impl State {
             Event::KernelDmaFailed { device, .. } => {
                 self.on_device(device, |device| device.kernel_dma_op = None);
             }
-            Event::Marked { device, condition, why } => self.on_device(device, |device| {
-                device.marks.insert(*condition, why.clone());
-            }),
+            Event::Marked { device, condition, why, term } => {
+                self.mark_with(device, *condition, why, term.as_ref());
+            }
             Event::Unmarked { device, condition, .. } => self.unmark(device, *condition),
+            Event::Assessed { device, health } => {
+                self.on_device(device, |device| assess(device, health));
+            }
             Event::EpochRaised { floor } => self.epoch_floor = self.epoch_floor.max(*floor),
             Event::Started { reservation, .. }
             | Event::Failed { reservation, .. }
@@ -203,6 +208,11 @@ impl State {
         for left in devices {
             self.on_device(&left.device, |device| {
                 device.only_label.clone_from(&left.only_label);
+                match left.reset_worked {
+                    Some(true) => device.failed_resets = 0,
+                    Some(false) => device.failed_resets = device.failed_resets.saturating_add(1),
+                    None => {}
+                }
                 if let Some(why) = &left.quarantined {
                     device.marks.insert(Condition::Quarantined, why.clone());
                 }
@@ -247,19 +257,6 @@ impl State {
                     device.only_label = Some(reservation.label.clone());
                 });
             }
-        }
-    }
-
-    fn unmark(&mut self, id: &DeviceId, condition: Condition) {
-        let clear = |device: &mut Device| {
-            device.marks.remove(&condition);
-            if condition == Condition::Quarantined {
-                device.only_label = None;
-            }
-        };
-        self.on_device(id, clear);
-        if let Some(slot) = self.absent.get_mut(id) {
-            clear(Arc::make_mut(slot));
         }
     }
 

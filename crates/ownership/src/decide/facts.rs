@@ -5,7 +5,7 @@ use super::Decision;
 use crate::command::Command;
 use crate::event::Event;
 use crate::ids::{DeviceId, Expiry, GroupId, ReservationId, Time};
-use crate::model::{Condition, ReservationState};
+use crate::model::ReservationState;
 use crate::reason::Reason;
 use crate::record::{Device, GroupFacts, Reservation};
 use crate::refusal::Refusal;
@@ -127,26 +127,6 @@ impl State {
     pub(super) fn find_device(&self, id: &DeviceId) -> Result<&Device, Box<Refusal>> {
         self.device(id)
             .ok_or_else(|| Refusal::new(Reason::NotFound, id, format!("no device is called {id}")))
-    }
-
-    pub(super) fn mark(&self, id: &DeviceId, condition: Condition, why: &str) -> Decision {
-        let device = self.find_device(id)?;
-        if device.marks.get(&condition).is_some_and(|known| known == why) {
-            return Ok(Vec::new());
-        }
-        Ok(vec![Event::Marked { device: id.clone(), condition, why: why.to_owned() }])
-    }
-
-    pub(super) fn unmark_device(&self, id: &DeviceId, condition: Condition, why: &str) -> Decision {
-        let device = match self.devices.get(id).or_else(|| self.absent.get(id)) {
-            Some(device) => device,
-            None => self.find_device(id)?,
-        };
-        let bound = condition == Condition::Quarantined && device.only_label.is_some();
-        if !device.marks.contains_key(&condition) && !bound {
-            return Ok(Vec::new());
-        }
-        Ok(vec![Event::Unmarked { device: id.clone(), condition, why: why.to_owned() }])
     }
 }
 

@@ -1,6 +1,7 @@
 //! Decisions: what a command does to the state, or why it is refused. Nothing is changed here.
 
 mod adopt;
+mod condition;
 mod facts;
 mod kernel_dma;
 mod objects;
@@ -75,13 +76,13 @@ impl State {
             | Command::DeleteContext { .. }
             | Command::CreateDomain { .. }
             | Command::DeleteDomain { .. } => self.decide_object(cmd),
-            Command::Cordon { device, why } => self.mark(device, Condition::Cordoned, why),
+            Command::Cordon { device, why, ttl_ms } => self.cordon(device, why, *ttl_ms, now),
+            Command::EndCordon { device } => Ok(self.end_cordon(device, now)),
             Command::Wedge { device, why } => self.mark(device, Condition::Wedged, why),
-            Command::Degrade { device, why } => self.mark(device, Condition::Degraded, why),
             Command::Quarantine { device, why } => self.mark(device, Condition::Quarantined, why),
             Command::Uncordon { device } => self.unmark_device(device, Condition::Cordoned, ""),
             Command::Unwedge { device } => self.unmark_device(device, Condition::Wedged, ""),
-            Command::Undegrade { device } => self.unmark_device(device, Condition::Degraded, ""),
+            Command::Assess { device, health } => self.assess(device, health),
             Command::ClearQuarantine { device, why } => {
                 self.unmark_device(device, Condition::Quarantined, why)
             }

@@ -163,7 +163,18 @@ impl State {
                 device.only_label.clone()
             }
         };
-        DeviceLeft { device: id.clone(), quarantined, only_label, note: reset_words(reset, words) }
+        DeviceLeft {
+            device: id.clone(),
+            quarantined,
+            only_label,
+            note: reset_words(reset, words),
+            reset_worked: match reset {
+                ResetOutcome::Verified => Some(true),
+                // Silence counts as unclean, and says nothing of the device.
+                ResetOutcome::Failed => outcome.map(|_| false),
+                ResetOutcome::NotPossible | ResetOutcome::NotNeeded => None,
+            },
+        }
     }
 
     /// No host driver can be bound while others hold the group: the last of them gives the

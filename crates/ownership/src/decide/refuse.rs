@@ -1,6 +1,7 @@
 //! Refusals in words: who stands in the way, with what, and what would resolve it.
 
-use crate::ids::Label;
+use crate::health::CauseCode;
+use crate::ids::{DeviceId, Label};
 use crate::model::Ownership;
 use crate::policy::{Claimant, Denial};
 use crate::reason::{Errno, Reason};
@@ -66,16 +67,7 @@ impl State {
     ) -> Box<Refusal> {
         let bad: Vec<&Device> =
             self.devices_of(group).filter(|device| device.condition() == group.condition).collect();
-        let resolve = bad
-            .iter()
-            .map(|device| match reason {
-                Reason::Quarantined => {
-                    format!("berth quarantine clear {} --reason TEXT", device.facts.id)
-                }
-                Reason::Cordoned => format!("berth uncordon {}", device.facts.id),
-                _ => format!("berth explain {}", device.facts.id),
-            })
-            .collect();
+        let resolve = bad.iter().flat_map(|device| ways_out(device, reason)).collect();
         let message =
             format!("{} in {}: {} ({})", op.text(), group.id, reason.row().title, group.note);
         let blockers = bad
@@ -343,4 +335,38 @@ fn kernel_text(device: &Device) -> String {
 fn member_text(device: &Device) -> String {
     let bridge = if device.facts.bridge { "bridge, " } else { "" };
     format!("{bridge}{}", device.facts.dma.driver().unwrap_or("no driver"))
+}
+
+/// What would let a device be reserved again.
+fn ways_out(device: &Device, reason: Reason) -> Vec<String> {
+    let id = &device.facts.id;
+    match reason {
+        Reason::Quarantined => vec![format!("berth quarantine clear {id} --reason TEXT")],
+        Reason::Cordoned => vec![format!("berth uncordon {id}")],
+        Reason::DeviceDegraded | Reason::DeviceFailed => {
+            device.health.causes.iter().map(|cause| repair(id, cause.code)).collect()
+        }
+        _ => vec![format!("berth explain {id}")],
+    }
+}
+
+/// What ends a cause.
+fn repair(id: &DeviceId, code: CauseCode) -> String {
+    match code {
+        CauseCode::ConfigGone | CauseCode::PowerState => {
+            format!(
+                "see the kernel's log of {id}; power-cycle or replace it: it counts again once it answers"
+            )
+        }
+        CauseCode::AerFatal | CauseCode::AerNonfatal => format!(
+            "see the kernel's log of {id}; it counts again after quiet_ms of [condition] without new \
+             errors, or after a reboot"
+        ),
+        CauseCode::LinkWidth | CauseCode::LinkSpeed => {
+            format!(
+                "reseat {id} or its cable: it counts again once its link has all that both ends can do"
+            )
+        }
+        CauseCode::ResetFailed => format!("{id} counts again once a reset of it has worked"),
+    }
 }

@@ -22,6 +22,15 @@ vocabulary!(
 pub(super) fn cell(condition: Condition, op: ConditionOp) -> Cell<()> {
     match condition {
         Condition::Ok | Condition::Degraded => Cell::Next(()),
+        Condition::Failed => match op {
+            ConditionOp::Reserve => Cell::refuse(Reason::DeviceFailed),
+            ConditionOp::Attach
+            | ConditionOp::Detach
+            | ConditionOp::Replace
+            | ConditionOp::Release
+            | ConditionOp::KernelDmaSet
+            | ConditionOp::KernelDmaRelease => Cell::Next(()),
+        },
         Condition::Cordoned => match op {
             ConditionOp::Reserve => Cell::refuse(Reason::Cordoned),
             ConditionOp::Attach

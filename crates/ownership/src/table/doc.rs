@@ -118,7 +118,11 @@ fn lifecycle(out: &mut String, table: &Table, order: Order) {
 }
 
 fn conditions(out: &mut String, table: &Table) {
-    out.push_str("\nA group's condition is the worst of its members'.\n\n");
+    out.push_str(
+        "\nA group's condition is the worst of its members'. `[condition]` in berthd.toml may have new \
+         reservations of degraded devices refused (`DEVICE_DEGRADED`), and those of failed ones \
+         admitted.\n\n",
+    );
     let names: Vec<String> = Condition::ALL.iter().map(ToString::to_string).collect();
     let mut columns = vec!["operation"];
     columns.extend(names.iter().map(String::as_str));

@@ -116,6 +116,20 @@ impl Table {
         table
     }
 
+    /// The same tables with what a site says of new reservations of devices that are degraded or
+    /// failed.
+    #[must_use]
+    pub fn with_conditions(mut self, refuse_degraded: bool, refuse_failed: bool) -> Self {
+        for (condition, refuse, reason) in [
+            (Condition::Degraded, refuse_degraded, Reason::DeviceDegraded),
+            (Condition::Failed, refuse_failed, Reason::DeviceFailed),
+        ] {
+            let cell = if refuse { Cell::refuse(reason) } else { Cell::Next(()) };
+            self.condition.insert((condition, ConditionOp::Reserve), cell);
+        }
+        self
+    }
+
     /// All cells.
     pub fn cells(&self) -> impl Iterator<Item = CellRef> + '_ {
         let ownership = self.ownership.keys().map(|(row, op)| CellRef::Ownership(*row, *op));

@@ -17,6 +17,13 @@ pub(super) fn at(boot_ms: u64) -> Time {
     Time { unix_ms: UnixMs(7), boot_ms, boot_id: "boot".into() }
 }
 
+/// What the machine shows against a device.
+pub(super) fn assess(device: impl Into<DeviceId>, codes: &[CauseCode]) -> Command {
+    let cause = |code: &CauseCode| Cause { code: *code, what: "3".to_owned(), since_ms: UnixMs(7) };
+    let causes = codes.iter().map(cause).collect();
+    Command::Assess { device: device.into(), health: Health { causes, counted: None } }
+}
+
 pub(super) fn device(id: &str) -> DeviceFacts {
     DeviceFacts::new(id)
 }

@@ -488,7 +488,7 @@ fn cordoned_and_wedged_keep_others_away_but_not_the_release() {
     let mut state = single();
     run_all(&mut state, &[ask(reserve(0, Policy::Exclusive, "a", "g-1"))]);
     let why = "firmware update".to_owned();
-    run_all(&mut state, &[Command::Cordon { device: A.into(), why: why.clone() }]);
+    run_all(&mut state, &[Command::Cordon { device: A.into(), why: why.clone(), ttl_ms: None }]);
     attach(&mut state, 0);
     run_all(&mut state, &[Command::Wedge { device: A.into(), why }]);
     assert_eq!(refused(&state, &Command::Detach { order: order(0) }).reason, Reason::Wedged);

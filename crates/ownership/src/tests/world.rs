@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::fixture::{T0, TTL, at, id, observe, order, process, returned};
+use super::fixture::{T0, TTL, assess, at, id, observe, order, process, returned};
 use crate::*;
 
 /// Which commands come up in a world.
@@ -309,15 +309,16 @@ impl World {
     fn marks(&self, cmds: &mut Vec<Command>) {
         let why = || "marked".to_owned();
         let device = DeviceId::from(D2);
-        cmds.push(Command::Cordon { device: device.clone(), why: why() });
+        cmds.push(Command::Cordon { device: device.clone(), why: why(), ttl_ms: None });
         cmds.push(Command::Uncordon { device: device.clone() });
         cmds.push(Command::Wedge { device: device.clone(), why: why() });
         cmds.push(Command::Unwedge { device: device.clone() });
         cmds.push(Command::Quarantine { device: device.clone(), why: why() });
         cmds.push(Command::ClearQuarantine { device: device.clone(), why: why() });
         if self.owners < 2 {
-            cmds.push(Command::Degrade { device: device.clone(), why: why() });
-            cmds.push(Command::Undegrade { device: device.clone() });
+            for codes in [&[][..], &[CauseCode::LinkWidth], &[CauseCode::ConfigGone]] {
+                cmds.push(assess(device.clone(), codes));
+            }
         }
         cmds.push(Command::KernelDmaSet { device: device.clone(), driver: None });
         cmds.push(Command::KernelDmaFailed { device, why: why() });

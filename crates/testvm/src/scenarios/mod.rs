@@ -16,6 +16,7 @@
 
 mod berthd_adopt;
 mod berthd_alive;
+mod berthd_condition;
 mod berthd_crash;
 mod berthd_daemonize;
 mod berthd_exclusive;
@@ -96,6 +97,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_daemonize::SCENARIOS,
     berthd_crash::SCENARIOS,
     berthd_leaks::SCENARIOS,
+    berthd_condition::SCENARIOS,
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,
     systemd_failures::SCENARIOS,

@@ -73,6 +73,8 @@ codes! {
     Cordoned = "CORDONED" Warning;
     /// A device works less well than it should.
     Degraded = "DEGRADED" Warning;
+    /// A device doesn't work.
+    DeviceFailed = "DEVICE_FAILED" Problem;
     /// Only one label may have a device.
     OneLabelOnly = "ONE_LABEL_ONLY" Warning;
     /// A reservation has nothing any more.

@@ -37,6 +37,7 @@ fn mark(condition: Condition, id: &str) -> Option<(Code, String)> {
     Some(match condition {
         Condition::Ok => return None,
         Condition::Degraded => (Code::Degraded, format!("see berth device show {id}")),
+        Condition::Failed => (Code::DeviceFailed, format!("see berth device show {id}")),
         Condition::Cordoned => (Code::Cordoned, format!("berth uncordon {id}")),
         Condition::Wedged => {
             (Code::Wedged, "end the processes that are named, or wait for them".to_owned())

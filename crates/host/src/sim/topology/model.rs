@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::spec::{DeviceSpec, ResetSpec, VfSpec};
-use crate::{DeviceFacts, DmaKind, Grouping, GroupingCode, HostUse, IovaRange, PciAddress};
+use crate::{DeviceFacts, DmaKind, Grouping, GroupingCode, Health, HostUse, IovaRange, PciAddress};
 
 /// A device, with what discovery shows of it and what it will do.
 #[derive(Debug, Clone)]
@@ -18,6 +18,7 @@ pub(crate) struct DeviceModel {
     pub(crate) vf: Option<VfModel>,
     /// Virtual functions at boot.
     pub(crate) sriov_vfs: u16,
+    pub(crate) health: Health,
 }
 
 /// How a reset of the device goes.
@@ -93,6 +94,7 @@ impl DeviceModel {
             firmware_1to1: spec.firmware_1to1.unwrap_or(false),
             vf: spec.vf,
             sriov_vfs: spec.sriov_vfs.unwrap_or(0),
+            health: spec.health.unwrap_or_else(awake),
         }
     }
 }
@@ -104,6 +106,16 @@ fn reset_kind(spec: ResetSpec, methods: &[String]) -> ResetKind {
         ResetSpec::Verified => ResetKind::Verified,
         ResetSpec::NotPossible => ResetKind::NotPossible,
         ResetSpec::Failed => ResetKind::Failed,
+    }
+}
+
+/// One that works and has nothing to tell.
+fn awake() -> Health {
+    Health {
+        power_state: "D0".to_owned(),
+        runtime_status: "active".to_owned(),
+        answers: Some(true),
+        ..Health::default()
     }
 }
 

@@ -94,6 +94,7 @@ fn recorded(facts: &DeviceFacts, uses: Vec<HostUse>, serials: Serials) -> Device
         physical_function: facts.physical_function,
         sriov_total: (facts.sriov_total > 0).then_some(facts.sriov_total),
         sriov_vfs: None,
+        health: None,
         parent: facts.parent,
         coherent: None,
         firmware_1to1: None,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::{Bar, Grouping, HostUse, IovaRange, PciAddress, sim::fault::Fault};
+use crate::{Bar, Grouping, Health, HostUse, IovaRange, PciAddress, sim::fault::Fault};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -176,6 +176,8 @@ device_spec! {
     vf: VfSpec,
     bars: Vec<Bar>,
     uses: Vec<HostUse>,
+    /// What it shows of its health at boot.
+    health: Health,
 }
 
 fn default_release() -> String {
