@@ -231,18 +231,26 @@ pub(super) fn not_busy(record: &Reservation) -> Result<(), ApiError> {
     Err(ApiError::new(Reason::ReservationBusy, &record.id, text))
 }
 
+/// What the daemon attaches is handed over while it is attached; else the answer is that of the
+/// table of decisions.
 fn deliverable(record: &Reservation) -> Result<(), ApiError> {
-    if record.state == ReservationState::Held {
-        return Ok(());
-    }
-    Err(ApiError::Refused(
-        Refusal::new(
-            Reason::NotAttached,
-            &record.id,
-            format!("{} is {}, so there is nothing to hand over", record.id, record.state),
-        )
-        .with_resolve(vec![format!("berth attach {}", record.id)]),
-    ))
+    let id = &record.id;
+    let (reason, resolve) = match record.state {
+        ReservationState::Held => return Ok(()),
+        ReservationState::Preparing | ReservationState::Reserved | ReservationState::Handed => {
+            (Reason::NotAttached, format!("berth attach {id}"))
+        }
+        ReservationState::Expired => {
+            (Reason::LeaseExpired, format!("berth reservation renew {id}"))
+        }
+        ReservationState::Draining => (Reason::HolderDraining, format!("berth release {id}")),
+        ReservationState::Lost => (Reason::HoldLost, format!("berth release {id}")),
+        ReservationState::Released => {
+            return Err(ApiError::not_found(id, format!("reservation {id} is released")));
+        }
+    };
+    let text = format!("{id} is {}, so there is nothing to hand over", record.state);
+    Err(ApiError::Refused(Refusal::new(reason, id, text).with_resolve(vec![resolve])))
 }
 
 /// One message carries so many descriptors and no more.

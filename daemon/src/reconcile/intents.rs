@@ -17,6 +17,7 @@ use crate::{
 pub(super) fn settle(
     engine: &Engine,
     open: Vec<OpenIntent>,
+    rebooted: bool,
     report: &mut Report,
     deadline: Instant,
 ) {
@@ -41,12 +42,12 @@ pub(super) fn settle(
                 let reservation = intent.reservation.clone();
                 engine.submit(intent, engine.snapshot());
                 if let Some(id) = reservation {
-                    watch_after(engine, id);
+                    watch_after(engine, id, rebooted);
                 }
             }
             IntentBody::Attach { .. } | IntentBody::Detach | IntentBody::Replace { .. } => {
                 report.undone.push(intent.id);
-                broken_off(engine, &intent);
+                broken_off(engine, &intent, rebooted);
             }
             IntentBody::HandOver => match &intent.reservation {
                 // Nothing was touched: it is looked at again.
@@ -55,7 +56,7 @@ pub(super) fn settle(
                     report.finished.push(intent.id);
                     engine.submit(intent, engine.snapshot());
                 }
-                _ => hand_over(engine, &intent, report),
+                _ => hand_over(engine, &intent, rebooted, report),
             },
         }
     }
@@ -69,7 +70,7 @@ pub(super) fn settle(
 }
 
 /// What was half attached is closed by the kernel; the claims that stood before are looked at.
-fn broken_off(engine: &Engine, intent: &Intent) {
+fn broken_off(engine: &Engine, intent: &Intent, rebooted: bool) {
     let Some(id) = &intent.reservation else { return };
     let snapshot = engine.snapshot();
     let job = match Job::of(&snapshot, id) {
@@ -88,14 +89,14 @@ fn broken_off(engine: &Engine, intent: &Intent) {
         IntentBody::Detach if engine.has_all(&job) => {
             let outcome = attach::detach(engine.tools(), NO_INTENT, &job);
             close(engine, intent, outcome);
-            watch_holder(engine, id);
+            watch_holder(engine, id, rebooted);
             return engine.follow_up();
         }
         IntentBody::Replace { .. } if engine.has_all(&job) => {
             match engine.back_to_its_domain(&job) {
                 Ok(()) => {
                     close(engine, intent, failure(intent, restarted(intent, &job)));
-                    return watch_holder(engine, id);
+                    return watch_holder(engine, id, rebooted);
                 }
                 Err(error) => tracing::error!(reservation = %id, %error, "its domain is lost"),
             }
@@ -115,12 +116,12 @@ fn broken_off(engine: &Engine, intent: &Intent) {
     if let Err(error) = records.outcome(intent.id, outcome) {
         tracing::error!(intent = intent.id, %error, "a broken-off intent could not be closed");
         if error.is_passing() {
-            broken_off_later(engine, intent.clone(), id);
+            broken_off_later(engine, intent.clone(), id, rebooted);
         }
         return;
     }
     if in_use.is_err() {
-        watch_holder(engine, id);
+        watch_holder(engine, id, rebooted);
         return;
     }
     let snapshot = engine.snapshot();
@@ -138,13 +139,22 @@ fn broken_off(engine: &Engine, intent: &Intent) {
             tracing::error!(reservation = %id, %error, "ended claims could not be recorded");
         }
     }
+    viable_again(engine, &job, rebooted);
     attach::hold_again(engine.tools(), NO_INTENT, &job);
     engine.follow_up();
 }
 
+/// After a reboot devices have the host's drivers, which come before the hold. Where they can't be
+/// changed the hold isn't had either, and tells so.
+fn viable_again(engine: &Engine, job: &Job, rebooted: bool) {
+    if rebooted && let Err(refusal) = engine.viable_again(job) {
+        tracing::error!(reservation = %job.reservation, why = refusal.message, "no drivers again");
+    }
+}
+
 /// Of a hand-over that was broken off no descriptor has left. A node may have been opened by now,
 /// by whoever was let in: then it is done. Else it is undone.
-fn hand_over(engine: &Engine, intent: &Intent, report: &mut Report) {
+fn hand_over(engine: &Engine, intent: &Intent, rebooted: bool, report: &mut Report) {
     let Some(id) = &intent.reservation else { return };
     let tools = engine.tools();
     let job = match Job::of(&engine.snapshot(), id) {
@@ -160,13 +170,14 @@ fn hand_over(engine: &Engine, intent: &Intent, report: &mut Report) {
     };
     if nobody {
         report.undone.push(intent.id);
+        viable_again(engine, &job, rebooted);
         acts::hand_over::undo(tools, NO_INTENT, &job);
         close(engine, intent, failure(intent, restarted(intent, &job)));
     } else {
         report.finished.push(intent.id);
         let reservation = id.clone();
         close(engine, intent, Outcome::done(Command::HandOverDone { reservation }));
-        watch_holder(engine, id);
+        watch_holder(engine, id, rebooted);
     }
     engine.follow_up();
 }
@@ -187,38 +198,41 @@ fn close(engine: &Engine, intent: &Intent, outcome: Outcome) {
 }
 
 /// Start-up doesn't wait for a store that can't be written; what it has to say does.
-fn broken_off_later(engine: &Engine, intent: Intent, id: &ReservationId) {
+fn broken_off_later(engine: &Engine, intent: Intent, id: &ReservationId, rebooted: bool) {
     let name = format!("end of intent {}", intent.id);
     engine.beside(name, &engine.snapshot(), id, move |engine| {
         if engine.moment() {
-            broken_off(engine, &intent);
+            broken_off(engine, &intent, rebooted);
         }
     });
 }
 
 /// Watches the holder of what a repeated intent left as it was, once that has run.
-fn watch_after(engine: &Engine, id: ReservationId) {
+fn watch_after(engine: &Engine, id: ReservationId, rebooted: bool) {
     let (snapshot, of) = (engine.snapshot(), id.clone());
     let name = format!("holder of {id}");
-    engine.beside(name, &snapshot, &of, move |engine| watch_holder(engine, &id));
+    engine.beside(name, &snapshot, &of, move |engine| watch_holder(engine, &id, rebooted));
 }
 
 /// Claims that an intent left standing live on with their holder, whose end must be noticed; they
 /// end where it is gone by now.
-fn watch_holder(engine: &Engine, id: &ReservationId) {
+fn watch_holder(engine: &Engine, id: &ReservationId, rebooted: bool) {
     let snapshot = engine.snapshot();
     let Some(record) = snapshot.state.reservation(id) else { return };
     if record.claims == 0 || record.pending.is_some() {
         return;
     }
     let Ok(job) = Job::of(&snapshot, id) else { return };
-    let settled = standing::adopt(engine, record, &job).and_then(|adopted| {
+    // No holder outlives the host.
+    let adopted = if rebooted { Ok(false) } else { standing::adopt(engine, record, &job) };
+    let settled = adopted.and_then(|adopted| {
         if !adopted {
-            standing::end(engine, record, &job, false)?;
+            standing::end(engine, record, &job, rebooted)?;
             let now = engine.snapshot();
             if now.state.reservation(id).is_some_and(|record| record.pending.is_some()) {
                 return Ok(());
             }
+            viable_again(engine, &job, rebooted);
             attach::hold_again(engine.tools(), NO_INTENT, &job);
             engine.follow_up();
         }

@@ -105,7 +105,7 @@ pub fn run_with(
     }
     drop(done);
     collect(&mut report, &results, expected, deadline);
-    intents::settle(engine, open, &mut report, deadline);
+    intents::settle(engine, open, rebooted, &mut report, deadline);
     engine.tidy();
     tracing::info!(
         held = report.held.len(),
