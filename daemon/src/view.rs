@@ -12,6 +12,7 @@ mod explain_memory;
 mod group;
 mod refusal;
 mod reservation;
+mod sriov;
 mod watched;
 mod words;
 
@@ -27,6 +28,7 @@ pub use explain_memory::memory_notes;
 pub use group::{group, owner_of};
 pub use refusal::refusal;
 pub use reservation::{Boot, claims, given_back, reservation};
+pub use sriov::{sriov, sriov_plan};
 pub use watched::WatchedEvent;
 pub use words::{
     address, backend, backend_word, condition, condition_word, delivery, delivery_word,

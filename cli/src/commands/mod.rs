@@ -10,6 +10,7 @@ mod host;
 mod reservation;
 mod reserve;
 mod run;
+mod sriov;
 
 use std::io::Write as _;
 
@@ -52,6 +53,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Revoke(order) => reservation::revoke(channel, order, output).await,
         Command::Domain(command) => domain::run(channel, command, output).await,
         Command::KernelDma(command) => device::kernel_dma(channel, command, output).await,
+        Command::Sriov(command) => sriov::run(channel, command, output).await,
         Command::Cordon { device, note } => device::cordon(channel, device, note, output).await,
         Command::Uncordon { device } => device::uncordon(channel, device, output).await,
         Command::Quarantine(command) => device::quarantine(channel, command, output).await,

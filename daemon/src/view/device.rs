@@ -55,6 +55,7 @@ pub fn device(snapshot: &Snapshot, facts: &DeviceFacts) -> v1::Device {
             .group_of(facts.address)
             .map(|group| super::group::foreign(&group.foreign_pids, &group.foreign))
             .unwrap_or_default(),
+        sriov: (facts.sriov_total > 0).then(|| super::sriov::sriov(snapshot, facts)),
     }
 }
 

@@ -7,7 +7,7 @@ mod facts;
 mod uevent;
 mod vfio;
 
-pub use act::{Act, ActOutcome, Node, Privileged, ResetOutcome};
+pub use act::{Act, ActOutcome, Node, Privileged, ResetOutcome, sriov_writes};
 pub use address::{ParseAddressError, PciAddress};
 pub use error::{HostError, VfioError};
 pub use facts::{

@@ -70,6 +70,8 @@ impl State {
         }
         if !left.marks.is_empty() || left.only_label.is_some() {
             left.kernel_dma_op = None;
+            left.sriov_op = None;
+            left.sriov_baseline = None;
             self.absent.insert(id.clone(), Arc::new(left));
         }
         self.refresh(&device.group);
@@ -135,5 +137,7 @@ fn new_device(group: &GroupId, facts: DeviceFacts, before: Option<&Arc<Device>>)
         marks: before.map_or_else(BTreeMap::new, |before| before.marks.clone()),
         only_label: before.and_then(|before| before.only_label.clone()),
         kernel_dma_op: None,
+        sriov_op: None,
+        sriov_baseline: None,
     }
 }

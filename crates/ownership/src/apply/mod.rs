@@ -2,6 +2,7 @@
 //! is passed over.
 
 mod host;
+mod sriov;
 
 use std::sync::Arc;
 
@@ -46,6 +47,9 @@ impl State {
             }),
             Event::KernelDmaFailed { device, .. } => {
                 self.on_device(device, |device| device.kernel_dma_op = None);
+            }
+            Event::SriovStarted { .. } | Event::SriovChanged { .. } | Event::SriovFailed { .. } => {
+                self.sriov(event)
             }
             Event::Marked { device, condition, why } => self.on_device(device, |device| {
                 device.marks.insert(*condition, why.clone());

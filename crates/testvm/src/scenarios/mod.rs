@@ -35,6 +35,7 @@ mod berthd_revoke;
 mod berthd_run;
 mod berthd_run_restarts;
 mod berthd_shared;
+mod berthd_sriov;
 mod berthd_tools;
 mod berthd_wedged;
 mod conformance;
@@ -74,6 +75,7 @@ const TOPICS: &[&[Scenario]] = &[
     conformance::SCENARIOS,
     berthd_exclusive::SCENARIOS,
     berthd_shared::SCENARIOS,
+    berthd_sriov::SCENARIOS,
     berthd_group::SCENARIOS,
     berthd_host_use::SCENARIOS,
     berthd_hotplug::SCENARIOS,
