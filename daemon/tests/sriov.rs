@@ -104,7 +104,7 @@ async fn what_goes_on_purpose_is_not_told_as_if_it_had_been_pulled_out() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let all = events(&running).await;
     let gone: Vec<&Value> =
-        all.iter().filter(|event| event["devices"][0] == VFS[0]).skip(1).collect();
+        all.iter().filter(|event| event["devices"][0]["pci"] == VFS[0]).skip(1).collect();
     assert!(!gone.is_empty(), "{all:#?}");
     for event in gone {
         let cause = event["cause"].as_str().unwrap_or_default();
@@ -112,7 +112,7 @@ async fn what_goes_on_purpose_is_not_told_as_if_it_had_been_pulled_out() {
     }
     let kinds: Vec<&str> = all
         .iter()
-        .filter(|event| event["devices"][0] == PF)
+        .filter(|event| event["devices"][0]["pci"] == PF)
         .filter_map(|event| event["kind"].as_str())
         .filter(|kind| kind.starts_with("device."))
         .collect();
@@ -237,4 +237,19 @@ async fn a_request_id_gets_the_same_answer_again() {
     let refused = client.set_sriov(other).await.expect_err("another request");
     assert!(refused.message().contains("once"), "{refused}");
     assert_eq!(running.host.device(at(PF)).expect("there").virtual_functions.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_that_the_kernel_keeps_by_a_token_are_refused_with_the_way_out() {
+    let running = start().await;
+    let id = reserve(&running, "red", VFS[0]).await;
+    let host = running.host.clone();
+    let bind = berth_host::Act::Bind { device: at(PF), driver: "vfio-pci".to_owned() };
+    tokio::task::spawn_blocking(move || host.perform(&bind)).await.expect("no panic").expect("on");
+    let path = format!("/api/v1/reservations/{id}/attach");
+    let answer = running.unix("POST", &path, Some(&json!({}))).await;
+    assert_eq!(answer.problem()["reason"], "KERNEL_REFUSED", "{}", answer.body);
+    for word in [VFS[0], PF, "vfio-pci", "VF token", "EACCES", "berth sriov set"] {
+        assert!(answer.body.contains(word), "{word}: {}", answer.body);
+    }
 }

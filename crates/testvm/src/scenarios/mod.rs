@@ -55,6 +55,7 @@ mod systemd_helper;
 mod systemd_store;
 mod topology;
 mod uapi;
+mod uapi_vf_token;
 
 use crate::guest::Scenario;
 
@@ -64,6 +65,7 @@ const TOPICS: &[&[Scenario]] = &[
     daemon::SCENARIOS,
     raw::SCENARIOS,
     uapi::SCENARIOS,
+    uapi_vf_token::SCENARIOS,
     dma::SCENARIOS,
     dma_kinds::SCENARIOS,
     dma_large::SCENARIOS,
