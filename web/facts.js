@@ -186,8 +186,10 @@ const baseline = (before) =>
 function virtual(device) {
   if (!device.sriovTotalVfs) return "";
   const there = device.virtualFunctions;
+  const before = device.sriov?.baseline;
   return [
     `${there.length} of ${device.sriovTotalVfs}`,
+    before ? ` (${before.vfs} before Berth changed it)` : null,
     there.length ? ": " : null,
     ...list(there.map(deviceLink)),
   ];

@@ -158,6 +158,9 @@ pub(crate) enum Command {
     /// Host drivers' use of kernel DMA.
     #[command(subcommand)]
     KernelDma(KernelDmaCommand),
+    /// Virtual functions (SR-IOV) of a physical one.
+    #[command(subcommand)]
+    Sriov(SriovCommand),
     /// Follow changes as they happen.
     Watch {
         /// Start after this event; 0 starts with the oldest kept.
@@ -330,6 +333,44 @@ pub(crate) enum KernelDmaCommand {
         #[arg(long)]
         request_id: Option<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SriovCommand {
+    /// Make so many virtual functions, without host drivers on them; 0 takes them away.
+    ///
+    /// From one number to another the way leads over 0, so that nobody may have one of them. Host
+    /// drivers are not offered them as long as they are there (sriov_drivers_autoprobe).
+    Set {
+        /// The physical function.
+        #[arg(value_parser = address::parse)]
+        device: DeviceAddress,
+        /// How many.
+        vfs: u32,
+        #[command(flatten)]
+        args: SriovArgs,
+    },
+    /// Bring back the number of virtual functions that there was before Berth changed it.
+    Restore {
+        /// The physical function.
+        #[arg(value_parser = address::parse)]
+        device: DeviceAddress,
+        #[command(flatten)]
+        args: SriovArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SriovArgs {
+    /// Decide, and print each write to sysfs and what undoes it; change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Wait this long for the kernel work; 0 doesn't wait.
+    #[arg(long, value_parser = quantity::duration)]
+    pub(crate) wait: Option<Duration>,
+    /// The same id gets the same answer for 24 hours.
+    #[arg(long)]
+    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

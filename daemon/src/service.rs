@@ -15,6 +15,7 @@ mod request;
 mod reservations;
 mod reserve;
 mod select;
+mod sriov;
 mod wait;
 mod watch;
 

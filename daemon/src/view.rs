@@ -13,6 +13,7 @@ mod group;
 mod health;
 mod refusal;
 mod reservation;
+mod sriov;
 mod watched;
 mod words;
 
@@ -29,6 +30,7 @@ pub use group::{group, owner_of};
 pub use health::{causes, cordon, health};
 pub use refusal::refusal;
 pub use reservation::{Boot, claims, given_back, reservation};
+pub use sriov::{sriov, sriov_plan};
 pub use watched::WatchedEvent;
 pub use words::{
     address, backend, backend_word, condition, condition_word, delivery, delivery_word,

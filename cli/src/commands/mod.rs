@@ -11,6 +11,7 @@ mod libvirt;
 mod reservation;
 mod reserve;
 mod run;
+mod sriov;
 
 use std::io::Write as _;
 
@@ -59,6 +60,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Revoke(order) => reservation::revoke(channel, order, output).await,
         Command::Domain(command) => domain::run(channel, command, output).await,
         Command::KernelDma(command) => device::kernel_dma(channel, command, output).await,
+        Command::Sriov(command) => sriov::run(channel, command, output).await,
         Command::Cordon { device, note, term } => {
             device::cordon(channel, device, note, term, output).await
         }

@@ -120,6 +120,6 @@ pub(super) async fn revoke(
     order!(channel, output, revoke, request)
 }
 
-fn wait_of(wait: Option<Duration>) -> (u64, bool) {
+pub(super) fn wait_of(wait: Option<Duration>) -> (u64, bool) {
     (wait.map(millis).unwrap_or_default(), wait == Some(Duration::ZERO))
 }

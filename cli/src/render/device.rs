@@ -2,7 +2,7 @@
 
 use berth_proto::v1;
 
-use super::{Meaning, block as fields, cell, group, health, process, table as render, word};
+use super::{Meaning, block as fields, cell, group, health, process, sriov, table as render, word};
 use crate::{address, quantity};
 
 /// One line a device.
@@ -96,6 +96,7 @@ pub(crate) fn block(device: &v1::Device) -> String {
                 device.sriov_total_vfs.to_string()
             },
         ),
+        ("VFs before", device.sriov.as_ref().map(sriov::before).unwrap_or_default()),
     ])
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod group;
 pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod reservation;
+pub(crate) mod sriov;
 
 use std::io::{IsTerminal as _, Write as _};
 

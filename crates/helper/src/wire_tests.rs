@@ -8,7 +8,7 @@ fn acts() -> Vec<Act> {
         Act::Unbind { device },
         Act::Override { device, driver: None },
         Act::Restore { device, driver: Some("nvme".into()), driver_override: None },
-        Act::Sriov { device, count: 4 },
+        Act::Sriov { device, count: 4, autoprobe: false },
         Act::Reset { device },
         Act::ReadConfig { device },
         Act::WhoHolds { nodes: vec!["/dev/vfio/8".into()] },

@@ -3,7 +3,7 @@
 use crate::health::Health;
 use crate::ids::{ContextId, DeviceId, DomainId, Epoch, GroupId, Holder, Label, ReservationId};
 use crate::model::{Backend, Delivery, DriverDma, Hold, Policy, ResetOutcome, ResetPolicy};
-use crate::record::{Flags, GroupFacts, HolderProcess};
+use crate::record::{Flags, GroupFacts, HolderProcess, Sriov};
 
 /// One group that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +100,15 @@ impl Order {
     pub fn at(reservation: impl Into<ReservationId>, epoch: Epoch) -> Self {
         Self { reservation: reservation.into(), epoch: Some(epoch) }
     }
+}
+
+/// What SR-IOV of a physical function becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SriovTo {
+    /// So many virtual functions, which host drivers are not offered.
+    Vfs(u16),
+    /// As it was before it was changed.
+    Baseline,
 }
 
 /// A command. [`crate::State::decide`] answers each with events or a refusal.
@@ -311,6 +320,36 @@ pub enum Command {
         device: DeviceId,
         /// Why.
         why: String,
+    },
+    /// SR-IOV of a physical function is to be changed. From one number of virtual functions to
+    /// another the way leads over none.
+    SriovSet {
+        /// The physical function.
+        device: DeviceId,
+        /// What it becomes.
+        to: SriovTo,
+        /// What it is now.
+        from: Sriov,
+    },
+    /// It is changed.
+    SriovDone {
+        /// The physical function.
+        device: DeviceId,
+        /// What it is now.
+        now: Sriov,
+        /// The virtual functions that are there.
+        functions: Vec<DeviceId>,
+    },
+    /// It is not.
+    SriovFailed {
+        /// The physical function.
+        device: DeviceId,
+        /// Why.
+        why: String,
+        /// Whether it is as it was.
+        undone: bool,
+        /// The virtual functions that are there; none where that can't be told.
+        functions: Option<Vec<DeviceId>>,
     },
     /// A context is made that no reservation needs yet.
     CreateContext {

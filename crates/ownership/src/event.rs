@@ -7,6 +7,7 @@ use crate::ids::{ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Label, R
 use crate::model::{Condition, DriverDma, Hold};
 use crate::record::{
     Context, CordonTerm, Domain, GroupFacts, HolderProcess, KernelDmaOp, Pending, Reservation,
+    Sriov, SriovBaseline, SriovOp,
 };
 
 /// How one device was left when its reservation ended.
@@ -199,6 +200,31 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// SR-IOV of a physical function is being changed: the intent.
+    SriovStarted {
+        /// The physical function.
+        device: DeviceId,
+        /// From what to what.
+        op: SriovOp,
+        /// What it was before it was first changed.
+        baseline: SriovBaseline,
+    },
+    /// It was changed.
+    SriovChanged {
+        /// The physical function.
+        device: DeviceId,
+        /// What it is now.
+        now: Sriov,
+    },
+    /// It was not.
+    SriovFailed {
+        /// The physical function.
+        device: DeviceId,
+        /// Why.
+        why: String,
+        /// Whether it is as it was.
+        undone: bool,
+    },
     /// Something stands against a device.
     Marked {
         /// The device.
@@ -281,6 +307,9 @@ impl Event {
             Self::KernelDmaStarted { .. } => "kernel_dma_started",
             Self::KernelDmaChanged { .. } => "kernel_dma_changed",
             Self::KernelDmaFailed { .. } => "kernel_dma_failed",
+            Self::SriovStarted { .. } => "sriov_started",
+            Self::SriovChanged { .. } => "sriov_changed",
+            Self::SriovFailed { .. } => "sriov_failed",
             Self::Marked { .. } => "marked",
             Self::Unmarked { .. } => "unmarked",
             Self::Assessed { .. } => "condition",
@@ -322,6 +351,9 @@ impl Event {
             | Self::KernelDmaStarted { .. }
             | Self::KernelDmaChanged { .. }
             | Self::KernelDmaFailed { .. }
+            | Self::SriovStarted { .. }
+            | Self::SriovChanged { .. }
+            | Self::SriovFailed { .. }
             | Self::Marked { .. }
             | Self::Unmarked { .. }
             | Self::Assessed { .. }

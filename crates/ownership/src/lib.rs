@@ -63,7 +63,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Adopt, Command, DeviceReturn, Order, Reserve, TargetRequest};
+pub use command::{Adopt, Command, DeviceReturn, Order, Reserve, SriovTo, TargetRequest};
 pub use decide::{KernelDmaUse, ResetHit};
 pub use event::{DeviceLeft, Event};
 pub use health::{Cause, CauseCode, Counted, Errors, Health};
@@ -78,7 +78,8 @@ pub use model::{
 pub use reason::{Errno, ExitCode, GrpcCode, Reason, ReasonRow};
 pub use record::{
     Context, CordonTerm, Device, DeviceFacts, Domain, Flags, ForeignProcess, Group, GroupFacts,
-    HolderProcess, HostUse, KernelDmaOp, Pending, Reservation, Target, UNSEEN, name_foreign,
+    HolderProcess, HostUse, KernelDmaOp, Pending, Reservation, Sriov, SriovBaseline, SriovOp,
+    Target, UNSEEN, name_foreign,
 };
 pub use refusal::{Blocker, OwnerInfo, Refusal};
 pub use state::{Parts, State};

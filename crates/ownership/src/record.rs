@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
 use crate::ids::{
-    ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Holder, Label, ReservationId, UnixMs,
+    BootId, ContextId, DeviceId, DomainId, Epoch, Expiry, GroupId, Holder, Label, ReservationId,
+    UnixMs,
 };
 use crate::model::{
     Backend, Condition, Delivery, DriverDma, Hold, OperationKind, Ownership, Policy,
@@ -48,6 +49,9 @@ pub struct DeviceFacts {
     /// It has no reset that hits it alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resets_peers: bool,
+    /// Its physical function, where it is a virtual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical_function: Option<DeviceId>,
 }
 
 impl DeviceFacts {
@@ -63,6 +67,7 @@ impl DeviceFacts {
             processes: Vec::new(),
             reset_peers: Vec::new(),
             resets_peers: false,
+            physical_function: None,
         }
     }
 
@@ -122,6 +127,40 @@ pub enum KernelDmaOp {
     },
     /// The host driver is being unbound.
     Release,
+}
+
+/// How SR-IOV of a physical function is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sriov {
+    /// How many virtual functions there are.
+    pub vfs: u16,
+    /// Whether host drivers are offered new ones.
+    pub autoprobe: bool,
+}
+
+impl fmt::Display for Sriov {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let offered = if self.autoprobe { "" } else { "not " };
+        write!(f, "{} VFs, {offered}offered to host drivers", self.vfs)
+    }
+}
+
+/// SR-IOV of a physical function being changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SriovOp {
+    /// What it was.
+    pub from: Sriov,
+    /// What it becomes.
+    pub to: Sriov,
+}
+
+/// How SR-IOV of a physical function was set before it was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SriovBaseline {
+    /// How.
+    pub was: Sriov,
+    /// The boot that it is of: the next one begins anew.
+    pub boot_id: BootId,
 }
 
 /// Among foreign pids: the kernel says that somebody owns the group, and no process could be seen
@@ -199,6 +238,12 @@ pub struct Device {
     /// How many of its resets failed since the last one that worked.
     #[serde(default, skip_serializing_if = "is_default")]
     pub failed_resets: u32,
+    /// SR-IOV of it being changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sriov_op: Option<SriovOp>,
+    /// How its SR-IOV was set before it was changed; none while it is as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sriov_baseline: Option<SriovBaseline>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -209,6 +254,11 @@ impl Device {
     /// The worst mark that stands.
     pub fn condition(&self) -> Condition {
         self.marks.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// Whether kernel work is under way on it that no reservation asked for.
+    pub fn is_worked_on(&self) -> bool {
+        self.kernel_dma_op.is_some() || self.sriov_op.is_some()
     }
 }
 

@@ -4,6 +4,7 @@
 //! owned by a context and can be attached and detached. There is no unbinding but the last close.
 #![expect(unsafe_code, reason = "passes structures to ioctl")]
 
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -22,9 +23,25 @@ const ATTACH_BYTES: u32 = 12;
 /// `vfio_device_detach_iommufd_pt` without its PASID field.
 const DETACH_BYTES: u32 = 8;
 
-/// The secret a PF's driver set for its VFs: a UUID's 16 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The secret a PF's driver set for its VFs: a UUID's 16 bytes. It isn't printed by `{:?}`.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct VfToken(pub [u8; 16]);
+
+impl fmt::Debug for VfToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("VfToken(secret)")
+    }
+}
+
+impl VfToken {
+    /// As [`VfioGroup::get_device_fd`](crate::VfioGroup::get_device_fd) and VMMs take it:
+    /// `01234567-89ab-cdef-0123-456789abcdef`.
+    pub fn text(&self) -> String {
+        let hex: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &hex[part]);
+        parts.join("-")
+    }
+}
 
 /// A device that is open and not bound: it claims nothing, but its driver can't be unbound.
 #[derive(Debug)]
@@ -224,5 +241,17 @@ impl AsFd for BoundDevice {
 impl From<BoundDevice> for OwnedFd {
     fn from(bound: BoundDevice) -> Self {
         bound.into_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::VfToken;
+
+    #[test]
+    fn a_token_is_written_as_a_uuid_and_not_printed() {
+        let token = VfToken(std::array::from_fn(|at| u8::try_from(at * 17).unwrap_or_default()));
+        assert_eq!(token.text(), "00112233-4455-6677-8899-aabbccddeeff");
+        assert_eq!(format!("{token:?}"), "VfToken(secret)");
     }
 }

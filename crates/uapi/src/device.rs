@@ -10,9 +10,10 @@ use vfio_bindings::bindings::vfio as v;
 
 use crate::bytes::{len_u32, len_u64, read_u32, read_u64};
 use crate::caps::CapIter;
-use crate::{IoctlError, IovaRange, MappedRegion, RegionIndex, ioctl};
+use crate::{IoctlError, IovaRange, MappedRegion, RegionIndex, VfToken, ioctl};
 
 const REGION_INFO_BYTES: usize = size_of::<v::vfio_region_info>();
+const FEATURE_HEADER_BYTES: usize = size_of::<v::vfio_device_feature>();
 /// Region info larger than this is not believed.
 const MAX_REGION_INFO_BYTES: u32 = 64 * 1024;
 /// Offset and bit of bus mastering in PCI configuration space.
@@ -149,6 +150,31 @@ impl Device {
     pub fn reset(&self) -> Result<(), IoctlError> {
         let op = ioctl::DEVICE_RESET;
         ioctl::with_value(self.as_fd(), op, 0).map_err(|errno| self.error(op, errno))?;
+        Ok(())
+    }
+
+    /// Sets the secret that whoever opens a virtual function of this physical one has to show. It
+    /// stays until the physical function leaves its driver, also once this file is closed.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY`: the device is no physical function, or its driver isn't vfio-pci's.
+    ///
+    /// # Kernel
+    ///
+    /// `VFIO_DEVICE_FEATURE_PCI_VF_TOKEN`, 5.7.
+    pub fn set_vf_token(&self, token: &VfToken) -> Result<(), IoctlError> {
+        let op = ioctl::DEVICE_FEATURE;
+        let flags = v::VFIO_DEVICE_FEATURE_SET | v::VFIO_DEVICE_FEATURE_PCI_VF_TOKEN;
+        let mut bytes = [0u8; FEATURE_HEADER_BYTES + 16];
+        let size = len_u32(bytes.len());
+        bytes[..4].copy_from_slice(&size.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
+        bytes[FEATURE_HEADER_BYTES..].copy_from_slice(&token.0);
+        // SAFETY: begins with the header of this ioctl, argsz is the buffer's length, and it holds
+        // no addresses.
+        unsafe { ioctl::with_bytes(self.as_fd(), op, &mut bytes) }
+            .map_err(|errno| self.error(op, errno))?;
         Ok(())
     }
 

@@ -27,6 +27,7 @@ fn numbers_are_the_kernels() {
         (DEVICE_PCI_HOT_RESET, 0x3b71),
         (IOMMU_MAP_DMA, 0x3b71),
         (IOMMU_UNMAP_DMA, 0x3b72),
+        (DEVICE_FEATURE, 0x3b75),
         (DEVICE_BIND_IOMMUFD, 0x3b76),
         (DEVICE_ATTACH_IOMMUFD_PT, 0x3b77),
         (DEVICE_DETACH_IOMMUFD_PT, 0x3b78),

@@ -18,6 +18,7 @@ use super::{
     release,
     runtime::Runtime,
     scheduler::{Key, Scheduler},
+    sriov,
     tools::{NO_INTENT, Tools},
     watchdog::Watchdog,
 };
@@ -327,6 +328,10 @@ impl Engine {
                 Some(at) => kernel_dma::release(tools, id, at),
                 None => failure(intent, not_an_address(device)),
             },
+            (IntentBody::Sriov { device, op }, _) => match address(device) {
+                Some(at) => sriov::run(tools, id, at, *op),
+                None => failure(intent, not_an_address(device)),
+            },
             (_, None) => failure(
                 intent,
                 Refusal::new(
@@ -374,7 +379,12 @@ fn touches(intent: &Intent, snapshot: &Snapshot) -> (Vec<Key>, Vec<DeviceId>) {
             .and_then(|at| snapshot.group_of(at))
             .map(|group| group.devices.iter().filter_map(address).collect::<Vec<_>>())
             .unwrap_or_default();
-        let members = group.into_iter().chain(address(device));
+        // To take a virtual function away unbinds it, which waits for what is done with it.
+        let functions = address(device)
+            .and_then(|at| snapshot.device(at))
+            .map(|facts| facts.virtual_functions.clone())
+            .unwrap_or_default();
+        let members = group.into_iter().chain(address(device)).chain(functions);
         return (device_keys(snapshot, members), vec![device.clone()]);
     }
     let Some(reservation) = &intent.reservation else { return Default::default() };
@@ -429,6 +439,10 @@ pub(crate) fn failure(intent: &Intent, refusal: Box<Refusal>) -> Outcome {
         IntentBody::Release { .. } => Command::ReleaseFailed { reservation, why },
         IntentBody::KernelDmaSet { device, .. } | IntentBody::KernelDmaRelease { device } => {
             Command::KernelDmaFailed { device: device.clone(), why }
+        }
+        IntentBody::Sriov { device, .. } => {
+            let (device, undone, functions) = (device.clone(), false, None);
+            Command::SriovFailed { device, why, undone, functions }
         }
     };
     Outcome::failed(command, refusal)

@@ -21,6 +21,7 @@ pub(crate) fn vfio(host: &dyn Host, group: &GroupJob, error: &VfioError) -> Box<
         Errno::PERM | Errno::BUSY => owners(host, group).or_else(|| msi_unsafe(host, group, errno)),
         Errno::INVAL => owners(host, group).or_else(|| firmware_or_cache(host, group)),
         Errno::NODEV | Errno::NOENT | Errno::NXIO => gone(host, group),
+        Errno::ACCESS => kept_by_token(host, group),
         Errno::NOMEM => Some(Refusal::new(
             Reason::MemlockLimit,
             &group.id,
@@ -62,6 +63,27 @@ pub(crate) fn host(error: &HostError, device: PciAddress) -> Box<Refusal> {
 fn with_op(mut refusal: Box<Refusal>, error: &VfioError) -> Box<Refusal> {
     refusal.message = format!("{}: {error}", refusal.message);
     refusal.with_errno(error.errno)
+}
+
+/// A virtual function whose physical one is on a VFIO driver.
+///
+/// # Kernel
+/// `vfio_pci_validate_vf_token`: whoever opens it has to show what was set on the physical one.
+fn kept_by_token(host: &dyn Host, group: &GroupJob) -> Option<Box<Refusal>> {
+    members(host, group).iter().find_map(|facts| {
+        let physical = host.device(facts.physical_function?).ok()?;
+        let driver = physical.driver.as_deref().filter(|_| physical.dma == DmaKind::Managed)?;
+        let (vf, pf) = (facts.address, physical.address);
+        let text = format!(
+            "{vf} is a virtual function of {pf}, which is on {driver}: the kernel asks for {pf}'s VF \
+             token, and berthd has none"
+        );
+        let ways = vec![
+            format!("berth sriov set {pf} 0"),
+            format!("then berth kernel-dma set {pf}, and make its VFs under its host driver"),
+        ];
+        Some(Refusal::new(Reason::KernelRefused, &group.id, text).with_resolve(ways))
+    })
 }
 
 fn members(host: &dyn Host, group: &GroupJob) -> Vec<DeviceFacts> {

@@ -57,6 +57,10 @@ impl Records for LedgerRecords {
         ended.failure.map_or(Ok(true), |failure| Err(ApiError::Refused(failure)))
     }
 
+    fn look(&self, cause: &str) -> Result<(), ApiError> {
+        self.handle.block_on(self.ledger.rescan(Meta::internal(cause))).map(drop)
+    }
+
     fn changed(&self, devices: &[PciAddress]) -> Result<(), ApiError> {
         if devices.is_empty() {
             return Ok(());

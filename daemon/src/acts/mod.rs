@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! intent -> scheduler (waits for earlier work on the same reset set or context)
-//!        -> prepare | attach | detach | replace | hand over | release | kernel DMA
+//!        -> prepare | attach | detach | replace | hand over | release | kernel DMA | SR-IOV
 //!             each irreversible step is noted first; a failure undoes what was done
 //!        -> outcome -> ledger
 //! ```
@@ -43,6 +43,7 @@ mod removal;
 pub(crate) mod revoke;
 pub(crate) mod runtime;
 mod scheduler;
+pub(crate) mod sriov;
 pub(crate) mod tools;
 mod watchdog;
 pub(crate) mod watched;

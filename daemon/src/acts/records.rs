@@ -44,6 +44,12 @@ pub trait Records: Send + Sync + Debug {
     /// The refusal, or why the work failed.
     fn carry_out(&self, command: Command, cause: &str) -> Result<bool, ApiError>;
 
+    /// Looks at the whole machine: devices came or went.
+    ///
+    /// # Errors
+    /// The ledger's; what could not be read.
+    fn look(&self, cause: &str) -> Result<(), ApiError>;
+
     /// Devices changed their driver without an intent: look at them again.
     ///
     /// # Errors

@@ -44,6 +44,7 @@ service!(devices_server::Devices {
     cordon: CordonRequest => Device,
     uncordon: UncordonRequest => Device,
     clear_quarantine: ClearQuarantineRequest => Device,
+    set_sriov: SetSriovRequest => Sriov,
 });
 
 service!(reservations_server::Reservations {

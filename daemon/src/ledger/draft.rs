@@ -245,6 +245,9 @@ impl Draft {
                 };
                 (None, body)
             }
+            Event::SriovStarted { device, op, .. } => {
+                (None, IntentBody::Sriov { device: device.clone(), op: *op })
+            }
             _ => return,
         };
         self.book.last_intent += 1;
@@ -291,9 +294,7 @@ impl Draft {
         let Some(intent) = self.book.intents.get(&intent) else { return false };
         match (&intent.reservation, intent.body.device()) {
             (Some(id), _) => state.reservation(id).is_some_and(|record| record.pending.is_some()),
-            (None, Some(id)) => {
-                state.device(id).is_some_and(|device| device.kernel_dma_op.is_some())
-            }
+            (None, Some(id)) => state.device(id).is_some_and(|device| device.is_worked_on()),
             (None, None) => true,
         }
     }

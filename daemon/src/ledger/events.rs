@@ -47,7 +47,10 @@ impl Touched {
             }
             Event::KernelDmaStarted { device, .. }
             | Event::KernelDmaChanged { device, .. }
-            | Event::KernelDmaFailed { device, .. } => self.device(book, device),
+            | Event::KernelDmaFailed { device, .. }
+            | Event::SriovStarted { device, .. }
+            | Event::SriovChanged { device, .. }
+            | Event::SriovFailed { device, .. } => self.device(book, device),
             Event::Marked { device, .. }
             | Event::Unmarked { device, .. }
             | Event::Assessed { device, .. } => {
@@ -140,6 +143,9 @@ pub(super) fn about(event: &Event) -> About {
         | Event::KernelDmaStarted { device, .. }
         | Event::KernelDmaChanged { device, .. }
         | Event::KernelDmaFailed { device, .. }
+        | Event::SriovStarted { device, .. }
+        | Event::SriovChanged { device, .. }
+        | Event::SriovFailed { device, .. }
         | Event::Marked { device, .. }
         | Event::Unmarked { device, .. }
         | Event::Assessed { device, .. } => About::Device(device.clone()),

@@ -42,11 +42,23 @@ pub(super) fn of_scan(book: &Book, scan: &Scan) -> (Vec<Command>, Vec<(DeviceId,
     let seen: HashSet<&str> =
         scan.inventory.groups.iter().map(|group| group.stable_id.as_str()).collect();
     for group in book.state.groups() {
-        if !seen.contains(group.id.as_str()) {
+        if !seen.contains(group.id.as_str()) && !is_being_made(book, group) {
             commands.push(Command::GroupGone { group: group.id.clone() });
         }
     }
     (commands, identities)
+}
+
+/// Whether a group is of virtual functions whose number is being changed: which of them are there
+/// is said by how that ends.
+fn is_being_made(book: &Book, group: &ownership::Group) -> bool {
+    let mut devices = book.state.devices_of(group);
+    devices.any(|device| {
+        let physical = device.facts.physical_function.as_ref();
+        physical
+            .and_then(|id| book.state.device(id))
+            .is_some_and(|device| device.sriov_op.is_some())
+    })
 }
 
 /// Whether a scan may have seen a group in the middle of what is being done to it, or before the last
@@ -180,6 +192,7 @@ fn device_facts(device: &DeviceFacts, uses: &[HostUse]) -> ownership::DeviceFact
     facts.reset_peers =
         device.reset_set.iter().map(|peer| DeviceId::from(peer.to_string())).collect();
     facts.resets_peers = device.resets_peers();
+    facts.physical_function = device.physical_function.map(|pf| DeviceId::from(pf.to_string()));
     if let Some(domain) = &device.private_domain {
         facts.private_domain = true;
         facts.processes = domain.keepers();

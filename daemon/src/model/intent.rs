@@ -3,7 +3,9 @@
 use std::{fmt::Debug, sync::Arc};
 
 use berth_host::{IovaRange, PciAddress};
-use berth_ownership::{Command, DeviceId, DomainId, Event, Refusal, ReservationId, ResetOutcome};
+use berth_ownership::{
+    Command, DeviceId, DomainId, Event, Refusal, ReservationId, ResetOutcome, SriovOp,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -29,6 +31,8 @@ pub enum IntentKind {
     KernelDmaSet,
     /// Unbind a host driver.
     KernelDmaRelease,
+    /// Make virtual functions, or take them away.
+    Sriov,
 }
 
 impl IntentKind {
@@ -44,6 +48,7 @@ impl IntentKind {
             Self::Release => "release",
             Self::KernelDmaSet => "kernel_dma_set",
             Self::KernelDmaRelease => "kernel_dma_release",
+            Self::Sriov => "sriov",
         }
     }
 }
@@ -88,6 +93,13 @@ pub enum IntentBody {
         /// The device.
         device: DeviceId,
     },
+    /// Make virtual functions, or take them away.
+    Sriov {
+        /// The physical function.
+        device: DeviceId,
+        /// From what to what.
+        op: SriovOp,
+    },
 }
 
 impl IntentBody {
@@ -103,14 +115,17 @@ impl IntentBody {
             Self::Release { .. } => IntentKind::Release,
             Self::KernelDmaSet { .. } => IntentKind::KernelDmaSet,
             Self::KernelDmaRelease { .. } => IntentKind::KernelDmaRelease,
+            Self::Sriov { .. } => IntentKind::Sriov,
         }
     }
 
-    /// The device of a kernel DMA intent.
+    /// The device of an intent that is for no reservation.
     #[must_use]
     pub fn device(&self) -> Option<&DeviceId> {
         match self {
-            Self::KernelDmaSet { device, .. } | Self::KernelDmaRelease { device } => Some(device),
+            Self::KernelDmaSet { device, .. }
+            | Self::KernelDmaRelease { device }
+            | Self::Sriov { device, .. } => Some(device),
             Self::Prepare
             | Self::Attach { .. }
             | Self::Detach
@@ -126,7 +141,7 @@ impl IntentBody {
 pub struct Intent {
     /// Unique in the store's life; grows.
     pub id: u64,
-    /// The reservation that it is for; kernel DMA intents have none.
+    /// The reservation that it is for; those for a device alone have none.
     pub reservation: Option<ReservationId>,
     /// What kind.
     pub kind: IntentKind,
@@ -263,6 +278,8 @@ pub enum AnswerOf {
     Reservation(ReservationId),
     /// The device's kernel DMA.
     KernelDma(DeviceId),
+    /// The device's SR-IOV.
+    Sriov(DeviceId),
     /// The device.
     Device(DeviceId),
     /// The domain.

@@ -86,6 +86,7 @@ calls! {
     Cordon Some("Devices/Cordon"), "cordon", Operator All Proven;
     Uncordon Some("Devices/Uncordon"), "uncordon", Operator All Proven;
     ClearQuarantine Some("Devices/ClearQuarantine"), "clear quarantine", Operator All Proven;
+    SetSriov Some("Devices/SetSriov"), "set SR-IOV", Operator All Proven;
     ListReservations Some("Reservations/ListReservations"), "list reservations", Viewer All Any;
     GetReservation Some("Reservations/GetReservation"), "get a reservation", Viewer All Any;
     Reserve Some("Reservations/Reserve"), "reserve", Orchestrator All Proven;

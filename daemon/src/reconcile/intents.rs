@@ -36,7 +36,8 @@ pub(super) fn settle(
             IntentBody::Prepare
             | IntentBody::Release { .. }
             | IntentBody::KernelDmaSet { .. }
-            | IntentBody::KernelDmaRelease { .. } => {
+            | IntentBody::KernelDmaRelease { .. }
+            | IntentBody::Sriov { .. } => {
                 repeated.push(intent.id);
                 report.finished.push(intent.id);
                 let reservation = intent.reservation.clone();

@@ -150,6 +150,8 @@ routes! {
         Devices/Uncordon uncordon(UncordonRequest) Document;
     POST "/api/v1/devices/{address}/clear-quarantine" DEVICE, body, 200
         Devices/ClearQuarantine clear_quarantine(ClearQuarantineRequest) Document;
+    POST "/api/v1/devices/{address}/sriov" DEVICE, body, 200
+        Devices/SetSriov set_sriov(SetSriovRequest) Document;
 
     GET "/api/v1/reservations" NONE, query, 200
         Reservations/ListReservations list_reservations(ListReservationsRequest) State;

@@ -4,7 +4,7 @@ use berth_ownership::Time;
 
 use crate::model::{AnswerOf, Snapshot};
 
-use super::{device::device, domain::domain, explain, reservation::reservation};
+use super::{device::device, domain::domain, explain, reservation::reservation, sriov::sriov};
 
 /// The answer about an object, proto3 JSON; `None` when the object is gone.
 #[must_use]
@@ -20,6 +20,7 @@ pub fn answer(snapshot: &Snapshot, about: &AnswerOf, now: &Time) -> Option<Strin
             let facts = snapshot.device_by_id(id)?;
             serde_json::to_string(&explain::kernel_dma_of(snapshot, facts, now))
         }
+        AnswerOf::Sriov(id) => serde_json::to_string(&sriov(snapshot, snapshot.device_by_id(id)?)),
         AnswerOf::Device(id) => {
             serde_json::to_string(&device(snapshot, snapshot.device_by_id(id)?))
         }

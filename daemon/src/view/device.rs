@@ -60,6 +60,7 @@ pub fn device(snapshot: &Snapshot, facts: &DeviceFacts) -> v1::Device {
             .unwrap_or_default(),
         health: health(record, snapshot.health.get(&facts.address).map(AsRef::as_ref)),
         cordon: record.and_then(|record| cordon(record, &snapshot.boot)),
+        sriov: (facts.sriov_total > 0).then(|| super::sriov::sriov(snapshot, facts)),
     }
 }
 

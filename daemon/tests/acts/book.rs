@@ -267,6 +267,11 @@ impl Records for Book {
         Ok(works)
     }
 
+    fn look(&self, _cause: &str) -> Result<(), ApiError> {
+        Self::look(self);
+        Ok(())
+    }
+
     fn changed(&self, _devices: &[PciAddress]) -> Result<(), ApiError> {
         self.look();
         Ok(())
@@ -372,6 +377,9 @@ fn intent_of(event: &Event) -> Option<(Option<ReservationId>, IntentBody)> {
                 KernelDmaOp::Release => IntentBody::KernelDmaRelease { device },
             };
             Some((None, body))
+        }
+        Event::SriovStarted { device, op, .. } => {
+            Some((None, IntentBody::Sriov { device: device.clone(), op: *op }))
         }
         _ => None,
     }

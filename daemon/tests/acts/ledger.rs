@@ -104,13 +104,17 @@ impl Records for UpToCrash {
         self.crash.point("before a command");
         self.records.carry_out(command, cause)
     }
+    fn look(&self, cause: &str) -> Result<(), ApiError> {
+        self.crash.point("before a look");
+        self.records.look(cause)
+    }
     fn changed(&self, devices: &[PciAddress]) -> Result<(), ApiError> {
         self.records.changed(devices)
     }
 }
 
 /// A daemon's core on one simulated machine and one state directory.
-struct Core {
+pub struct Core {
     ledger: LedgerHandle,
     engine: Arc<Engine>,
     report: reconcile::Report,
@@ -119,7 +123,7 @@ struct Core {
     full: Arc<Full>,
 }
 
-async fn start(sim: &SimHost, crash: &Arc<Crash>, dir: &Path) -> Core {
+pub async fn start(sim: &SimHost, crash: &Arc<Crash>, dir: &Path) -> Core {
     let host: Arc<dyn Host> = Arc::new(CrashHost { sim: sim.clone(), crash: Arc::clone(crash) });
     let opened = ledger::open(LedgerConfig::new(dir), Arc::clone(&host)).await.unwrap();
     let ledger = opened.ledger.clone();
@@ -140,7 +144,7 @@ async fn start(sim: &SimHost, crash: &Arc<Crash>, dir: &Path) -> Core {
 }
 
 impl Core {
-    async fn order(&self, command: Command) -> Result<(), String> {
+    pub async fn order(&self, command: Command) -> Result<(), String> {
         let applied = self.ledger.submit(command, Meta::internal("test")).await;
         let applied = applied.map_err(|error| error.to_string())?;
         let Some(completion) = applied.completion else { return Ok(()) };
@@ -159,7 +163,7 @@ impl Core {
         }
     }
 
-    fn snapshot(&self) -> Arc<Snapshot> {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
         self.ledger.snapshot()
     }
 
@@ -168,7 +172,7 @@ impl Core {
     }
 
     /// The process ends: all of its descriptors close, the state directory is free.
-    async fn end(self) {
+    pub async fn end(self) {
         let Self { ledger, engine, task, .. } = self;
         drop(ledger);
         tokio::task::spawn_blocking(move || engine.close(PATIENCE)).await.unwrap();

@@ -21,5 +21,6 @@ mod ledger;
 mod life;
 mod memlock;
 mod register;
+mod sriov;
 mod wedged;
 mod world;

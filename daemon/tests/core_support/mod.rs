@@ -103,6 +103,10 @@ pub(crate) fn outcome_of(intent: &Intent, snapshot: &Snapshot, failed: bool) -> 
             IntentBody::KernelDmaSet { device, .. } | IntentBody::KernelDmaRelease { device } => {
                 Command::KernelDmaFailed { device: device.clone(), why }
             }
+            IntentBody::Sriov { device, .. } => {
+                let (device, undone, functions) = (device.clone(), true, None);
+                Command::SriovFailed { device, why, undone, functions }
+            }
         };
         let refusal = Refusal::new(Reason::KernelRefused, "device", "the test refuses");
         return Outcome::failed(command, refusal.with_errno(16));
@@ -136,6 +140,10 @@ pub(crate) fn outcome_of(intent: &Intent, snapshot: &Snapshot, failed: bool) -> 
         }),
         IntentBody::KernelDmaRelease { device } => {
             Outcome::done(Command::KernelDmaDone { device: device.clone(), dma: DriverDma::None })
+        }
+        IntentBody::Sriov { device, op } => {
+            let (device, now, functions) = (device.clone(), op.to, Vec::new());
+            Outcome::done(Command::SriovDone { device, now, functions })
         }
     }
 }

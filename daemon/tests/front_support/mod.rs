@@ -49,6 +49,11 @@ impl Running {
 
     /// With lines of `berthd.toml`.
     pub(crate) async fn with(settings: &str) -> Self {
+        Self::on("small", settings).await
+    }
+
+    /// The same on another built-in topology.
+    pub(crate) async fn on(topology: &str, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("berthd.toml");
         std::fs::write(&file, settings).expect("written");
@@ -56,7 +61,7 @@ impl Running {
         let mut words = vec![
             "berthd".to_owned(),
             "--host".to_owned(),
-            "sim:small".to_owned(),
+            format!("sim:{topology}"),
             "--config".to_owned(),
             file.display().to_string(),
             "--state-dir".to_owned(),
@@ -75,7 +80,7 @@ impl Running {
         let args = Args::try_parse_from(words).expect("arguments of berthd");
         let mut config = Config::load(&args).expect("settings that can be used");
         config.timeouts.drain_ms = 5_000;
-        let host = SimHost::builtin("small").expect("a built-in topology");
+        let host = SimHost::builtin(topology).expect("a built-in topology");
         let machine = Arc::new(host.clone());
         let daemon = Daemon::start(&config, machine).await.expect("the daemon starts");
         Self { daemon, host, dir }

@@ -1,7 +1,7 @@
-//! The documents: their links lead somewhere, and the README's tour runs as it is written.
+//! The documents: their links lead somewhere, and their tours run as they are written.
 //!
 //! A fenced block that begins with `console tour` holds commands (`$ berth ...`) and what they
-//! print. Each is run against a daemon on the simulated host `small`; ids, epochs and times may
+//! print. Each is run against a daemon on the document's simulated host; ids, epochs and times may
 //! differ, all else must be equal. `BERTH_BLESS=1` writes what was printed into the document.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use super::daemon::Daemon;
 use crate::{check::root, tally::Tally};
 
-const TOURS: [&str; 1] = ["README.md"];
+/// Documents, each with the simulated host of its tour.
+const TOURS: [(&str, &str); 2] = [("README.md", "small"), ("docs/sriov.md", "sriov-nic")];
 
 pub(super) fn run() -> Result<Tally> {
     let root = root()?;
@@ -23,8 +24,8 @@ pub(super) fn run() -> Result<Tally> {
     println!("docs links ... {}", if broken.is_empty() { "ok" } else { "FAILED" });
     tally += Tally::one(broken.is_empty());
     crate::run::build(&root)?;
-    for name in TOURS {
-        tally += tour(&root, name)?;
+    for (name, topology) in TOURS {
+        tally += tour(&root, name, topology)?;
     }
     Ok(tally)
 }
@@ -48,10 +49,10 @@ fn broken_links(root: &Path) -> Result<Vec<String>> {
     Ok(broken)
 }
 
-fn tour(root: &Path, name: &str) -> Result<Tally> {
+fn tour(root: &Path, name: &str, topology: &str) -> Result<Tally> {
     let path = root.join(name);
     let text = fs::read_to_string(&path).with_context(|| format!("read {name}"))?;
-    let daemon = Daemon::start(root, "sim:small")?;
+    let daemon = Daemon::start(root, &format!("sim:{topology}"))?;
     let mut written = Vec::new();
     let mut tally = Tally::default();
     let mut names = Names::default();
@@ -111,7 +112,7 @@ fn run_command(root: &Path, daemon: &Daemon, command: &str) -> Result<Vec<String
     // Said before every answer of a simulated host; once in the document is enough.
     Ok(text
         .lines()
-        .filter(|line| *line != "berth: simulated host small")
+        .filter(|line| !line.starts_with("berth: simulated host "))
         .map(|line| line.trim_end().to_owned())
         .collect())
 }

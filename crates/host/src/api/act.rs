@@ -46,12 +46,14 @@ pub enum Act {
         /// The override it had.
         driver_override: Option<String>,
     },
-    /// Set `sriov_numvfs`, with `sriov_drivers_autoprobe` off.
+    /// Write what [`sriov_writes`] says: `sriov_numvfs` and `sriov_drivers_autoprobe`.
     Sriov {
         /// The physical function.
         device: PciAddress,
-        /// How many virtual functions.
+        /// How many virtual functions. From one number to another the way leads over 0.
         count: u16,
+        /// Whether host drivers are offered virtual functions.
+        autoprobe: bool,
     },
     /// Reset by writing `reset`; then check that the configuration space answers.
     Reset {
@@ -98,6 +100,16 @@ pub enum Act {
         /// Whether it may read and write the node.
         allow: bool,
     },
+}
+
+/// The attributes of a physical function that [`Act::Sriov`] writes, in this order, and the values.
+/// `sriov_drivers_autoprobe` says what becomes of functions that are there, so it is set before they
+/// come and after they went.
+#[must_use]
+pub fn sriov_writes(count: u16, autoprobe: bool) -> [(&'static str, String); 2] {
+    let count_of = ("sriov_numvfs", count.to_string());
+    let probe = ("sriov_drivers_autoprobe", u8::from(autoprobe).to_string());
+    if count == 0 { [count_of, probe] } else { [probe, count_of] }
 }
 
 /// A node that a holder opens by itself.

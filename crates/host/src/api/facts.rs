@@ -157,6 +157,10 @@ pub struct DeviceFacts {
     pub virtual_functions: Vec<PciAddress>,
     /// `sriov_totalvfs`.
     pub sriov_total: u16,
+    /// `sriov_drivers_autoprobe`: whether host drivers are offered its virtual functions. Where it
+    /// has none, and where it can't be read, as the kernel has it at first: true.
+    #[serde(default = "offered")]
+    pub sriov_autoprobe: bool,
     /// The port or bridge above.
     pub parent: Option<PciAddress>,
     /// Why it is in its group.
@@ -168,6 +172,10 @@ pub struct DeviceFacts {
     /// The domain of its own that its host driver has attached for somebody.
     #[serde(default)]
     pub private_domain: Option<PrivateDomain>,
+}
+
+fn offered() -> bool {
+    true
 }
 
 impl DeviceFacts {

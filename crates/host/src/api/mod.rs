@@ -8,7 +8,7 @@ mod health;
 mod uevent;
 mod vfio;
 
-pub use act::{Act, ActOutcome, Node, Privileged, ResetOutcome};
+pub use act::{Act, ActOutcome, Node, Privileged, ResetOutcome, sriov_writes};
 pub use address::{ParseAddressError, PciAddress};
 pub use error::{HostError, VfioError};
 pub use facts::{

@@ -37,8 +37,8 @@ pub fn perform(root: &Path, act: &Act) -> Result<ActOutcome, HostError> {
             drivers::restore(&root, *device, driver.as_deref(), driver_override.as_deref())
                 .map(ActOutcome::Driver)
         }
-        Act::Sriov { device, count } => {
-            sysfs::sriov(&root, *device, *count).map(|()| ActOutcome::Done)
+        Act::Sriov { device, count, autoprobe } => {
+            sysfs::sriov(&root, *device, *count, *autoprobe).map(|()| ActOutcome::Done)
         }
         Act::Reset { device } => reset::reset(&root, *device).map(ActOutcome::Reset),
         Act::ReadConfig { device } => sysfs::config(&root, *device).map(ActOutcome::Config),

@@ -30,6 +30,7 @@ pub(super) struct Function {
     pub bars: Vec<Bar>,
     pub reset_methods: Vec<String>,
     pub sriov_total: u16,
+    pub sriov_autoprobe: bool,
     pub serial: Option<String>,
     pub cdev: Option<String>,
 }
@@ -63,6 +64,7 @@ impl Reader {
         let instance = rustix::fs::fstat(dir)?.st_ino;
         let ids = self.ids(dir)?;
         let driver = self.link_name(dir, c"driver");
+        let sriov_total = self.sriov_total(dir, &ids);
         Ok(Function {
             address,
             instance,
@@ -73,7 +75,8 @@ impl Reader {
             numa_node: self.number(dir, c"numa_node").unwrap_or(-1),
             bars: resource::parse(self.bytes(dir, c"resource")),
             reset_methods: self.words(dir, c"reset_method"),
-            sriov_total: self.sriov_total(dir, &ids),
+            sriov_total,
+            sriov_autoprobe: sriov_total == 0 || self.text(dir, c"sriov_drivers_autoprobe") != "0",
             serial: serial(dir, &ids, driver.as_deref()),
             cdev: driver.as_deref().and_then(|driver| cdev(dir, driver)),
             ids,

@@ -181,6 +181,7 @@ impl Scanner {
             physical_function: function.physical_function,
             virtual_functions: relations.virtual_functions(address),
             sriov_total: function.sriov_total,
+            sriov_autoprobe: function.sriov_autoprobe,
             parent,
             grouping,
             cdev: function.cdev,

@@ -11,7 +11,7 @@ use super::{
     shared::{Kind, Shared, lock},
     topology::ResetKind,
 };
-use crate::{Act, ActOutcome, HostError, PciAddress, ProcessUse, ResetOutcome};
+use crate::{Act, ActOutcome, HostError, PciAddress, ProcessUse, ResetOutcome, api::sriov_writes};
 
 const STOP: i32 = 19;
 const CONT: i32 = 18;
@@ -112,9 +112,12 @@ fn run(shared: &Arc<Shared>, act: &Act) -> Result<ActOutcome, HostError> {
         Act::Restore { device, driver, driver_override } => {
             restore(shared, *device, driver.as_deref(), driver_override.as_deref())
         }
-        Act::Sriov { device, count } => {
-            let set = shared.kernel().set_functions(*device, *count);
-            set.map_err(attribute(*device, "sriov_numvfs"))?;
+        Act::Sriov { device, count, autoprobe } => {
+            let writes = sriov_writes(*count, *autoprobe).into_iter();
+            for (name, value) in writes {
+                let set = shared.kernel().write_sriov(*device, name, &value);
+                set.map_err(attribute(*device, name))?;
+            }
             Ok(ActOutcome::Done)
         }
         Act::Reset { device } => reset(&mut shared.kernel(), *device).map(ActOutcome::Reset),

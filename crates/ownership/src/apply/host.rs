@@ -74,6 +74,8 @@ impl State {
         }
         if !left.marks.is_empty() || left.only_label.is_some() {
             left.kernel_dma_op = None;
+            left.sriov_op = None;
+            left.sriov_baseline = None;
             self.absent.insert(id.clone(), Arc::new(left));
         }
         self.refresh(&device.group);
@@ -142,5 +144,7 @@ fn new_device(group: &GroupId, facts: DeviceFacts, before: Option<&Arc<Device>>)
         cordon: before.and_then(|before| before.cordon.clone()),
         health: Health::default(),
         failed_resets: 0,
+        sriov_op: None,
+        sriov_baseline: None,
     }
 }

@@ -3,6 +3,7 @@
 
 mod condition;
 mod host;
+mod sriov;
 
 use std::sync::Arc;
 
@@ -48,6 +49,9 @@ impl State {
             }),
             Event::KernelDmaFailed { device, .. } => {
                 self.on_device(device, |device| device.kernel_dma_op = None);
+            }
+            Event::SriovStarted { .. } | Event::SriovChanged { .. } | Event::SriovFailed { .. } => {
+                self.sriov(event)
             }
             Event::Marked { device, condition, why, term } => {
                 self.mark_with(device, *condition, why, term.as_ref());

@@ -63,8 +63,8 @@ impl State {
         let group = self
             .group(&device.group)
             .ok_or_else(|| Refusal::new(Reason::NotFound, id, format!("{id} is in no group")))?;
-        if device.kernel_dma_op.is_some() {
-            let text = format!("{id}: a host driver is being bound or unbound already");
+        if self.is_busy(device) {
+            let text = format!("{id}: {}", self.busy_text(device));
             return Err(Refusal::new(Reason::ReservationBusy, id, text));
         }
         let (column, condition) = match op {
@@ -110,7 +110,8 @@ impl State {
                 Err(Refusal::new(Reason::NotAttached, id, text).with_resolve(Vec::new()))
             }
             (KernelDmaOp::Release, true) if device.facts.is_kept() => Err(self.refuse_kept(device)),
-            (KernelDmaOp::Set { .. }, false) | (KernelDmaOp::Release, _) => Ok(()),
+            (KernelDmaOp::Release, true) => self.functions_are_free(id, "release kernel DMA of"),
+            (KernelDmaOp::Set { .. }, false) | (KernelDmaOp::Release, false) => Ok(()),
         }
     }
 

@@ -10,6 +10,7 @@ mod outcomes;
 mod refuse;
 mod reserve;
 mod reset_scope;
+mod sriov;
 
 pub use kernel_dma::KernelDmaUse;
 pub use reset_scope::ResetHit;
@@ -72,6 +73,9 @@ impl State {
             | Command::KernelDmaRelease { .. }
             | Command::KernelDmaDone { .. }
             | Command::KernelDmaFailed { .. } => self.decide_kernel_dma(cmd),
+            Command::SriovSet { .. } | Command::SriovDone { .. } | Command::SriovFailed { .. } => {
+                self.decide_sriov(cmd, now)
+            }
             Command::CreateContext { .. }
             | Command::DeleteContext { .. }
             | Command::CreateDomain { .. }

@@ -137,10 +137,9 @@ impl State {
                     Reason::HostUsesDevice if !facts.uses.is_empty() => {
                         Some(blocker(device, kernel_text(device)))
                     }
-                    Reason::ReservationBusy if device.kernel_dma_op.is_some() => Some(blocker(
-                        device,
-                        "a host driver is being bound or unbound on purpose".to_owned(),
-                    )),
+                    Reason::ReservationBusy if self.is_busy(device) => {
+                        Some(blocker(device, self.busy_text(device)))
+                    }
                     Reason::GroupNotSingleton => Some(blocker(device, member_text(device))),
                     Reason::ForeignOwner => {
                         let text = format!("its group is owned by {}", pids(group));

@@ -58,6 +58,7 @@ impl State {
             targets.push(Target { group: group.id.clone(), devices });
         }
         self.check_reset_scope(request, &targets)?;
+        taken.iter().try_for_each(|id| self.functions_are_free(id, "reserve"))?;
         let mut events = fresh_events(request, &presented);
         let mut reservation = record(request, &presented, targets, taken, epoch, now);
         if let Some(process) = adopts {

@@ -203,7 +203,7 @@ fn host_rows(
         ([alone], Some(adopted)) if *alone == adopted => rows.push(OwnershipRow::ForeignAdopted),
         _ => rows.push(OwnershipRow::Foreign),
     }
-    let busy = state.devices_of(group).any(|device| device.kernel_dma_op.is_some());
+    let busy = state.devices_of(group).any(|device| state.is_busy(device));
     let private = state.devices_of(group).any(|device| device.facts.private_domain);
     let kernel = state.devices_of(group).any(|device| device.facts.uses_kernel_dma());
     // A driver may be set beside another one, but nothing is given up by that.

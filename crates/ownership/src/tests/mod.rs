@@ -11,6 +11,7 @@ mod reset_scope;
 mod restore;
 mod scenarios;
 mod search;
+mod sriov;
 mod tables;
 mod world;
 mod worlds;

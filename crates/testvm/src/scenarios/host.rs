@@ -363,7 +363,7 @@ fn restore(ctx: &mut Ctx) -> Result<Outcome> {
     let config = host.perform(&Act::ReadConfig { device: at(NVME1)? })?;
     ensure!(matches!(config, ActOutcome::Config(bytes) if bytes.len() == 4096), "config");
 
-    host.perform(&Act::Sriov { device: at(IGB)?, count: 2 })?;
+    host.perform(&Act::Sriov { device: at(IGB)?, count: 2, autoprobe: false })?;
     let physical = host.device(at(IGB)?)?;
     ensure!(physical.virtual_functions.len() == 2, "{physical:?}");
     for address in &physical.virtual_functions {
@@ -373,8 +373,9 @@ fn restore(ctx: &mut Ctx) -> Result<Outcome> {
         ensure!(function.physical_function == Some(at(IGB)?), "{function:?}");
         ensure!(function.driver.is_none(), "a host driver took {address}");
     }
-    host.perform(&Act::Sriov { device: at(IGB)?, count: 0 })?;
-    std::fs::write(sysfs::device_dir(IGB).join("sriov_drivers_autoprobe"), "1")?;
+    ensure!(!physical.sriov_autoprobe, "{physical:?}");
+    host.perform(&Act::Sriov { device: at(IGB)?, count: 0, autoprobe: true })?;
+    ensure!(host.device(at(IGB)?)?.sriov_autoprobe, "host drivers aren't offered functions again");
     Ok(Outcome::Pass)
 }
 

@@ -37,6 +37,7 @@ mod berthd_revoke;
 mod berthd_run;
 mod berthd_run_restarts;
 mod berthd_shared;
+mod berthd_sriov;
 mod berthd_tools;
 mod berthd_wedged;
 mod conformance;
@@ -56,6 +57,7 @@ mod systemd_helper;
 mod systemd_store;
 mod topology;
 mod uapi;
+mod uapi_vf_token;
 
 use crate::guest::Scenario;
 
@@ -65,6 +67,7 @@ const TOPICS: &[&[Scenario]] = &[
     daemon::SCENARIOS,
     raw::SCENARIOS,
     uapi::SCENARIOS,
+    uapi_vf_token::SCENARIOS,
     dma::SCENARIOS,
     dma_kinds::SCENARIOS,
     dma_large::SCENARIOS,
@@ -76,6 +79,7 @@ const TOPICS: &[&[Scenario]] = &[
     conformance::SCENARIOS,
     berthd_exclusive::SCENARIOS,
     berthd_shared::SCENARIOS,
+    berthd_sriov::SCENARIOS,
     berthd_group::SCENARIOS,
     berthd_host_use::SCENARIOS,
     berthd_hotplug::SCENARIOS,

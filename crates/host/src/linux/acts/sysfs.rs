@@ -9,6 +9,7 @@ use rustix::{
 
 use crate::{
     HostError, PciAddress,
+    api::sriov_writes,
     linux::tree::{self, Root, file_error},
 };
 
@@ -72,11 +73,16 @@ fn write_once(file: &OwnedFd, text: &str) -> Result<(), Errno> {
     }
 }
 
-/// Sets the number of virtual functions, with no host driver taking them.
-pub(super) fn sriov(root: &Root, address: PciAddress, count: u16) -> Result<(), HostError> {
+/// Sets the number of virtual functions, and whether host drivers are offered them.
+pub(super) fn sriov(
+    root: &Root,
+    address: PciAddress,
+    count: u16,
+    autoprobe: bool,
+) -> Result<(), HostError> {
     let device = Device::open(root, address)?;
-    device.write("sriov_drivers_autoprobe", "0")?;
-    device.write("sriov_numvfs", &count.to_string())
+    let mut writes = sriov_writes(count, autoprobe).into_iter();
+    writes.try_for_each(|(attribute, value)| device.write(attribute, &value))
 }
 
 /// The configuration space, as much of it as there is.

@@ -110,9 +110,12 @@ fn restore_puts_the_baseline_back() {
 #[test]
 fn virtual_functions_are_made_without_host_drivers() {
     let (_dir, tree) = tree(|device| device.sriov_total = 7);
-    perform(tree.root(), &Act::Sriov { device: device(), count: 4 }).unwrap();
-    assert_eq!(attribute(&tree, "sriov_drivers_autoprobe"), "0");
-    assert_eq!(attribute(&tree, "sriov_numvfs"), "4");
+    let set = |count, autoprobe| {
+        perform(tree.root(), &Act::Sriov { device: device(), count, autoprobe }).unwrap();
+        (attribute(&tree, "sriov_numvfs"), attribute(&tree, "sriov_drivers_autoprobe"))
+    };
+    assert_eq!(set(4, false), ("4".to_owned(), "0".to_owned()));
+    assert_eq!(set(0, true), ("0".to_owned(), "1".to_owned()));
 }
 
 #[test]
@@ -147,7 +150,7 @@ fn a_device_that_is_gone_is_named() {
         Act::Unbind { device: gone },
         Act::Reset { device: gone },
         Act::ReadConfig { device: gone },
-        Act::Sriov { device: gone, count: 1 },
+        Act::Sriov { device: gone, count: 1, autoprobe: false },
     ] {
         assert_eq!(perform(tree.root(), &act).unwrap_err(), HostError::NoDevice(gone));
     }

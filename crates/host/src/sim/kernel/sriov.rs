@@ -1,16 +1,37 @@
-//! Virtual functions: `sriov_numvfs`.
+//! Virtual functions: `sriov_numvfs` and `sriov_drivers_autoprobe`.
 //!
 //! # Source
-//! `sriov_numvfs_store` in `drivers/pci/iov.c`.
+//! `sriov_numvfs_store` and `sriov_drivers_autoprobe_store` in `drivers/pci/iov.c`,
+//! `vfio_pci_sriov_configure` in `drivers/vfio/pci/vfio_pci.c`.
 
 use rustix::io::Errno;
 
 use super::Kernel;
-use crate::{DmaKind, PciAddress, sim::topology::DeviceModel};
+use crate::{
+    DmaKind, PciAddress,
+    sim::topology::{DeviceModel, is_vfio},
+};
 
 impl Kernel {
-    /// A write to `sriov_numvfs`, with `sriov_drivers_autoprobe` off.
-    pub(crate) fn set_functions(&mut self, address: PciAddress, count: u16) -> Result<(), Errno> {
+    /// A write to one of the two attributes.
+    pub(crate) fn write_sriov(
+        &mut self,
+        address: PciAddress,
+        attribute: &str,
+        value: &str,
+    ) -> Result<(), Errno> {
+        let number: u16 = value.parse().map_err(|_| Errno::INVAL)?;
+        if attribute == "sriov_numvfs" {
+            return self.set_functions(address, number);
+        }
+        if self.dev(address)?.model.facts.sriov_total == 0 {
+            return Err(Errno::NOENT);
+        }
+        self.dev_mut(address)?.model.facts.sriov_autoprobe = number != 0;
+        Ok(())
+    }
+
+    fn set_functions(&mut self, address: PciAddress, count: u16) -> Result<(), Errno> {
         let facts = &self.dev(address)?.model.facts;
         if facts.sriov_total == 0 {
             return Err(Errno::NOENT);
@@ -22,7 +43,9 @@ impl Kernel {
         if usize::from(count) == present.len() {
             return Ok(());
         }
-        if facts.driver.is_none() {
+        // No driver, or one without `sriov_configure`; vfio-pci refuses unless `enable_sriov` is set.
+        let makes = |driver: &str| !is_vfio(driver) && driver != "pci-stub";
+        if !facts.driver.as_deref().is_some_and(makes) {
             return Err(Errno::NOENT);
         }
         if count == 0 {
@@ -35,6 +58,12 @@ impl Kernel {
             return Err(Errno::BUSY);
         }
         self.make_functions(address, count);
+        if self.dev(address)?.model.facts.sriov_autoprobe {
+            for function in self.dev(address)?.model.facts.virtual_functions.clone() {
+                // What no driver takes is left without one.
+                let _unbound = self.drivers_probe(function);
+            }
+        }
         Ok(())
     }
 
@@ -49,6 +78,18 @@ impl Kernel {
                 device.model.facts.virtual_functions.push(address);
             }
         }
+    }
+
+    /// Whether a device opens without a token: not a virtual function whose physical one is on VFIO.
+    ///
+    /// # Source
+    /// `vfio_pci_validate_vf_token` in `drivers/vfio/pci/vfio_pci_core.c`.
+    pub(super) fn check_vf_token(&self, address: PciAddress) -> Result<(), Errno> {
+        let physical = self.dev(address)?.model.facts.physical_function;
+        let secret = physical
+            .and_then(|physical| self.devices.get(&physical))
+            .is_some_and(|physical| physical.vfio.is_some());
+        if secret { Err(Errno::ACCESS) } else { Ok(()) }
     }
 
     fn function_model(&self, physical: PciAddress, index: u16, group: u32) -> Option<DeviceModel> {

@@ -107,7 +107,7 @@ fn virtual_functions_come_and_go() {
     let host = SimHost::builtin("sriov-nic").unwrap();
     let nic = address("0000:3b:00.0");
     let set = |count| {
-        let answer = host.perform(&Act::Sriov { device: nic, count });
+        let answer = host.perform(&Act::Sriov { device: nic, count, autoprobe: false });
         answer.map(drop).map_err(|error| error.errno().map(Errno::from_raw_os_error))
     };
     let facts = host.device(nic).unwrap();
@@ -120,8 +120,36 @@ fn virtual_functions_come_and_go() {
     set(0).unwrap();
     assert!(matches!(host.device(first.address), Err(HostError::NoDevice(_))));
     set(2).unwrap();
-    assert_eq!(host.device(nic).unwrap().virtual_functions.len(), 2);
+    let facts = host.device(nic).unwrap();
+    assert_eq!((facts.virtual_functions.len(), facts.sriov_autoprobe), (2, false));
+    assert!(host.device(facts.virtual_functions[1]).unwrap().driver.is_none());
+    set(0).unwrap();
+    host.perform(&Act::Sriov { device: nic, count: 1, autoprobe: true }).unwrap();
+    let facts = host.device(nic).unwrap();
+    let taken = host.device(facts.virtual_functions[0]).unwrap();
+    assert_eq!((facts.sriov_autoprobe, taken.driver.as_deref()), (true, Some("iavf")));
+    set(0).unwrap();
+    // Without `enable_sriov`, the kernel's default, vfio-pci makes none.
+    host.perform(&Act::Bind { device: nic, driver: "vfio-pci".to_owned() }).unwrap();
+    assert_eq!(set(1), Err(Some(Errno::NOENT)));
     host.check().unwrap();
+}
+
+#[test]
+fn functions_of_a_device_on_vfio_are_opened_by_nobody_without_its_token() {
+    let host = SimHost::builtin("sriov-nic").unwrap();
+    let (nic, function) = (address("0000:3b:00.0"), address("0000:3b:01.0"));
+    let bind = |device| host.perform(&Act::Bind { device, driver: "vfio-pci".to_owned() });
+    bind(function).unwrap();
+    let open = |backend| {
+        let context = host.open_context(backend).unwrap();
+        context.open_device(function).map(drop).map_err(|error| error.errno)
+    };
+    let backends = [BackendKind::Iommufd, BackendKind::Type1];
+    assert!(backends.into_iter().all(|backend| open(backend).is_ok()));
+    bind(nic).unwrap();
+    let refused = Err(Errno::ACCESS.raw_os_error());
+    assert!(backends.into_iter().all(|backend| open(backend) == refused));
 }
 
 #[test]

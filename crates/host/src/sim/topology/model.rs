@@ -79,6 +79,7 @@ impl DeviceModel {
             physical_function: spec.physical_function,
             virtual_functions: Vec::new(),
             sriov_total: spec.sriov_total.unwrap_or(0),
+            sriov_autoprobe: true,
             parent: spec.parent,
             grouping: spec.grouping.unwrap_or_else(alone),
             cdev: None,

@@ -1,0 +1,45 @@
+//! `berth sriov`.
+
+use berth_proto::v1;
+use tonic::transport::Channel;
+
+use super::{Devices, request_id, reservation::wait_of};
+use crate::{
+    args::{SriovArgs, SriovCommand},
+    client::retried,
+    error::CliError,
+    render::{self, Output},
+};
+
+pub(super) async fn run(
+    channel: Channel,
+    command: SriovCommand,
+    output: &Output,
+) -> Result<(), CliError> {
+    let client = Devices::new(channel);
+    let (device, vfs, restore, args) = match command {
+        SriovCommand::Set { device, vfs, args } => (device, vfs, false, args),
+        SriovCommand::Restore { device, args } => (device, 0, true, args),
+    };
+    let SriovArgs { dry_run, wait, request_id: id } = args;
+    let (wait_ms, no_wait) = wait_of(wait);
+    let request = v1::SetSriovRequest {
+        device: Some(device),
+        vfs,
+        restore,
+        dry_run,
+        request_id: if dry_run { String::new() } else { request_id(id) },
+        wait_ms,
+        no_wait,
+    };
+    let answer = retried(|| {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.set_sriov(request).await }
+    })
+    .await?;
+    if dry_run {
+        output.remark("dry run: nothing was changed; this is what would be written");
+        return output.show(&answer, render::sriov::plan);
+    }
+    output.show(&answer, render::sriov::block)
+}

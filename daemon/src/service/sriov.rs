@@ -1,0 +1,115 @@
+//! The call that makes virtual functions and takes them away.
+
+use berth_host::DeviceFacts;
+use berth_ownership::{Command, DeviceId, Errno, Event, Reason, Refusal, SriovTo};
+use berth_proto::v1;
+
+use super::{Service, authorize::require, find, parse, request, wait::Wait};
+use crate::{
+    acts::sriov::of,
+    model::{AnswerOf, ApiError, Call, Caller, Meta, Snapshot},
+    view,
+};
+
+impl Service {
+    /// Makes virtual functions, takes them away, or brings back what there was.
+    ///
+    /// # Errors
+    /// The refusal: somebody has one of them, or the physical function; why the kernel work failed.
+    pub async fn set_sriov(
+        &self,
+        caller: &Caller,
+        mut request: v1::SetSriovRequest,
+    ) -> Result<v1::Sriov, ApiError> {
+        require(caller, Call::SetSriov)?;
+        let address = parse::device("device", request.device.as_ref())?;
+        let snapshot = self.snapshot();
+        find::group_of(&snapshot, find::device(&snapshot, address)?)?;
+        let to = wanted(find::device(&snapshot, address)?, &request)?;
+        let device = DeviceId::from(address.to_string());
+        let wait = Wait::take(&mut request.wait_ms, &mut request.no_wait);
+        let id = std::mem::take(&mut request.request_id);
+        let about = AnswerOf::Sriov(device.clone());
+        let meta = request::meta(caller, "set SR-IOV", &id, &request, about.clone())?;
+        // Who has functions open unknown to us is found by a scan alone.
+        let looked = self.ledger.rescan(Meta::internal("set SR-IOV")).await?;
+        let snapshot = looked.snapshot;
+        let from = of(find::device(&snapshot, address)?);
+        let command = Command::SriovSet { device, to, from };
+        if request.dry_run {
+            return self.plan(&snapshot, address, &command);
+        }
+        let applied = self.ledger.submit(command, meta).await?;
+        self.answer(applied, wait, about, |snapshot, _| {
+            Ok(view::sriov(snapshot, find::device(snapshot, address)?))
+        })
+        .await
+    }
+
+    fn plan(
+        &self,
+        snapshot: &Snapshot,
+        address: berth_host::PciAddress,
+        command: &Command,
+    ) -> Result<v1::Sriov, ApiError> {
+        let events = snapshot.state.decide(command, &self.ledger.clock().now())?;
+        let op = events.iter().find_map(|event| match event {
+            Event::SriovStarted { op, .. } => Some(*op),
+            _ => None,
+        });
+        let writes = op.map(|op| view::sriov_plan(address, op)).unwrap_or_default();
+        let now = view::sriov(snapshot, find::device(snapshot, address)?);
+        Ok(v1::Sriov { writes, ..now })
+    }
+}
+
+/// What a request asks for, where the device can have it.
+fn wanted(facts: &DeviceFacts, request: &v1::SetSriovRequest) -> Result<SriovTo, ApiError> {
+    let address = facts.address;
+    if facts.sriov_total == 0 {
+        return Err(no_functions(facts));
+    }
+    if request.restore {
+        if request.vfs > 0 {
+            let text = "vfs and restore are both given: one of them is meant";
+            return Err(ApiError::invalid_argument("vfs", text, "leave one of them out"));
+        }
+        return Ok(SriovTo::Baseline);
+    }
+    match u16::try_from(request.vfs) {
+        Ok(vfs) if vfs <= facts.sriov_total => Ok(SriovTo::Vfs(vfs)),
+        _ => {
+            let (asked, most) = (request.vfs, facts.sriov_total);
+            let text =
+                format!("{asked} VFs are more than {address} can have: {most} (sriov_totalvfs)");
+            let refusal = Refusal::new(Reason::InvalidArgument, address, text)
+                .with_errno(ERANGE)
+                .with_resolve(vec![format!(
+                    "berth sriov set {address} N, with N from 0 to {most}"
+                )]);
+            Err(refusal.into())
+        }
+    }
+}
+
+/// The kernel's errno for more functions than there can be.
+const ERANGE: i32 = 34;
+
+fn no_functions(facts: &DeviceFacts) -> ApiError {
+    let address = facts.address;
+    let (text, way) = match facts.physical_function {
+        Some(physical) => (
+            format!("{address} is a virtual function of {physical}, and has none itself"),
+            format!("name its physical function: {physical}"),
+        ),
+        None => (
+            format!("{address} is no physical function: it has no SR-IOV capability"),
+            "`berth device list` shows all; `berth device show` says `VFs at most` of one that has it"
+                .to_owned(),
+        ),
+    };
+    let refusal = Refusal::new(Reason::InvalidArgument, address, text)
+        .with_errno(Errno::ENOENT.number)
+        .with_resolve(vec![way]);
+    refusal.into()
+}
