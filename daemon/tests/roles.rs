@@ -201,6 +201,6 @@ async fn grpc_answers_as_the_table_says() {
             }
         }
     }
-    assert_eq!(checked, 30 * 3 * 4, "calls, standings, roles");
+    assert_eq!(checked, 32 * 3 * 4, "calls, standings, roles");
     running.daemon.stop().await;
 }

@@ -7,6 +7,7 @@ pub(crate) mod event;
 pub(crate) mod explain;
 pub(crate) mod group;
 pub(crate) mod host;
+pub(crate) mod quota;
 pub(crate) mod reservation;
 
 use std::io::{IsTerminal as _, Write as _};

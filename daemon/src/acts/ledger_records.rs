@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::records::Records;
 use crate::{
     ledger::LedgerHandle,
-    model::{ApiError, Baseline, Meta, Outcome, Snapshot, StepNote},
+    model::{ApiError, Baseline, Live, Meta, Outcome, Quotas, Snapshot, StepNote},
 };
 
 /// The ledger for threads that do kernel work.
@@ -55,6 +55,10 @@ impl Records for LedgerRecords {
             |_| ApiError::unavailable("ledger", "berthd stops; ask again after its start");
         let ended = completion.blocking_recv().map_err(stopped)?;
         ended.failure.map_or(Ok(true), |failure| Err(ApiError::Refused(failure)))
+    }
+
+    fn quotas(&self) -> Live<Quotas> {
+        self.ledger.quotas().clone()
     }
 
     fn changed(&self, devices: &[PciAddress]) -> Result<(), ApiError> {

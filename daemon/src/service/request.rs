@@ -28,7 +28,8 @@ pub(super) fn meta(
         hash.update(body.encode_to_vec());
         RequestId { id: request_id.to_owned(), body: hash.finalize().into(), answer }
     });
-    Ok(Meta { actor: caller.identity.clone(), cause: call.to_owned(), request_id })
+    let (actor, payer) = (caller.identity.clone(), Some(caller.payer()));
+    Ok(Meta { actor, cause: call.to_owned(), request_id, payer })
 }
 
 /// The last fresh id's number.
