@@ -203,6 +203,7 @@ async fn a_tenant_is_told_nothing_of_another_over_rest() {
     let (status, text) = site.rest("blue", "GET", &explain).await;
     assert_eq!(status, 403, "{text}");
     tells_nothing(&site, "explain", &text);
+    assert_eq!(site.rest("blue", "GET", "/metrics").await.0, 403, "they are of all labels");
     let (_, quotas) = site.rest("blue", "GET", "/api/v1/quotas").await;
     assert!(quotas.contains("label blue"), "{quotas}");
     tells_nothing(&site, "quotas", &quotas);

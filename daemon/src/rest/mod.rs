@@ -107,7 +107,15 @@ pub fn behind(front: &Arc<Front>) -> Result<Behind, String> {
         .route(openapi::PATH, get(move || async move { json(StatusCode::OK, document) }))
         .route("/healthz", get(move || async move { word(&alive, "ok") }))
         .route("/readyz", get(move || async move { ready(&health) }))
-        .route("/metrics", get(move || async move { metrics::page(&counters).await }))
+        .route(
+            "/metrics",
+            get(move |request: Request<Body>| async move {
+                match sees_all(request.extensions()) {
+                    Ok(()) => metrics::page(&counters).await,
+                    Err(error) => problem::response(&error, "/metrics"),
+                }
+            }),
+        )
         .merge(page::router());
     let router = router
         .fallback(|request: Request<Body>| async move { no_such_path(request.uri().path()) })
@@ -275,6 +283,18 @@ fn location(path: &str, answer: &[u8]) -> Option<HeaderValue> {
     }
     let named: Named = serde_json::from_slice(answer).ok()?;
     HeaderValue::from_str(&format!("{path}/{}", named.id)).ok()
+}
+
+/// Whether somebody may be told of all labels: the numbers have domains and listeners in them.
+fn sees_all(extensions: &http::Extensions) -> Result<(), ApiError> {
+    let caller = caller(extensions)?;
+    match &caller.tenant {
+        None => Ok(()),
+        Some(label) => {
+            let text = format!("{} is confined to {label} on this listener", caller.identity);
+            Err(ApiError::permission("/metrics", text))
+        }
+    }
 }
 
 /// The caller that the listener admitted.

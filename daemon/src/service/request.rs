@@ -25,6 +25,11 @@ pub(super) fn meta(
         let mut hash = Sha256::new();
         hash.update(call.as_bytes());
         hash.update([0]);
+        if let Some(tenant) = &caller.tenant {
+            // What was answered under one label is no answer under another.
+            hash.update(tenant.as_bytes());
+            hash.update([0]);
+        }
         hash.update(body.encode_to_vec());
         RequestId { id: request_id.to_owned(), body: hash.finalize().into(), answer }
     });
