@@ -209,6 +209,10 @@ pub(crate) enum Command {
     ///
     /// Exits with 3 where something does.
     Doctor,
+    /// How much each identity and label uses of what it may have.
+    Quota,
+    /// Which configuration is in force, why a later one isn't, and what takes a restart.
+    Config,
     /// What this host and its kernel can do.
     Capabilities,
     /// What libvirt's qemu hook runs: reserve a domain's devices, release them after it.

@@ -59,6 +59,18 @@ fn the_doctor_names_cause_and_fix_and_exits_with_three() {
 }
 
 #[test]
+fn quotas_are_shown_beside_what_is_used_and_the_configuration_with_what_is_wrong() {
+    let fake = Fake::start();
+    let printed = berth(&fake, "120", &["quota"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert!(printed.out.contains("2 of 2"), "{}", printed.out);
+    golden("quota.txt", &printed.out);
+    let printed = berth(&fake, "120", &["config"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    golden("config.txt", &printed.out);
+}
+
+#[test]
 fn says_that_the_host_is_simulated() {
     let fake = Fake::start();
     assert!(berth(&fake, "80", &["group", "list"]).err.contains("simulated host small"));

@@ -48,7 +48,8 @@ use message::{Message, Reply};
 
 use crate::{
     model::{
-        ApiError, Applied, Baseline, Degraded, Executor, Looked, Meta, Outcome, Snapshot, StepNote,
+        ApiError, Applied, Baseline, Degraded, Executor, Live, Looked, Meta, Outcome, Quotas,
+        Snapshot, StepNote,
     },
     store::Store,
 };
@@ -70,6 +71,7 @@ struct Shared {
     clock: Clock,
     host: Arc<dyn Host>,
     scanning: tokio::sync::Mutex<()>,
+    quotas: Live<Quotas>,
     /// Why nothing can be written.
     degraded: watch::Sender<Option<Arc<Degraded>>>,
 }
@@ -303,6 +305,19 @@ impl LedgerHandle {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
+    }
+
+    /// How many commands wait to be taken, and how many may.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        let most = self.queue.max_capacity();
+        (most - self.queue.capacity(), most)
+    }
+
+    /// How much each may have.
+    #[must_use]
+    pub fn quotas(&self) -> &Live<Quotas> {
+        &self.shared.quotas
     }
 
     /// Who does the kernel work; `None` until it is named.

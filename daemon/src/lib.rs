@@ -17,6 +17,7 @@ pub mod listen;
 pub mod model;
 pub mod notify;
 pub mod reconcile;
+pub mod reload;
 pub mod rest;
 pub mod run;
 pub mod service;

@@ -12,14 +12,15 @@ use berth_host::{
 };
 use berthd::{
     config::{Args, Config, Helper, HostChoice, SimTopology},
-    fdstore::{FdStore, KeptFd, SystemdStore, manager},
-    listen::{self, Passed},
-    notify,
+    fdstore::{FdStore, SystemdStore, manager},
+    listen, notify,
     run::{Daemon, Manager},
 };
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         print_config(&config);
         return ExitCode::SUCCESS;
     }
-    match run(&config) {
+    match run(&args, &config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("berthd: {error:#}");
@@ -57,32 +58,46 @@ fn print_config(config: &Config) {
     for listener in &config.listen {
         println!("{} at {}", listener.serve.word(), listener.endpoint);
     }
+    println!(
+        "a reload (SIGHUP) takes all of it but host, sysfs_root, state_dir, helper, helper_socket, \
+         path, address, mode, group, hosts and tls of listeners, timeouts.act_ms, \
+         timeouts.rescan_ms, retention, limits.body_bytes and limits.waiting_commands"
+    );
 }
 
-fn run(config: &Config) -> Result<()> {
+fn run(args: &Args, config: &Config) -> Result<()> {
     // Before anything else is opened.
     let (passed, kept) = listen::passed()?;
-    let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let (filter, log) = reload::Layer::new(filter_of(config));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("berthd")
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(config, passed, kept));
+    let result = runtime.block_on(serve(args, config, Manager { passed, kept, store: None }, &log));
     // Kernel work that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: &Config, passed: Vec<Passed>, kept: Vec<KeptFd>) -> Result<()> {
+/// What the log's filter is turned by.
+type Log = reload::Handle<EnvFilter, Registry>;
+
+/// What is logged: as the environment says, else as the file does.
+fn filter_of(config: &Config) -> EnvFilter {
+    EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new(&config.log))
+}
+
+async fn serve(args: &Args, config: &Config, manager: Manager, log: &Log) -> Result<()> {
     // From the first moment on: a signal during start-up ends it cleanly, too.
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    // Else it would end the daemon.
+    let mut hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     let host = host(config)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -92,7 +107,7 @@ async fn serve(config: &Config, passed: Vec<Passed>, kept: Vec<KeptFd>) -> Resul
         "starting"
     );
     let store = store(&*host);
-    let manager = Manager { passed, store, kept };
+    let manager = Manager { store, ..manager };
     let started = tokio::select! {
         daemon = Daemon::start_in(config, host, manager) => Some(daemon?),
         _ = terminate.recv() => None,
@@ -107,14 +122,47 @@ async fn serve(config: &Config, passed: Vec<Passed>, kept: Vec<KeptFd>) -> Resul
     }
     tracing::info!("ready");
     tell(&["READY=1"]);
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                tracing::info!("SIGTERM: stopping");
+                break;
+            }
+            _ = interrupt.recv() => {
+                tracing::info!("SIGINT: stopping");
+                break;
+            }
+            Some(()) = hangup.recv() => load_again(args, &daemon, log),
+        }
     }
     tell(&["STOPPING=1"]);
     daemon.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// SIGHUP: another configuration is put in force, or the last one stays.
+fn load_again(args: &Args, daemon: &Daemon, log: &Log) {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let usec = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
+    tell(&["RELOADING=1", &format!("MONOTONIC_USEC={usec}")]);
+    match Config::load(args) {
+        Ok(config) => {
+            if let Err(error) = log.reload(filter_of(&config)) {
+                tracing::warn!(%error, "the log's filter stays");
+            }
+            for what in daemon.dials().turn(&config) {
+                tracing::warn!("SIGHUP: needs a restart: {what}");
+            }
+            tracing::info!("SIGHUP: the configuration is in force");
+            tell(&["READY=1", "STATUS=ready"]);
+        }
+        Err(error) => {
+            daemon.dials().refuse(&error);
+            tracing::error!("SIGHUP: the last configuration stays in force: {error}");
+            tell(&["READY=1", &format!("STATUS=the last configuration stays in force: {error}")]);
+        }
+    }
 }
 
 /// Where descriptors are kept beyond this process. Those of a simulated host stand for nothing

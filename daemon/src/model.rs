@@ -2,16 +2,22 @@
 //! what kernel work is asked for.
 
 mod caller;
+mod config_state;
 mod degraded;
 mod error;
 mod health;
 mod intent;
 mod latency;
+mod live;
+mod quota;
+mod rate;
 mod roles;
 mod rules;
 mod snapshot;
+mod whom;
 
 pub use caller::{Caller, Origin, Role, Transport};
+pub use config_state::ConfigState;
 pub use degraded::Degraded;
 pub use error::ApiError;
 pub use health::{ConditionRules, ShownHealth};
@@ -20,6 +26,13 @@ pub use intent::{
     IntentBody, IntentKind, Meta, OpenIntent, Outcome, RequestId, StepNote,
 };
 pub use latency::{DmaLatencies, Latency};
+pub use live::Live;
+pub use quota::{
+    Account, Asked, Payer, Quota, Quotas, Resource, UNSTATED_BYTES, check as check_quota,
+    promised_bytes,
+};
+pub use rate::{Pace, Rate, Rates};
 pub use roles::{Call, Over, Row, Standing, Verdict, Whose};
 pub use rules::{DeviceRule, DeviceRules, Ruling};
 pub use snapshot::{Extra, HostUses, InventoryIndex, Looked, Snapshot};
+pub use whom::Whom;

@@ -9,9 +9,9 @@ use std::{
 };
 
 use berth_host::Host;
-use berth_ownership::{DomainId, Reason, Table};
+use berth_ownership::{DomainId, Reason, ReservationId, Table};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
@@ -20,15 +20,16 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     acts::{Engine, EngineConfig, LedgerRecords},
-    config::{Access, Config, Endpoint, Serve},
+    config::{Config, Endpoint, Listener, Serve},
     fdstore::{FdStore, KeptFd},
     grpc, handover, heartbeat,
     ledger::{self, LedgerConfig, LedgerHandle, Opened, Survey, Told},
-    listen::{self, Behind, BindError, Bound, Passed, SocketFile},
+    listen::{self, Behind, BindError, Bound, Meters, Passed, SocketFile},
     model::{
-        ApiError, DmaLatencies, DomainNow, Executor, Gone, Intent, Meta, OpenIntent, Snapshot,
+        ApiError, DmaLatencies, DomainNow, Executor, Gone, Intent, Live, Meta, OpenIntent, Snapshot,
     },
     notify, reconcile,
+    reload::{self, Dials},
     rest::{self, Front, Metrics},
     service::{Service, ServiceConfig},
 };
@@ -84,6 +85,7 @@ pub struct Daemon {
     service: Arc<Service>,
     engine: Arc<Engine>,
     shared: listen::Shared,
+    dials: Dials,
     tcp: Vec<SocketAddr>,
     ready: watch::Receiver<bool>,
     health: HealthReporter,
@@ -116,6 +118,10 @@ impl Executor for Hands {
         self.0.upgrade()?.domain(domain)
     }
 
+    fn dma_entries(&self) -> Vec<(ReservationId, u64)> {
+        self.0.upgrade().map(|engine| engine.dma_entries()).unwrap_or_default()
+    }
+
     fn dma_latencies(&self) -> Option<DmaLatencies> {
         self.0.upgrade()?.dma_latencies()
     }
@@ -138,7 +144,7 @@ struct Left {
 /// A thread that serves a socket, and the socket's file.
 type Served = (handover::Serving, Option<SocketFile>);
 
-type HandOverSocket = (OwnedFd, Option<SocketFile>, Access);
+type HandOverSocket = (OwnedFd, Option<SocketFile>, handover::House);
 
 /// The hand-over, once it is served.
 #[derive(Debug, Clone, Default)]
@@ -146,8 +152,8 @@ struct HandOver(Arc<Mutex<Vec<Served>>>);
 
 impl HandOver {
     fn open(&self, sockets: Vec<HandOverSocket>, engine: &Arc<Engine>) -> io::Result<()> {
-        for (socket, file, access) in sockets {
-            let serving = handover::Serving::start(socket, Engine::clone(engine), access)?;
+        for (socket, file, house) in sockets {
+            let serving = handover::Serving::start(socket, Engine::clone(engine), house)?;
             self.all().push((serving, file));
         }
         Ok(())
@@ -220,7 +226,8 @@ impl Daemon {
         let Manager { passed, store, kept } = manager;
         let watchdog = notify::watchdog_period().map_err(StartError::Environment)?;
         create_state_dir(config)?;
-        let mut sockets = bind(config, passed).await?;
+        let shared = shared(config);
+        let mut sockets = bind(config, passed, &shared).await?;
         // Before the first look, so that what happens after it is told.
         let told = Told::of(&*host);
         let (opened, survey) = open_ledger(config, &host, table).await?;
@@ -230,7 +237,6 @@ impl Daemon {
             Arc::new(Engine::with_store(Arc::clone(&host), records, &engine_config(config), store));
         let service =
             Arc::new(Service::new(ledger.clone(), Arc::clone(&host), service_config(config)));
-        let shared = shared(config);
         let (now_ready, ready) = watch::channel(false);
         let front = front(config, &service, &shared, ready.clone());
         let http = rest::behind(&front).map_err(StartError::Build)?;
@@ -238,6 +244,8 @@ impl Daemon {
             grpc::router(&front).await.map_err(|error| StartError::Build(error.to_string()))?;
         let doors = std::mem::take(&mut sockets.doors);
         let tcp = doors.iter().filter_map(Bound::tcp_address).collect();
+        let rules = doors.iter().map(Bound::rules).chain(sockets.handover.iter().map(rules_of));
+        let dials = Dials::new(config, &shared, &service, rules.collect());
         let mut listeners = Listeners { tasks: JoinSet::new(), grpc: grpc.into(), http };
         // Who comes to a socket that was passed waits in it for the daemon to be ready; with ours he
         // is told that it isn't.
@@ -280,6 +288,7 @@ impl Daemon {
             service,
             engine,
             shared,
+            dials,
             tcp,
             ready,
             health,
@@ -294,6 +303,12 @@ impl Daemon {
     #[must_use]
     pub fn service(&self) -> &Arc<Service> {
         &self.service
+    }
+
+    /// What another configuration turns.
+    #[must_use]
+    pub fn dials(&self) -> &Dials {
+        &self.dials
     }
 
     /// The engine that does the kernel work.
@@ -316,7 +331,7 @@ impl Daemon {
 
     /// Drains: accepts nothing more, lets running requests and kernel work end, and stops.
     pub async fn stop(mut self) {
-        let patience = Duration::from_millis(self.shared.timeouts.drain_ms);
+        let patience = Duration::from_millis(self.shared.timeouts.get().drain_ms);
         grpc::set_serving(&self.health, false).await;
         self.shared.stopping.cancel();
         self.service.ledger().end_following();
@@ -333,7 +348,7 @@ impl Daemon {
             tracing::warn!("kernel work is still under way; it is seen to at the next start");
         }
         drop(self.engine);
-        drop(self.service);
+        drop((self.service, self.dials));
         // All that was answered is committed; what is waited for is the store being closed.
         if timeout(CLOSING, self.ledger).await.is_err() {
             tracing::debug!("the store is closed by the end of the process");
@@ -345,8 +360,12 @@ impl Daemon {
 fn shared(config: &Config) -> listen::Shared {
     listen::Shared {
         metrics: Arc::new(Metrics::default()),
-        limits: config.limits,
-        timeouts: config.timeouts,
+        limits: Live::new(config.limits),
+        timeouts: Live::new(config.timeouts),
+        meters: Arc::new(Meters::new(config.rates.clone())),
+        doors: Arc::default(),
+        rules: watch::Sender::new(()),
+        asks_for_groups: Live::new(reload::asks_for_groups(config)),
         stopping: CancellationToken::new(),
         connections: TaskTracker::new(),
     }
@@ -364,7 +383,11 @@ fn front(
         metrics: Arc::clone(&shared.metrics),
         ready,
         stopping: shared.stopping.clone(),
-        watchers: Arc::new(Semaphore::new(config.limits.watchers)),
+        watchers: Arc::default(),
+        limits: shared.limits.clone(),
+        timeouts: shared.timeouts.clone(),
+        meters: Arc::clone(&shared.meters),
+        doors: Arc::clone(&shared.doors),
         body_bytes: config.limits.body_bytes,
     })
 }
@@ -395,18 +418,22 @@ fn create_state_dir(config: &Config) -> Result<(), StartError> {
 }
 
 /// Listens where the configuration says, with the sockets that were passed where there are any.
-async fn bind(config: &Config, passed: Vec<Passed>) -> Result<Sockets, StartError> {
+async fn bind(
+    config: &Config,
+    passed: Vec<Passed>,
+    shared: &listen::Shared,
+) -> Result<Sockets, StartError> {
     let mut sockets = Sockets { doors: Vec::new(), handover: Vec::new() };
     for (listener, socket) in listen::assign(&config.listen, passed)? {
         let passed = socket.is_some();
         match (listener.serve, socket, &listener.endpoint) {
             (Serve::Handover, Some(socket), _) => {
-                sockets.handover.push((socket, None, listener.access.clone()));
+                sockets.handover.push((socket, None, house(&listener, shared)));
             }
             (Serve::Handover, None, Endpoint::Unix { path, mode, gid }) => {
                 let kind = listen::Kind::Packets;
                 let (socket, file) = listen::bind_unix(path, *mode, *gid, kind)?;
-                sockets.handover.push((socket, Some(file), listener.access.clone()));
+                sockets.handover.push((socket, Some(file), house(&listener, shared)));
             }
             (Serve::Handover, None, Endpoint::Tcp { address, .. }) => {
                 return Err(StartError::Build(format!("no hand-over over TCP at {address}")));
@@ -419,6 +446,21 @@ async fn bind(config: &Config, passed: Vec<Passed>) -> Result<Sockets, StartErro
     Ok(sockets)
 }
 
+/// What is asked of those who come to a hand-over socket.
+fn house(listener: &Listener, shared: &listen::Shared) -> handover::House {
+    let at = listener.endpoint.to_string();
+    handover::House {
+        seats: shared.doors.seats(Serve::Handover, &at),
+        at: at.into(),
+        access: Live::new(listener.access.clone()),
+        limits: shared.limits.clone(),
+    }
+}
+
+fn rules_of((_, _, house): &HandOverSocket) -> reload::Rules {
+    (Serve::Handover, house.at.to_string(), house.access.clone())
+}
+
 /// Reads the record and, beside that, looks at the machine: neither needs the other. The directory
 /// is taken before, so that no other daemon changes the machine meanwhile.
 async fn open_ledger(
@@ -429,6 +471,8 @@ async fn open_ledger(
     let failed = |error| StartError::Part { what: "open the ledger", error };
     let mut settings = LedgerConfig { table, ..LedgerConfig::new(&config.state_dir) };
     settings.retain_events = config.retention.events;
+    settings.queue = config.limits.waiting_commands;
+    settings.quotas = Live::new(config.quotas.clone());
     let locked = ledger::lock(&settings).map_err(failed)?;
     let looked_at = Arc::clone(host);
     let survey = tokio::task::spawn_blocking(move || {
@@ -534,7 +578,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     EngineConfig { deadline: acts.max(EngineConfig::default().deadline) }
 }
 
-fn service_config(config: &Config) -> ServiceConfig {
+pub(crate) fn service_config(config: &Config) -> ServiceConfig {
     let mut settings = ServiceConfig {
         wait_ms: config.timeouts.wait_ms,
         state_dir: config.state_dir.display().to_string(),

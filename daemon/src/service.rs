@@ -2,6 +2,7 @@
 
 mod adopt;
 mod authorize;
+mod config;
 mod devices;
 mod domains;
 mod events;
@@ -11,22 +12,28 @@ mod host;
 mod memory;
 mod orders;
 mod parse;
+mod quota;
 mod request;
 mod reservations;
 mod reserve;
 mod select;
+mod served;
 mod sriov;
+mod tenant;
 mod wait;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
+
+pub(crate) use parse::is_name;
+pub(crate) use served::served;
 
 use berth_host::{BackendKind, Host};
 use berth_ownership::{ContextId, DomainId};
 
 use crate::{
     ledger::LedgerHandle,
-    model::{ApiError, Call, Caller, DmaLatencies, DomainNow, Snapshot},
+    model::{ApiError, Call, Caller, ConfigState, DmaLatencies, DomainNow, Live, Snapshot},
 };
 
 /// Defaults of the calls, from the configuration.
@@ -73,7 +80,8 @@ struct Offers {
 pub struct Service {
     ledger: LedgerHandle,
     host: Arc<dyn Host>,
-    config: Arc<ServiceConfig>,
+    config: Live<ServiceConfig>,
+    in_force: Live<ConfigState>,
     offers: Arc<OnceLock<Offers>>,
 }
 
@@ -81,7 +89,25 @@ impl Service {
     /// The service over a ledger and a host.
     #[must_use]
     pub fn new(ledger: LedgerHandle, host: Arc<dyn Host>, config: ServiceConfig) -> Self {
-        Self { ledger, host, config: Arc::new(config), offers: Arc::default() }
+        Self {
+            ledger,
+            host,
+            config: Live::new(config),
+            in_force: Live::default(),
+            offers: Arc::default(),
+        }
+    }
+
+    /// Defaults of the calls, which may change.
+    #[must_use]
+    pub fn settings(&self) -> &Live<ServiceConfig> {
+        &self.config
+    }
+
+    /// What is in force of the configuration.
+    #[must_use]
+    pub fn in_force(&self) -> &Live<ConfigState> {
+        &self.in_force
     }
 
     /// What is published now.

@@ -352,3 +352,47 @@ fn check_config_answers_with_its_exit_status() {
     let missing = check();
     assert_eq!(missing.status.code(), Some(1));
 }
+
+#[test]
+fn quotas_rates_and_labels_are_read_and_their_mistakes_named() {
+    let text = "[[quota]]\nuid = 7\nreservations = 2\n[[quota]]\nlabel = \"red\"\npinned_bytes = 9\n\
+                [[rate]]\ncommands_per_s = 5\n[[rate]]\nuri = \"spiffe://site/ns/*\"\nreads_per_s = 1\n\
+                reads_burst = 8\n\
+                [[listen]]\nserve = \"grpc\"\npath = \"/x\"\nlabel = \"red\"\n\
+                [[listen.rule]]\nuid = 7\nrole = \"viewer\"\nlabel = \"blue\"\n\
+                [[listen.rule]]\nuid = 8\nrole = \"viewer\"\n";
+    let config = load(text, &[]).expect("it can be used");
+    let quotas: Vec<String> = config.quotas.0.iter().map(|it| it.who.to_string()).collect();
+    assert_eq!(quotas, ["uid 7", "label red"]);
+    let [others, site] = &config.rates.0[..] else { panic!("{:?}", config.rates) };
+    let burst = |pace: Option<berthd::model::Pace>| pace.map(|pace| pace.burst.get());
+    assert_eq!((burst(others.commands), burst(others.reads)), (Some(5), None), "as in a second");
+    assert_eq!(
+        (site.who.to_string().as_str(), burst(site.reads)),
+        ("uri spiffe://site/ns/*", Some(8))
+    );
+    let access = &config.listeners(Serve::Grpc).next().expect("gRPC").access;
+    for (uid, label) in [(7, "blue"), (8, "red"), (9, "red")] {
+        let (_, rule) = access.grant(PeerId::Unix { uid, gids: &[] });
+        assert_eq!(access.tenant(rule), Some(label), "uid {uid}");
+    }
+    for (text, wanted) in [
+        ("[[quota]]\nuid = 7\n", "berthd.toml:1: [[quota]]: a quota that limits nothing"),
+        ("[[quota]]\nuid = 7\nlabel = \"x\"\n", "names at most one of uid, gid, uri and label"),
+        (
+            "[[quota]]\nreservations = 1\n[[quota]]\nreservations = 2\n",
+            "berthd.toml:3: [[quota]]: others has two; keep one",
+        ),
+        ("[[quota]]\ngid = \"no-such-group\"\n", "berthd.toml:2: quota.gid: there is no group"),
+        ("[[quota]]\nlabel = \"a b\"\n", "berthd.toml:2: quota.label: \"a b\" is not a label"),
+        ("[[quota]]\nuri = \"x\"\n", "berthd.toml:2: quota.uri: \"x\" is not a URI"),
+        ("[[rate]]\ncommands_per_s = 0\n", "berthd.toml:2: rate.commands_per_s: 0 lets nothing"),
+        ("[[rate]]\nreads_burst = 1\n", "berthd.toml:2: rate.reads_burst: a burst without"),
+        ("[[rate]]\nuid = 7\n", "berthd.toml:1: [[rate]]: a rate that limits nothing"),
+        ("[limits]\nheader_bytes = 1\n", "limits.header_bytes: 1 is out of range; use 8192 to"),
+        ("log = \"a=b=c\"\n", "berthd.toml:1: log: "),
+    ] {
+        let error = load(text, &[]).expect_err(text);
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+}

@@ -291,3 +291,22 @@ fn it_beats_from_the_moment_it_is_ready_on() {
     unwatched.notify.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
     assert!(unwatched.notify.recv(&mut packet).is_err(), "the watchdog is another process's");
 }
+
+#[test]
+fn a_reload_is_told_and_ends_nothing() {
+    let mut service = Service::start(directory(""), Vec::new(), &[]);
+    service.hear("READY=1");
+    let listeners = fs::read_to_string(service.path("berthd.toml")).unwrap();
+    for more in ["[limits]\nwatchers = 5\n", "[limits]\nwatchers = 0\n"] {
+        fs::write(service.path("berthd.toml"), listeners.clone() + more).unwrap();
+        service.signal(Signal::HUP);
+        service.hear("RELOADING=1");
+        service.hear("READY=1");
+    }
+    let log = service.log();
+    assert!(log.contains("the configuration is in force"), "{log}");
+    assert!(log.contains("the last configuration stays in force"), "{log}");
+    service.signal(Signal::TERM);
+    service.hear("STOPPING=1");
+    assert!(service.end().success(), "{}", service.log());
+}

@@ -193,6 +193,23 @@ fn reserve() -> v1::ReserveRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_stalls_is_given_up() {
+    let site = Site::with("grpc", "").await;
+    let mut short = **site.running.daemon.dials().timeouts().get();
+    short.handshake_ms = 300;
+    site.running.daemon.dials().timeouts().set(short);
+    let mut stalled = TcpStream::connect(site.running.tcp()).await.expect("connected");
+    // The beginning of a ClientHello.
+    stalled.write_all(&[0x16, 3, 1, 2, 0, 1]).await.expect("written");
+    assert!(site.list(site.ca.client(&[VIEWER])).await.is_ok(), "others are served meanwhile");
+    let mut rest = Vec::new();
+    let ends = tokio::time::timeout(front_support::PATIENCE, stalled.read_to_end(&mut rest));
+    // Whether it ends or is reset is the kernel's affair.
+    let _ended = ends.await.expect("it is closed in time");
+    site.running.daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificates_uri_gives_the_role() {
     let site = Site::with("grpc", "").await;
     let channel = site.channel(Some(site.ca.client(&[ORCHESTRATOR]))).await.expect("let in");

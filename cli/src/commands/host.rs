@@ -1,4 +1,4 @@
-//! `berth capabilities`, `berth doctor`, `berth snapshot`.
+//! `berth capabilities`, `berth doctor`, `berth snapshot`, `berth quota`.
 
 use berth_proto::v1::{self, finding::Level};
 use tonic::transport::Channel;
@@ -40,4 +40,14 @@ pub(super) async fn snapshot(
     let mut client = Host::new(channel).max_decoding_message_size(usize::MAX);
     let answer = client.get_snapshot(v1::GetSnapshotRequest { with_serials }).await?.into_inner();
     output.show(&answer, |answer| answer.toml.trim_end().to_owned())
+}
+
+pub(super) async fn quota(channel: Channel, output: &Output) -> Result<(), CliError> {
+    let answer = Host::new(channel).list_quotas(v1::ListQuotasRequest {}).await?.into_inner();
+    output.show(&answer, render::quota::table)
+}
+
+pub(super) async fn config(channel: Channel, output: &Output) -> Result<(), CliError> {
+    let answer = Host::new(channel).get_config(v1::GetConfigRequest {}).await?.into_inner();
+    output.show(&answer, render::host::config)
 }

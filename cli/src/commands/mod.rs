@@ -72,6 +72,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         }
         Command::Snapshot { with_serials } => host::snapshot(channel, with_serials, output).await,
         Command::Doctor => host::doctor(channel, output).await,
+        Command::Config => host::config(channel, output).await,
+        Command::Quota => host::quota(channel, output).await,
         Command::Capabilities => host::capabilities(channel, output).await,
         Command::Completions { shell } => completions(shell),
         Command::Run(args) => run::run(&cli.global, *args, output).await,

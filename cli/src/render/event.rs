@@ -54,12 +54,13 @@ fn objects(event: &v1::Event) -> String {
     parts.join(" ")
 }
 
-/// RFC 3339, as the JSON mapping writes it.
 fn time(event: &v1::Event) -> String {
-    event
-        .time
-        .as_ref()
-        .and_then(|time| serde_json::to_value(time).ok())
+    time_of(event.time.as_ref())
+}
+
+/// RFC 3339, as the JSON mapping writes it.
+pub(crate) fn time_of(time: Option<&berth_proto::Timestamp>) -> String {
+    time.and_then(|time| serde_json::to_value(time).ok())
         .and_then(|value| value.as_str().map(str::to_owned))
         .unwrap_or_default()
 }

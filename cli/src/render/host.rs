@@ -1,8 +1,8 @@
-//! The host's capabilities.
+//! The host's capabilities, and the daemon's configuration.
 
 use berth_proto::v1;
 
-use super::{block as fields, word};
+use super::{block as fields, event, word};
 
 /// What the host and its kernel can do.
 pub(crate) fn block(answer: &v1::Capabilities) -> String {
@@ -52,4 +52,19 @@ fn backend(backend: &v1::BackendCapabilities) -> String {
         backend.deliveries().map(|delivery| word(delivery.as_str_name())).collect();
     let replace = if backend.replace { ", replace" } else { ", no replace" };
     format!("{name}: policies {}; deliveries {}{replace}", policies.join(" "), deliveries.join(" "))
+}
+
+/// Which configuration is in force.
+pub(crate) fn config(answer: &v1::ConfigState) -> String {
+    let file = if answer.file.is_empty() { "none: defaults" } else { &answer.file };
+    let refused = match answer.refused.as_str() {
+        "" => String::new(),
+        why => format!("{} {why}", event::time_of(answer.refused_at.as_ref())),
+    };
+    fields(&[
+        ("file", file.to_owned()),
+        ("in force since", event::time_of(answer.in_force_since.as_ref())),
+        ("refused", refused),
+        ("needs a restart", answer.needs_restart.join("\n")),
+    ])
 }

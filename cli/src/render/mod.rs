@@ -8,6 +8,7 @@ pub(crate) mod explain;
 pub(crate) mod group;
 pub(crate) mod health;
 pub(crate) mod host;
+pub(crate) mod quota;
 pub(crate) mod reservation;
 pub(crate) mod sriov;
 

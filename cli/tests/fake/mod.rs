@@ -170,12 +170,51 @@ impl v1::host_server::Host for Scripted {
         Ok(Response::new(v1::Diagnosis { findings }))
     }
 
+    async fn get_config(
+        &self,
+        _: Request<v1::GetConfigRequest>,
+    ) -> Result<Response<v1::ConfigState>, Status> {
+        Ok(Response::new(v1::ConfigState {
+            file: "/etc/berth/berthd.toml".to_owned(),
+            refused: "/etc/berth/berthd.toml:9: log: not a filter; write it like info".to_owned(),
+            needs_restart: vec!["state_dir: /srv/berth".to_owned()],
+            ..Default::default()
+        }))
+    }
+
+    async fn list_quotas(
+        &self,
+        _: Request<v1::ListQuotasRequest>,
+    ) -> Result<Response<v1::ListQuotasResponse>, Status> {
+        let of = |account: &str, quota: &str, amounts| v1::QuotaUse {
+            account: account.to_owned(),
+            quota: quota.to_owned(),
+            place: "/etc/berth/berthd.toml:9".to_owned(),
+            amounts,
+        };
+        let quotas = vec![
+            of("uid:60001", "others", amounts([2, 17, 4096], [Some(2), None, Some(8192)])),
+            of("label red", "label red", amounts([1, 0, 0], [None, Some(64), None])),
+        ];
+        Ok(Response::new(v1::ListQuotasResponse { quotas }))
+    }
+
     async fn get_snapshot(
         &self,
         _: Request<v1::GetSnapshotRequest>,
     ) -> Result<Response<v1::Snapshot>, Status> {
         Err(Status::unimplemented("not in this script"))
     }
+}
+
+fn amounts(used: [u64; 3], limits: [Option<u64>; 3]) -> Vec<v1::QuotaAmount> {
+    let names = ["reservations", "dma_entries", "pinned_bytes"];
+    let amount = |((resource, used), limit): ((&str, u64), Option<u64>)| v1::QuotaAmount {
+        resource: resource.to_owned(),
+        used,
+        limit,
+    };
+    names.into_iter().zip(used).zip(limits).map(amount).collect()
 }
 
 type Answer = Result<Response<v1::Reservation>, Status>;

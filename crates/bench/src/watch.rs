@@ -124,7 +124,7 @@ impl Health {
 }
 
 fn ours(runtime: &Runtime, dir: &Path, one_never_reads: bool) -> Result<Ours> {
-    let limits = format!("[limits]\nwatchers = {}\n", WATCHERS + 1);
+    let limits = format!("[limits]\nwatchers = {0}\nconnections_per_uid = {0}\n", WATCHERS + 1);
     let (daemon, _) = start_with(runtime, dir, 1, &limits)?;
     runtime.block_on(Ours::follow(daemon, &dir.join("berthd.sock"), one_never_reads))
 }

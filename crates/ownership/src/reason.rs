@@ -39,6 +39,7 @@ errnos!(
     EOPNOTSUPP = 95,
     ETIMEDOUT = 110,
     ESTALE = 116,
+    EDQUOT = 122,
     ECANCELED = 125,
 );
 
@@ -391,6 +392,14 @@ reasons! {
         "the deadline passed"
         "The operation goes on; only the waiting ended."
         "Read the reservation's state.";
+    QuotaExceeded "QUOTA_EXCEEDED" EDQUOT ResourceExhausted Refused
+        "a quota is used up"
+        "The configuration says how much one identity or label may have; with this it would have more."
+        "Give something back, or have the quota that is named raised; `berth quota` shows them.";
+    RateLimited "RATE_LIMITED" EAGAIN ResourceExhausted Refused
+        "too many calls in too short a time"
+        "The configuration says how many calls of one identity are answered in a second."
+        "Call again after the time that is named, and less often.";
     Internal "INTERNAL" EIO Internal Failed
         "an error of ours"
         "Something that must not happen did."
@@ -423,9 +432,12 @@ impl Reason {
         self.row().grpc
     }
 
-    /// The HTTP status.
+    /// The HTTP status: of the code, where HTTP has none of its own for the reason.
     pub fn http_status(self) -> u16 {
-        self.row().grpc.http_status()
+        match self {
+            Self::RateLimited => 429,
+            _ => self.row().grpc.http_status(),
+        }
     }
 
     /// The exit code of the command line.

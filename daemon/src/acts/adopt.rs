@@ -19,7 +19,6 @@ use super::{
     hand_over,
     holder::process_of,
     job::{Job, backend_kind},
-    latency::Latencies,
     memory,
     runtime::{LiveContext, LiveDevice, LiveHold, lock},
     tools::Tools,
@@ -185,7 +184,7 @@ fn adopt_context(
             }
             continue;
         }
-        let live = adopt_domain(&*context, domain, handle, &note, &tools.runtime.latencies)?;
+        let live = adopt_domain(&*context, domain, handle, &note, &tools.runtime)?;
         domains.insert(domain.clone(), Arc::new(live));
     }
     let kept = tools.keeper.kept_before(vec![context_name(id), note_name(id)]);
@@ -224,7 +223,7 @@ fn adopt_domain(
     id: &berth_ownership::DomainId,
     handle: DomainHandle,
     note: &Note,
-    total: &Arc<Latencies>,
+    runtime: &super::runtime::Runtime,
 ) -> Result<LiveDomain, Left> {
     let space = context.address_space(handle)?;
     let mut registrations = Vec::new();
@@ -240,6 +239,7 @@ fn adopt_domain(
             process: known.process.clone(),
             iova: known.iova,
             length_bytes: known.length_bytes,
+            entry: runtime.entries.adopt(&known.reservation),
         });
     }
     // Whoever has the context's descriptor maps by himself.
@@ -248,7 +248,7 @@ fn adopt_domain(
     {
         tracing::error!(domain = %id, %error, "what was half registered may still be mapped");
     }
-    Ok(LiveDomain::new(handle, space, registrations, total))
+    Ok(LiveDomain::new(handle, space, registrations, &runtime.latencies))
 }
 
 fn adopt_holds(

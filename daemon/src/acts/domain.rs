@@ -11,13 +11,14 @@ use berth_ownership::{ContextId, DomainId, HolderProcess, ReservationId};
 
 use super::{
     engine::Engine,
+    entries::Entry,
     latency::{Latencies, mapping, unmapping},
     runtime::{Runtime, lock},
 };
 use crate::model::DomainNow;
 
 /// Memory of a client that a domain maps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Registration {
     /// Whose it is.
     pub(crate) reservation: ReservationId,
@@ -27,6 +28,9 @@ pub(crate) struct Registration {
     pub(crate) iova: u64,
     /// How much.
     pub(crate) length_bytes: u64,
+    /// Its place among the mappings that are counted.
+    #[expect(dead_code, reason = "it is counted as long as it lives")]
+    pub(crate) entry: Entry,
 }
 
 /// A domain of an open context.

@@ -14,7 +14,7 @@ use super::{
     memlock, memory,
     runtime::{LiveContext, Sending},
 };
-use crate::model::{ApiError, Snapshot};
+use crate::model::{ApiError, Payer, Snapshot};
 
 /// One thing to hand over.
 #[derive(Debug)]
@@ -121,15 +121,15 @@ impl Engine {
     /// Maps a client's memory; it ends with the client's process. Blocks.
     ///
     /// # Errors
-    /// `NOT_ATTACHED`, `INVALID_ARGUMENT`, `MEMLOCK_LIMIT`.
+    /// `NOT_ATTACHED`, `INVALID_ARGUMENT`, `MEMLOCK_LIMIT`, `QUOTA_EXCEEDED`.
     pub(crate) fn register(
         &self,
         id: &ReservationId,
-        (process, pidfd): (&HolderProcess, OwnedFd),
+        (process, pidfd, payer): (&HolderProcess, OwnedFd, &Payer),
         memory: BorrowedFd<'_>,
         wanted: memory::Wanted,
     ) -> Result<u64, ApiError> {
-        let iova = memory::register(self.tools(), id, process, memory, wanted)?;
+        let iova = memory::register(self.tools(), id, (process, payer), memory, wanted)?;
         self.watch(id, process.clone(), pidfd);
         Ok(iova)
     }

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::records::Records;
 use crate::{
     ledger::LedgerHandle,
-    model::{ApiError, Baseline, Meta, Outcome, Snapshot, StepNote},
+    model::{ApiError, Baseline, Live, Meta, Outcome, Quotas, Snapshot, StepNote},
 };
 
 /// The ledger for threads that do kernel work.
@@ -59,6 +59,10 @@ impl Records for LedgerRecords {
 
     fn look(&self, cause: &str) -> Result<(), ApiError> {
         self.handle.block_on(self.ledger.rescan(Meta::internal(cause))).map(drop)
+    }
+
+    fn quotas(&self) -> Live<Quotas> {
+        self.ledger.quotas().clone()
     }
 
     fn changed(&self, devices: &[PciAddress]) -> Result<(), ApiError> {

@@ -8,14 +8,12 @@ use rustix::fs::{OFlags, SealFlags};
 
 use super::{
     domain::{LiveDomain, Registration},
+    entries,
     job::Job,
     runtime::lock,
     tools::Tools,
 };
-
-/// What a reservation that states no memory may register: the pages are pinned in the daemon's
-/// name, so it is what the kernel lets an unprivileged process lock (`MLOCK_LIMIT`).
-const UNSTATED_BYTES: u64 = 8 << 20;
+use crate::model::{Payer, UNSTATED_BYTES};
 
 /// Registrations of one reservation. A type1 container has 65,535 entries for all that share it
 /// (`vfio_iommu_type1.dma_entry_limit`), so one client may not take them all; and what is
@@ -42,11 +40,11 @@ pub(crate) struct Wanted {
 /// # Errors
 /// `NOT_ATTACHED`; `INVALID_ARGUMENT` for a memfd that could shrink under the device or that the
 /// client itself may not access so, for a range beyond its end or one that the domain doesn't
-/// permit; `MEMLOCK_LIMIT`.
+/// permit; `MEMLOCK_LIMIT`; `QUOTA_EXCEEDED`.
 pub(crate) fn register(
     tools: &Tools,
     reservation: &ReservationId,
-    process: &HolderProcess,
+    (process, payer): (&HolderProcess, &Payer),
     memory: BorrowedFd<'_>,
     wanted: Wanted,
 ) -> Result<u64, Box<Refusal>> {
@@ -54,6 +52,7 @@ pub(crate) fn register(
     let domain = attached_domain(tools, reservation)?;
     let registering = lock(&domain.registering);
     check_budget(tools, reservation, &domain, wanted)?;
+    let entry = entries::take(tools, reservation, payer)?;
     let iova = wanted.iova.map_or(IovaChoice::Any, IovaChoice::Fixed);
     let perms = DmaPerms { read: wanted.read, write: wanted.write };
     let mapped = domain
@@ -64,6 +63,7 @@ pub(crate) fn register(
         process: process.clone(),
         iova: mapped,
         length_bytes: wanted.length_bytes,
+        entry,
     });
     drop(registering);
     note(tools, reservation);

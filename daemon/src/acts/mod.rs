@@ -20,6 +20,7 @@ mod domain;
 mod draining;
 mod drivers;
 pub(crate) mod engine;
+mod entries;
 pub(crate) mod explain_errno;
 pub(crate) mod fetch;
 pub(crate) mod hand_over;

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use berth_host::PciAddress;
 use berth_ownership::Command;
 
-use crate::model::{ApiError, Baseline, Outcome, Snapshot, StepNote};
+use crate::model::{ApiError, Baseline, Live, Outcome, Quotas, Snapshot, StepNote};
 
 /// The ledger, as threads that do kernel work see it. Every call but `snapshot` blocks until what
 /// it says is on disk.
@@ -43,6 +43,11 @@ pub trait Records: Send + Sync + Debug {
     /// # Errors
     /// The refusal, or why the work failed.
     fn carry_out(&self, command: Command, cause: &str) -> Result<bool, ApiError>;
+
+    /// How much each may have.
+    fn quotas(&self) -> Live<Quotas> {
+        Live::default()
+    }
 
     /// Looks at the whole machine: devices came or went.
     ///

@@ -9,7 +9,7 @@ use std::{
 use berth_host::{AttachedDevice, BackendKind, Context, GroupHold, PciAddress};
 use berth_ownership::{ContextId, DomainId, ReservationId};
 
-use super::{access::Access, domain::LiveDomain, latency::Latencies};
+use super::{access::Access, domain::LiveDomain, entries::Entries, latency::Latencies};
 use crate::fdstore::{Kept, NoteFile};
 
 /// How long descriptors may be on their way: somewhat longer than a peer may leave them unread.
@@ -92,6 +92,8 @@ pub(crate) struct Runtime {
     pub(crate) access: Access,
     /// Of all domains, since the start.
     pub(crate) latencies: Arc<Latencies>,
+    /// The mappings of client memory.
+    pub(crate) entries: Arc<Entries>,
     sending: Mutex<Vec<Weak<ReservationId>>>,
 }
 

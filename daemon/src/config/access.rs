@@ -8,7 +8,7 @@ use super::{
     ConfigError,
     error::Source,
     raw::{RawListener, RawRule},
-    system,
+    system, whom,
 };
 use crate::model::Role;
 
@@ -21,6 +21,8 @@ pub struct Access {
     pub rules: Vec<Rule>,
     /// The role of identities without a rule; `None` shuts them out.
     pub others: Option<Role>,
+    /// The label that those are confined to whose rule names none.
+    pub label: Option<String>,
 }
 
 /// The role of somebody at one listener.
@@ -30,6 +32,8 @@ pub struct Rule {
     pub who: Who,
     /// Never above the listener's; `None` shuts them out.
     pub role: Option<Role>,
+    /// The label that they are confined to.
+    pub label: Option<String>,
 }
 
 /// Whom a rule is about.
@@ -76,7 +80,7 @@ impl Access {
     /// Everybody who gets through the listener has `role`.
     #[must_use]
     pub fn all(role: Role) -> Self {
-        Self { role, rules: Vec::new(), others: Some(role) }
+        Self { role, rules: Vec::new(), others: Some(role), label: None }
     }
 
     /// The role of a uid without groups; without a uid (TCP) that of the others.
@@ -111,6 +115,12 @@ impl Access {
             None => self.others,
         };
         (granted.map(|role| role.min(self.role)), rule)
+    }
+
+    /// The label that a peer with such a rule, or without one, is confined to.
+    #[must_use]
+    pub fn tenant<'a>(&'a self, rule: Option<&'a Rule>) -> Option<&'a str> {
+        rule.and_then(|rule| rule.label.as_deref()).or(self.label.as_deref())
     }
 
     /// Whether groups have to be asked for.
@@ -182,9 +192,20 @@ pub(super) fn resolve(
             let message = format!("{who} has two rules");
             return Err(source.error(Some(span), key, message, "keep one of them"));
         }
-        rules.push(Rule { who, role: narrower(&rule.role, role, "listen.rule.role", source)? });
+        let label = confined(rule.label.as_ref(), "listen.rule.label", source)?;
+        let role = narrower(&rule.role, role, "listen.rule.role", source)?;
+        rules.push(Rule { who, role, label });
     }
-    Ok(Access { role, rules, others })
+    let label = confined(raw.label.as_ref(), "listen.label", source)?;
+    Ok(Access { role, rules, others, label })
+}
+
+fn confined(
+    text: Option<&Spanned<String>>,
+    key: &str,
+    source: &Source<'_>,
+) -> Result<Option<String>, ConfigError> {
+    text.map(|text| whom::label(text, key, source)).transpose()
 }
 
 type Named = (Who, Range<usize>, &'static str);
@@ -203,7 +224,8 @@ fn who(rule: &RawRule, certified: bool, source: &Source<'_>) -> Result<Named, Co
             let way_out = "use uid or gid, or give the listener address and tls";
             return Err(source.error(Some(uri.span()), "listen.rule.uri", message, way_out));
         }
-        return Ok((pattern(uri, source)?, uri.span(), "listen.rule.uri"));
+        let key = "listen.rule.uri";
+        return Ok((pattern(uri, key, source)?, uri.span(), key));
     }
     let (who, span, key) = match (&rule.uid, &rule.gid) {
         (Some(uid), _) => (Who::Uid(*uid.get_ref()), uid.span(), "listen.rule.uid"),
@@ -228,7 +250,11 @@ fn who(rule: &RawRule, certified: bool, source: &Source<'_>) -> Result<Named, Co
 
 /// A URI, or how URIs begin. A beginning holds the whole authority, or `spiffe://site*` would let
 /// `spiffe://site.evil/` in.
-fn pattern(uri: &Spanned<String>, source: &Source<'_>) -> Result<Who, ConfigError> {
+pub(super) fn pattern(
+    uri: &Spanned<String>,
+    key: &str,
+    source: &Source<'_>,
+) -> Result<Who, ConfigError> {
     let text = uri.get_ref().as_str();
     let start = text.strip_suffix('*').unwrap_or(text);
     let rest = start.split_once("://").map(|(scheme, rest)| (scheme, rest.split_once('/')));
@@ -237,7 +263,7 @@ fn pattern(uri: &Spanned<String>, source: &Source<'_>) -> Result<Who, ConfigErro
     if !whole || start.contains('*') || start.chars().any(|c| c.is_whitespace() || c.is_control()) {
         let message = format!("{text:?} is not a URI, nor the beginning of one");
         let way_out = "write it like spiffe://site/ns/berth, or spiffe://site/ns/* for all below";
-        return Err(source.error(Some(uri.span()), "listen.rule.uri", message, way_out));
+        return Err(source.error(Some(uri.span()), key, message, way_out));
     }
     let start = start.to_owned();
     Ok(if text.ends_with('*') { Who::UriPrefix(start) } else { Who::Uri(start) })

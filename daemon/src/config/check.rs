@@ -6,12 +6,13 @@ use berth_ownership::ResetPolicy;
 use toml::Spanned;
 
 use super::{
-    Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Timeouts, condition,
-    devices,
+    Args, Config, ConfigError, HostChoice, ResetRule, condition, devices,
     error::Source,
     helper::{self, Machine},
+    limits,
     listen::{self, Places},
-    raw::{RawConfig, RawLimits, RawReset, RawRetention, RawTimeouts},
+    quotas, rates,
+    raw::{RawConfig, RawReset},
     system,
 };
 
@@ -41,12 +42,15 @@ pub(super) fn resolve(
         state_dir,
         helper,
         listen: listen::resolve(raw.listen, source, args, &Places { run_dir })?,
-        timeouts: timeouts(&raw.timeouts, source)?,
-        retention: retention(&raw.retention, source)?,
-        limits: limits(&raw.limits, source)?,
+        timeouts: limits::timeouts(&raw.timeouts, source)?,
+        retention: limits::retention(&raw.retention, source)?,
+        limits: limits::limits(&raw.limits, source)?,
         reset: reset(raw.reset, source)?,
         devices: devices::rules(raw.device, source)?,
         condition: condition::rules(&raw.condition, source)?,
+        quotas: quotas::quotas(raw.quota, source)?,
+        rates: rates::rates(raw.rate, source)?,
+        log: log(raw.log, source)?,
     })
 }
 
@@ -104,91 +108,16 @@ pub(super) fn absolute(
     Err(source.error(Some(path.span()), key, message, "begin the path with /"))
 }
 
-/// A number within its limits, or its default.
-pub(super) struct Range<'a, 'b> {
-    pub(super) source: &'a Source<'b>,
-    pub(super) section: &'static str,
-}
-
-impl Range<'_, '_> {
-    pub(super) fn get(
-        &self,
-        value: Option<&Spanned<u64>>,
-        key: &str,
-        default: u64,
-        allowed: std::ops::RangeInclusive<u64>,
-    ) -> Result<u64, ConfigError> {
-        let Some(value) = value else { return Ok(default) };
-        if allowed.contains(value.get_ref()) {
-            return Ok(*value.get_ref());
+/// What is logged; that it can be understood is seen now, not when it is to count.
+fn log(raw: Option<Spanned<String>>, source: &Source<'_>) -> Result<String, ConfigError> {
+    let Some(filter) = raw else { return Ok("info".to_owned()) };
+    match tracing_subscriber::EnvFilter::try_new(filter.get_ref()) {
+        Ok(_) => Ok(filter.into_inner()),
+        Err(error) => {
+            let way_out = "write it like info, or info,audit=debug";
+            Err(source.error(Some(filter.span()), "log", error.to_string(), way_out))
         }
-        Err(self.source.error(
-            Some(value.span()),
-            &format!("{}.{key}", self.section),
-            format!("{} is out of range", value.get_ref()),
-            format!("use {} to {}", allowed.start(), allowed.end()),
-        ))
     }
-}
-
-pub(super) const HOUR_MS: u64 = 3_600_000;
-
-fn timeouts(raw: &RawTimeouts, source: &Source<'_>) -> Result<Timeouts, ConfigError> {
-    let range = Range { source, section: "timeouts" };
-    let default = Timeouts::default();
-    Ok(Timeouts {
-        wait_ms: range.get(raw.wait_ms.as_ref(), "wait_ms", default.wait_ms, 1..=HOUR_MS)?,
-        act_ms: range.get(raw.act_ms.as_ref(), "act_ms", default.act_ms, 100..=HOUR_MS)?,
-        header_ms: range.get(
-            raw.header_ms.as_ref(),
-            "header_ms",
-            default.header_ms,
-            100..=HOUR_MS,
-        )?,
-        drain_ms: range.get(raw.drain_ms.as_ref(), "drain_ms", default.drain_ms, 0..=HOUR_MS)?,
-        rescan_ms: range.get(
-            raw.rescan_ms.as_ref(),
-            "rescan_ms",
-            default.rescan_ms,
-            1_000..=24 * HOUR_MS,
-        )?,
-    })
-}
-
-fn retention(raw: &RawRetention, source: &Source<'_>) -> Result<Retention, ConfigError> {
-    let range = Range { source, section: "retention" };
-    let default = Retention::default();
-    Ok(Retention {
-        events: range.get(raw.events.as_ref(), "events", default.events, 1_000..=1_000_000_000)?,
-    })
-}
-
-fn limits(raw: &RawLimits, source: &Source<'_>) -> Result<Limits, ConfigError> {
-    let range = Range { source, section: "limits" };
-    let default = Limits::default();
-    let size = |value: Option<&Spanned<u64>>, key, default: usize, allowed| {
-        let default = u64::try_from(default).unwrap_or(u64::MAX);
-        let number = range.get(value, key, default, allowed)?;
-        Ok::<usize, ConfigError>(usize::try_from(number).unwrap_or(usize::MAX))
-    };
-    let streams =
-        range.get(raw.streams.as_ref(), "streams", u64::from(default.streams), 1..=65_535)?;
-    Ok(Limits {
-        connections: size(
-            raw.connections.as_ref(),
-            "connections",
-            default.connections,
-            1..=1_000_000,
-        )?,
-        streams: u32::try_from(streams).unwrap_or(default.streams),
-        body_bytes: size(
-            raw.body_bytes.as_ref(),
-            "body_bytes",
-            default.body_bytes,
-            1_024..=(64 << 20),
-        )?,
-        watchers: size(raw.watchers.as_ref(), "watchers", default.watchers, 1..=1_000_000)?,
-    })
 }
 
 fn reset(raw: Vec<RawReset>, source: &Source<'_>) -> Result<Vec<ResetRule>, ConfigError> {

@@ -6,8 +6,8 @@ use toml::Spanned;
 
 use super::{
     ConfigError,
-    check::{HOUR_MS, Range},
     error::Source,
+    limits::{HOUR_MS, Range},
     raw::RawCondition,
 };
 use crate::model::ConditionRules;

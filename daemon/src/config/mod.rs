@@ -10,9 +10,13 @@ mod condition;
 mod devices;
 mod error;
 mod helper;
+mod limits;
 mod listen;
+mod quotas;
+mod rates;
 mod raw;
 mod system;
+mod whom;
 
 use std::{
     net::SocketAddr,
@@ -24,7 +28,7 @@ pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
 pub(crate) use listen::GRPC_NEEDS_TLS;
 
-use crate::model::{ConditionRules, DeviceRules};
+use crate::model::{ConditionRules, DeviceRules, Quotas, Rates};
 
 /// Where the configuration is looked for when `--config` is not given.
 pub const DEFAULT_FILE: &str = "/etc/berth/berthd.toml";
@@ -56,6 +60,12 @@ pub struct Config {
     pub devices: DeviceRules,
     /// What is made of the condition of devices.
     pub condition: ConditionRules,
+    /// How much each may have.
+    pub quotas: Quotas,
+    /// How often each may call.
+    pub rates: Rates,
+    /// What is logged, in the words of `BERTH_LOG`, which outranks it.
+    pub log: String,
 }
 
 /// Who does the privileged acts: always a process per act.
@@ -166,6 +176,10 @@ pub struct Timeouts {
     pub act_ms: u64,
     /// What a client may take to send its request's head.
     pub header_ms: u64,
+    /// What a client may take for the handshake of TLS, and to begin HTTP/2.
+    pub handshake_ms: u64,
+    /// What a client may take to send the body of a REST request.
+    pub body_ms: u64,
     /// What running requests get when the daemon is told to stop.
     pub drain_ms: u64,
     /// How often the host is read again without being told to.
@@ -178,6 +192,8 @@ impl Default for Timeouts {
             wait_ms: 30_000,
             act_ms: 10_000,
             header_ms: 10_000,
+            handshake_ms: 10_000,
+            body_ms: 30_000,
             drain_ms: 10_000,
             rescan_ms: 30_000,
         }
@@ -208,11 +224,31 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Clients that follow events at a time.
     pub watchers: usize,
+    /// Connections that one uid has to one listener at a time; on TCP, one address.
+    pub connections_per_uid: usize,
+    /// The largest head of a request.
+    pub header_bytes: u32,
+    /// Commands that wait to be decided.
+    pub waiting_commands: usize,
+    /// Connections to one hand-over socket at a time.
+    pub handover_connections: usize,
+    /// The same of one uid.
+    pub handover_connections_per_uid: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1024, streams: 256, body_bytes: 1 << 20, watchers: 256 }
+        Self {
+            connections: 1024,
+            streams: 256,
+            body_bytes: 1 << 20,
+            watchers: 256,
+            connections_per_uid: 512,
+            header_bytes: 32 << 10,
+            waiting_commands: 4096,
+            handover_connections: 1024,
+            handover_connections_per_uid: 64,
+        }
     }
 }
 

@@ -30,6 +30,11 @@ pub(super) struct RawConfig {
     pub(super) device: Vec<Spanned<RawDevice>>,
     #[serde(default)]
     pub(super) condition: RawCondition,
+    #[serde(default)]
+    pub(super) quota: Vec<Spanned<RawQuota>>,
+    #[serde(default)]
+    pub(super) rate: Vec<Spanned<RawRate>>,
+    pub(super) log: Option<Spanned<String>>,
 }
 
 /// `[condition]`.
@@ -53,6 +58,7 @@ pub(super) struct RawListener {
     pub(super) group: Option<Spanned<String>>,
     pub(super) role: Option<Spanned<String>>,
     pub(super) others: Option<Spanned<String>>,
+    pub(super) label: Option<Spanned<String>>,
     pub(super) hosts: Option<Spanned<Vec<String>>>,
     pub(super) tls: Option<Spanned<RawTls>>,
     #[serde(default)]
@@ -77,6 +83,7 @@ pub(super) struct RawRule {
     pub(super) gid: Option<Spanned<String>>,
     pub(super) uri: Option<Spanned<String>>,
     pub(super) role: Spanned<String>,
+    pub(super) label: Option<Spanned<String>>,
 }
 
 /// `[timeouts]`.
@@ -86,6 +93,8 @@ pub(super) struct RawTimeouts {
     pub(super) wait_ms: Option<Spanned<u64>>,
     pub(super) act_ms: Option<Spanned<u64>>,
     pub(super) header_ms: Option<Spanned<u64>>,
+    pub(super) handshake_ms: Option<Spanned<u64>>,
+    pub(super) body_ms: Option<Spanned<u64>>,
     pub(super) drain_ms: Option<Spanned<u64>>,
     pub(super) rescan_ms: Option<Spanned<u64>>,
 }
@@ -105,6 +114,11 @@ pub(super) struct RawLimits {
     pub(super) streams: Option<Spanned<u64>>,
     pub(super) body_bytes: Option<Spanned<u64>>,
     pub(super) watchers: Option<Spanned<u64>>,
+    pub(super) connections_per_uid: Option<Spanned<u64>>,
+    pub(super) header_bytes: Option<Spanned<u64>>,
+    pub(super) waiting_commands: Option<Spanned<u64>>,
+    pub(super) handover_connections: Option<Spanned<u64>>,
+    pub(super) handover_connections_per_uid: Option<Spanned<u64>>,
 }
 
 /// One `[[reset]]`.
@@ -125,6 +139,33 @@ pub(super) struct RawDevice {
     pub(super) address: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) note: String,
+}
+
+/// One `[[quota]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawQuota {
+    pub(super) uid: Option<Spanned<u32>>,
+    pub(super) gid: Option<Spanned<String>>,
+    pub(super) uri: Option<Spanned<String>>,
+    pub(super) label: Option<Spanned<String>>,
+    pub(super) reservations: Option<u64>,
+    pub(super) dma_entries: Option<u64>,
+    pub(super) pinned_bytes: Option<u64>,
+}
+
+/// One `[[rate]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRate {
+    pub(super) uid: Option<Spanned<u32>>,
+    pub(super) gid: Option<Spanned<String>>,
+    pub(super) uri: Option<Spanned<String>>,
+    pub(super) label: Option<Spanned<String>>,
+    pub(super) commands_per_s: Option<Spanned<u32>>,
+    pub(super) commands_burst: Option<Spanned<u32>>,
+    pub(super) reads_per_s: Option<Spanned<u32>>,
+    pub(super) reads_burst: Option<Spanned<u32>>,
 }
 
 /// Reads the text. The error names the line and the key.

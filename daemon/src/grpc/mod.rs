@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 pub use self::status::status;
+pub(crate) use self::status::status_after;
 use crate::{
     listen::Admission,
     model::{ApiError, Caller},

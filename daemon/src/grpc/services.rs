@@ -7,7 +7,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{Grpc, close};
-use crate::view;
+use crate::{service::served, view};
 
 macro_rules! service {
     ($module:ident::$trait:ident { $($method:ident: $request:ident => $response:ident,)* }) => {
@@ -19,7 +19,10 @@ macro_rules! service {
                     request: Request<v1::$request>,
                 ) -> Result<Response<v1::$response>, Status> {
                     let answer = match self.open(request) {
-                        Ok((caller, message)) => self.front.service.$method(&caller, message).await,
+                        Ok((caller, message)) => {
+                            let answer = self.front.service.$method(&caller, message).await;
+                            served(&caller, stringify!($method), answer)
+                        }
                         Err(error) => Err(error),
                     };
                     close(&self.front.metrics, answer)
@@ -71,6 +74,8 @@ service!(host_server::Host {
     get_capabilities: GetCapabilitiesRequest => Capabilities,
     get_snapshot: GetSnapshotRequest => Snapshot,
     diagnose: DiagnoseRequest => Diagnosis,
+    list_quotas: ListQuotasRequest => ListQuotasResponse,
+    get_config: GetConfigRequest => ConfigState,
 });
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
@@ -84,7 +89,10 @@ impl v1::events_server::Events for Grpc {
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let answer = match self.open(request) {
-            Ok((caller, message)) => self.front.service.list_events(&caller, message).await,
+            Ok((caller, message)) => {
+                let answer = self.front.service.list_events(&caller, message).await;
+                served(&caller, "list_events", answer)
+            }
             Err(error) => Err(error),
         };
         close(&self.front.metrics, answer)

@@ -1,6 +1,6 @@
 //! Refusals as gRPC statuses: an ErrorInfo for everybody, a `berth.v1.Refusal` for ours.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use berth_proto::v1;
 use prost::Message as _;
@@ -13,6 +13,7 @@ use crate::{model::ApiError, view};
 /// The domain of every ErrorInfo.
 const DOMAIN: &str = "berth";
 const ERROR_INFO_TYPE_URL: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+const RETRY_INFO_TYPE_URL: &str = "type.googleapis.com/google.rpc.RetryInfo";
 /// Details travel in a header, base64 on top; clients take 8 KiB of headers, some 16.
 const DETAILS_BYTES: usize = 5 * 1024;
 const TEXT_CHARS: usize = 1024;
@@ -20,14 +21,24 @@ const TEXT_CHARS: usize = 1024;
 /// The status of a refusal.
 #[must_use]
 pub fn status(error: &ApiError) -> Status {
+    with(error, None)
+}
+
+/// The same, with when to call again.
+pub(crate) fn status_after(error: &ApiError, wait: Duration) -> Status {
+    let retry_delay = prost_types::Duration::try_from(wait).ok();
+    let info = pb::RetryInfo { retry_delay };
+    let type_url = RETRY_INFO_TYPE_URL.to_owned();
+    with(error, Some(Any { type_url, value: info.encode_to_vec() }))
+}
+
+fn with(error: &ApiError, more: Option<Any>) -> Status {
     let refusal = error.refusal();
     let code = Code::from(refusal.reason.grpc().number());
     let message: String = refusal.message.chars().take(TEXT_CHARS).collect();
-    let details = pb::Status {
-        code: i32::from(code),
-        message: message.clone(),
-        details: vec![error_info(error), details(view::refusal(refusal))],
-    };
+    let mut parts = vec![error_info(error), details(view::refusal(refusal))];
+    parts.extend(more);
+    let details = pb::Status { code: i32::from(code), message: message.clone(), details: parts };
     Status::with_details(code, message, details.encode_to_vec().into())
 }
 

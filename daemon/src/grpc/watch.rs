@@ -9,7 +9,6 @@ use std::{
 };
 
 use axum::body::Body;
-use berth_ownership::Reason;
 use berth_proto::v1::WatchRequest;
 use futures::{Stream, StreamExt as _, future::BoxFuture};
 use prost::{
@@ -24,7 +23,7 @@ use tonic::{
 use tower::Service;
 
 use super::{Grpc, close, status};
-use crate::{model::ApiError, view::WatchedEvent};
+use crate::{model::ApiError, service::served, view::WatchedEvent};
 
 /// Where it is.
 pub(super) const PATH: &str = "/berth.v1.Events/Watch";
@@ -83,10 +82,9 @@ impl Grpc {
         form: impl Fn(Arc<WatchedEvent>) -> T + Send + 'static,
     ) -> Result<Events<T>, ApiError> {
         let (caller, message) = self.open(request)?;
-        let permit = Arc::clone(&self.front.watchers).try_acquire_owned().map_err(|_| {
-            ApiError::new(Reason::Unavailable, "events", "too many clients follow the events")
-        })?;
-        let events = self.front.service.watch(&caller, message).await?;
+        let permit = self.front.watcher()?;
+        let answer = self.front.service.watch(&caller, message).await;
+        let events = served(&caller, "watch", answer)?;
         Ok(Box::pin(events.map(move |event| {
             // The permit lives as long as the stream does.
             let _counted = &permit;

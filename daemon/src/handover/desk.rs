@@ -17,6 +17,7 @@ use crate::{
         memory,
         runtime::Sending,
     },
+    audit,
     model::{ApiError, Call, Role, Snapshot, Transport, Verdict},
 };
 
@@ -52,6 +53,10 @@ pub(super) fn answer(
         refused(peer, &id, &error);
         return Err(error);
     }
+    if let Err(error) = check_label(engine, peer, &id) {
+        refused(peer, &id, &error);
+        return Err(error);
+    }
     let answer = match request {
         Request::Fetch { epoch, .. } => fetch(engine, peer, &id, epoch, fds),
         Request::Register { iova, length_bytes, offset, write, read, .. } => {
@@ -77,15 +82,15 @@ pub(super) fn answer(
 }
 
 fn refused(peer: &Peer, id: &ReservationId, error: &ApiError) {
-    tracing::warn!(
-        target: "audit",
-        reservation = %id,
-        uid = peer.uid,
-        pid = peer.pid(),
-        role = peer.role.map_or("none", Role::name),
-        reason = error.reason().name(),
-        "refused at the hand-over socket: {error}"
-    );
+    let standing = peer.standing();
+    let who = audit::AtHandOver {
+        listener: peer.at(),
+        uid: peer.uid,
+        pid: peer.pid(),
+        role: standing.role.map_or("none", Role::name),
+        ground: &standing.ground,
+    };
+    audit::refused_at_hand_over(who, id.as_str(), error);
 }
 
 /// What a request has to be allowed.
@@ -99,7 +104,7 @@ fn call_of(request: &Request) -> Call {
 }
 
 fn may(peer: &Peer, call: Call) -> bool {
-    let verdict = peer.role.map(|role| call.decide(role, Transport::Unix, None));
+    let verdict = peer.role().map(|role| call.decide(role, Transport::Unix, None));
     verdict == Some(Verdict::Allowed)
 }
 
@@ -112,7 +117,8 @@ pub(super) fn at_once(
 ) -> Option<Answer> {
     let Request::Fetch { reservation, epoch } = request else { return None };
     let id = ReservationId::new(reservation.as_str());
-    if !fds.is_empty() || check_role(peer, &id, Call::Fetch).is_err() {
+    let fits = check_role(peer, &id, Call::Fetch).and_then(|()| check_label(engine, peer, &id));
+    if !fds.is_empty() || fits.is_err() {
         return None;
     }
     let epoch = (*epoch != 0).then_some(Epoch(*epoch));
@@ -266,7 +272,8 @@ fn register(
     };
     engine.reservation_for(id, peer.uid)?;
     let pidfd = peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno))?;
-    let iova = engine.register(id, (who(peer, id)?, pidfd), memory.as_fd(), wanted)?;
+    let iova =
+        engine.register(id, (who(peer, id)?, pidfd, &peer.payer()), memory.as_fd(), wanted)?;
     Ok(reply(id, Reply { iova: Some(Iova(iova)), ..Reply::default() }))
 }
 
@@ -306,13 +313,28 @@ fn none(id: &ReservationId, fds: &[OwnedFd]) -> Result<(), ApiError> {
     if fds.is_empty() { Ok(()) } else { Err(one_fd(id, "this request takes no descriptor")) }
 }
 
+/// What is under another label than the one that a peer is confined to isn't there, for that peer.
+///
+/// # Errors
+/// `NOT_FOUND`.
+fn check_label(engine: &Engine, peer: &Peer, id: &ReservationId) -> Result<(), ApiError> {
+    let Some(tenant) = peer.standing().tenant else { return Ok(()) };
+    let snapshot = engine.tools().records.snapshot();
+    match snapshot.state.reservation(id) {
+        Some(record) if record.label.as_str() != tenant => {
+            Err(ApiError::not_found(id, format!("there is no reservation {id}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// # Errors
 /// `PERMISSION_DENIED` for those whom the socket's rules let do less than fetch what is theirs.
 fn check_role(peer: &Peer, id: &ReservationId, call: Call) -> Result<(), ApiError> {
     if may(peer, call) {
         return Ok(());
     }
-    let role = peer.role.map_or("none", Role::name);
+    let role = peer.role().map_or("none", Role::name);
     let text = format!(
         "the hand-over needs role {}; uid:{} has role {role} at this socket",
         call.row().least,

@@ -16,7 +16,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
 
-pub use server::serve;
+pub use server::{House, serve, serve_in};
 pub use thread::Serving;
 
 /// Binds the socket at a path, where nothing may be yet.

@@ -9,19 +9,31 @@ use std::{
 use berth_ownership::HolderProcess;
 use rustix::{io::Errno, net::UCred};
 
+use super::House;
 use crate::{
     acts::{holder::process_of, revoke::start_time, watched::identity},
-    config::{Access, PeerId},
-    model::Role,
+    config::PeerId,
+    listen::ground,
+    model::{Payer, Quotas, Role},
 };
+
+/// What a peer may, and on what ground.
+#[derive(Debug)]
+pub(super) struct PeerStanding {
+    pub(super) role: Option<Role>,
+    pub(super) tenant: Option<String>,
+    pub(super) ground: String,
+}
 
 /// The peer of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
     /// Its uid when it connected.
     pub(super) uid: u32,
-    /// What it may at this socket; `None` shuts it out.
-    pub(super) role: Option<Role>,
+    /// What it may at this socket, by rules that may change.
+    house: House,
+    /// Its gid, and the others where something asks for them.
+    gids: Vec<u32>,
     pid: i32,
     pidfd: OwnedFd,
     /// Found out when it is asked for, as that means to read `/proc`.
@@ -36,24 +48,25 @@ impl Peer {
     pub(super) fn of(
         socket: impl AsFd,
         credentials: &UCred,
-        access: &Access,
+        house: &House,
+        quotas: &Quotas,
     ) -> Result<Self, Errno> {
         let uid = credentials.uid.as_raw();
         let mut gids = vec![credentials.gid.as_raw()];
-        if access.asks_for_groups() {
+        if house.access.get().asks_for_groups() || quotas.asks_for_groups() {
             gids.extend(berth_uapi::peer_groups(&socket).map_err(|error| error.errno)?);
         }
-        let (role, _) = access.grant(PeerId::Unix { uid, gids: &gids });
+        let house = house.clone();
         let pid = credentials.pid.as_raw_nonzero().get();
         match berth_uapi::peer_pidfd(&socket) {
-            Ok(pidfd) => Ok(Self { uid, role, pid, pidfd, process: OnceLock::new() }),
+            Ok(pidfd) => Ok(Self { uid, house, gids, pid, pidfd, process: OnceLock::new() }),
             // Before 6.5: a pid that changed hands since the connect shows by its start time.
             Err(error) if error.errno == Errno::NOPROTOOPT => {
                 let (process, pidfd) = process_of(pid)?;
                 if start_time(pid) != Some(process.start_ticks) {
                     return Err(Errno::SRCH);
                 }
-                Ok(Self { uid, role, pid, pidfd, process: process.into() })
+                Ok(Self { uid, house, gids, pid, pidfd, process: process.into() })
             }
             Err(error) => Err(error.errno),
         }
@@ -84,6 +97,30 @@ impl Peer {
     /// Its pid when it connected, to name it by.
     pub(super) const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Whose quotas count for what it asks.
+    pub(super) fn payer(&self) -> Payer {
+        let (identity, gids) = (format!("uid:{}", self.uid), self.gids.clone());
+        Payer { identity, gids, tenant: self.standing().tenant }
+    }
+
+    /// Its role now, by which rule, and the label that it is confined to.
+    pub(super) fn standing(&self) -> PeerStanding {
+        let access = self.house.access.get();
+        let (role, rule) = access.grant(PeerId::Unix { uid: self.uid, gids: &self.gids });
+        let tenant = access.tenant(rule).map(str::to_owned);
+        PeerStanding { role, tenant, ground: ground(rule) }
+    }
+
+    /// What it may at this socket; `None` shuts it out.
+    pub(super) fn role(&self) -> Option<Role> {
+        self.standing().role
+    }
+
+    /// The socket that it came to.
+    pub(super) fn at(&self) -> &str {
+        &self.house.at
     }
 
     /// A duplicate of its pidfd, for the watch.

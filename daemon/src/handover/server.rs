@@ -1,9 +1,8 @@
 //! The socket: one task per connection, one request at a time, limits on all of it.
 
 use std::{
-    collections::HashMap,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,15 +23,46 @@ use super::{
 };
 use crate::{
     acts::{Engine, ready::ready},
-    config::Access,
-    model::ApiError,
+    audit,
+    config::{Access, Limits},
+    listen::{Seat, Seats, Taker},
+    model::{ApiError, Live},
 };
 
-/// Connections of one uid at a time.
-const MAX_PER_UID: usize = 64;
+/// What is asked of everybody who comes to a hand-over socket, and may change.
+#[derive(Debug, Clone)]
+pub struct House {
+    /// Where it is, for people.
+    pub at: Arc<str>,
+    /// What each peer may.
+    pub access: Live<Access>,
+    /// How many there may be.
+    pub limits: Live<Limits>,
+    /// Who is connected.
+    pub seats: Arc<Seats>,
+}
 
-/// Connections at a time.
-const MAX_ALL: usize = 1024;
+impl House {
+    /// With rules and limits that stay.
+    #[must_use]
+    pub fn of(access: Access) -> Self {
+        let seats = Arc::default();
+        Self { at: "hand-over".into(), access: Live::new(access), limits: Live::default(), seats }
+    }
+
+    /// A place for a caller; as a refusal where there is none.
+    fn seat(&self, caller: &UCred) -> Result<Seat, Limits> {
+        let limits = **self.limits.get();
+        let uid = caller.uid.as_raw();
+        let own = limits.handover_connections_per_uid;
+        let seat = self.seats.try_seat(limits.handover_connections);
+        let seat = seat.and_then(|mut seat| seat.is_for(Taker::Uid(uid), own).then_some(seat));
+        seat.ok_or_else(|| {
+            audit::too_many_connections(&self.at, &format!("uid:{uid}"), own);
+            limits
+        })
+    }
+}
 
 /// How long a peer may leave an answer unread before it is dropped.
 const UNREAD: Duration = Duration::from_secs(10);
@@ -43,9 +73,16 @@ const UNREAD: Duration = Duration::from_secs(10);
 /// # Errors
 /// What the listener answers when it is broken.
 pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io::Result<()> {
+    serve_in(listener, engine, House::of(access)).await
+}
+
+/// The same with rules and limits that may change.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_in(listener: OwnedFd, engine: Engine, house: House) -> std::io::Result<()> {
     rustix::io::ioctl_fionbio(&listener, true)?;
     let listener = ready(listener, Interest::READABLE)?;
-    let counts = Arc::new(Counts::default());
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let mut guard = listener.readable().await?;
@@ -57,12 +94,15 @@ pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io
             Err(_would_block) => {}
             Ok(Ok(socket)) => {
                 let Ok(caller) = socket_peercred(&socket) else { continue };
-                let Some(seat) = counts.seat(&caller) else {
-                    no_seat(&socket);
-                    continue;
+                let seat = match house.seat(&caller) {
+                    Ok(seat) => seat,
+                    Err(limits) => {
+                        no_seat(&socket, &limits);
+                        continue;
+                    }
                 };
                 // Before a task is made of it, as what is there is mostly answered at once.
-                let begun = Connection::begin(socket, &caller, &engine, &access);
+                let begun = Connection::begin(socket, &caller, &engine, &house);
                 let engine = engine.clone();
                 connections.spawn(async move {
                     let ended = match begun {
@@ -87,37 +127,12 @@ pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io
     }
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    by_uid: Mutex<HashMap<u32, usize>>,
-}
-
-/// A place among the connections; dropping it gives it up.
-struct Seat {
-    counts: Arc<Counts>,
-    uid: u32,
-}
-
-impl Counts {
-    fn seat(self: &Arc<Self>, caller: &UCred) -> Option<Seat> {
-        let uid = caller.uid.as_raw();
-        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = by_uid.values().sum();
-        let own = by_uid.entry(uid).or_default();
-        if all >= MAX_ALL || *own >= MAX_PER_UID {
-            tracing::warn!(uid, own, all, "too many hand-over connections");
-            return None;
-        }
-        *own += 1;
-        Some(Seat { counts: Arc::clone(self), uid })
-    }
-}
-
 /// Tells a peer that there are too many; it isn't waited for that it reads.
-fn no_seat(socket: &OwnedFd) {
+fn no_seat(socket: &OwnedFd, limits: &Limits) {
+    let (own, all) = (limits.handover_connections_per_uid, limits.handover_connections);
     let text = format!(
-        "too many connections to the hand-over socket: one uid has {MAX_PER_UID} at a time, and all \
-         together {MAX_ALL}"
+        "too many connections to the hand-over socket: one uid has {own} at a time, and all \
+         together {all}"
     );
     let refusal = Refusal::new(Reason::Unavailable, "connection", text)
         .with_resolve(vec!["close connections that nobody uses, then connect again".to_owned()]);
@@ -126,18 +141,6 @@ fn no_seat(socket: &OwnedFd) {
         serde_json::to_vec(&reply).map(|bytes| send(socket, &bytes, &[], SendFlags::DONTWAIT));
     if !matches!(told, Ok(Ok(_))) {
         tracing::debug!(?told, "a peer without a seat was not told");
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut by_uid = self.counts.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = by_uid.get_mut(&self.uid) {
-            *own = own.saturating_sub(1);
-            if *own == 0 {
-                by_uid.remove(&self.uid);
-            }
-        }
     }
 }
 
@@ -154,9 +157,10 @@ impl Connection {
         socket: OwnedFd,
         caller: &UCred,
         engine: &Engine,
-        access: &Access,
+        house: &House,
     ) -> std::io::Result<Self> {
-        let peer = Peer::of(&socket, caller, access)?;
+        let quotas = engine.tools().records.quotas();
+        let peer = Peer::of(&socket, caller, house, &quotas.get())?;
         let came = first(&socket, engine, &peer)?;
         Ok(Self { socket, peer: Arc::new(peer), came })
     }

@@ -6,8 +6,8 @@ use std::{io, os::fd::OwnedFd, sync::Arc, thread};
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::serve;
-use crate::{acts::Engine, config::Access};
+use super::{House, serve_in};
+use crate::acts::Engine;
 
 /// A socket that is served, until the last one of this is dropped.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ impl Serving {
     ///
     /// # Errors
     /// There can be no thread, or nothing for it to wait with.
-    pub fn start(listener: OwnedFd, engine: Engine, access: Access) -> io::Result<Self> {
+    pub fn start(listener: OwnedFd, engine: Engine, house: House) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("berth-handover")
@@ -30,7 +30,7 @@ impl Serving {
         let stopped = stop.clone();
         thread::Builder::new().name("berth-handover".to_owned()).spawn(move || {
             let served =
-                runtime.block_on(stopped.run_until_cancelled(serve(listener, engine, access)));
+                runtime.block_on(stopped.run_until_cancelled(serve_in(listener, engine, house)));
             if let Some(Err(error)) = served {
                 tracing::error!(%error, "the hand-over socket broke");
             }

@@ -15,7 +15,9 @@ use super::{
     unknown,
 };
 use crate::{
-    model::{AnswerOf, ApiError, Applied, Baseline, InventoryIndex, Looked, Meta, StepNote},
+    model::{
+        AnswerOf, ApiError, Applied, Baseline, InventoryIndex, Looked, Meta, Quotas, StepNote,
+    },
     store::{BaselineRow, StepRow},
     view,
 };
@@ -44,6 +46,7 @@ pub(super) struct Decided {
 pub(super) struct Known<'a> {
     pub(super) earlier: Earlier<'a>,
     pub(super) refusals: &'a mut Refusals,
+    pub(super) quotas: &'a Quotas,
 }
 
 /// Decides a message. What it is answered waits for the commit.
@@ -129,7 +132,8 @@ fn submit(
     let opened = draft.opened.len();
     let mut events = Vec::new();
     for command in commands {
-        match draft.command(command, meta, None) {
+        let within = within_quotas(draft, known.quotas, command, meta);
+        match within.and_then(|()| draft.command(command, meta, None)) {
             Ok(more) => events.extend(more),
             Err(refusal) => {
                 if let Some(saved) = saved {
@@ -154,6 +158,22 @@ fn submit(
     remember(draft, meta, intent);
     let about = meta.request_id.as_ref().map(|request| request.answer.clone());
     Ok(Decided { events, seq: draft.book.seq, intent, about, replayed: None })
+}
+
+/// Whether a caller's quotas have room for what is asked. What came before in the batch counts.
+fn within_quotas(
+    draft: &Draft,
+    quotas: &Quotas,
+    command: &Command,
+    meta: &Meta,
+) -> Result<(), Box<Refusal>> {
+    let request = match command {
+        Command::Reserve(request) => request,
+        Command::Adopt(adopt) => &adopt.request,
+        _ => return Ok(()),
+    };
+    let Some(payer) = &meta.payer else { return Ok(()) };
+    quotas.check_reserve(&draft.book.state, request, payer)
 }
 
 /// Keeps the refusal of a call with a request id, so that the same call gets it again.

@@ -19,7 +19,7 @@ use super::{
     requests::Refusals, task::Task,
 };
 use crate::{
-    model::{ApiError, OpenIntent},
+    model::{ApiError, Live, OpenIntent, Quotas},
     store::{self, Locked, Pieces, StoreError},
 };
 
@@ -36,6 +36,8 @@ pub struct LedgerConfig {
     pub queue: usize,
     /// What decisions follow: another one than the standard is for tests that flip a cell.
     pub table: Table,
+    /// How much each may have.
+    pub quotas: Live<Quotas>,
 }
 
 impl LedgerConfig {
@@ -47,6 +49,7 @@ impl LedgerConfig {
             retain_released: 256,
             queue: 4096,
             table: Table::standard(),
+            quotas: Live::default(),
         }
     }
 }
@@ -114,6 +117,7 @@ pub async fn open_locked(
         store,
         clock,
         host,
+        quotas: config.quotas.clone(),
         scanning: tokio::sync::Mutex::default(),
         degraded: watch::Sender::new(degraded),
     });

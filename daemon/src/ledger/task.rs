@@ -137,7 +137,12 @@ impl Task {
     /// Decides a message on a batch, which comes after another that isn't durable.
     pub(super) fn decide(&mut self, batch: &mut Batch, before: Option<&Batch>, message: Message) {
         let before = before.map(|before| &before.draft.requests);
-        let mut known = Known { earlier: self.inbox.earlier(before), refusals: &mut self.refusals };
+        let quotas = self.shared.quotas.get();
+        let mut known = Known {
+            earlier: self.inbox.earlier(before),
+            refusals: &mut self.refusals,
+            quotas: &quotas,
+        };
         batch.answers.push(decide(&mut batch.draft, &mut known, message));
     }
 

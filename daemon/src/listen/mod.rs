@@ -5,15 +5,24 @@
 
 mod connection;
 mod guard;
+mod meters;
 mod passed;
+mod preface;
+mod seats;
 mod tls;
 mod unix;
 
-use std::{fmt, io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, response::Response};
 use http::{Method, Uri};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -21,18 +30,20 @@ use self::{
     guard::Guard,
     tls::{TlsDoor, TlsError},
 };
+pub use self::{
+    meters::{Excess, Kind as CallKind, Meter, Meters},
+    passed::{Passed, PassedSocketError, passed},
+    seats::{Seat, Seats, Taker},
+    unix::{BindError, Kind, SocketFile, bind as bind_unix},
+};
 pub(crate) use self::{
     passed::assign,
     tls::{TlsPart, check as check_tls},
 };
-pub use self::{
-    passed::{Passed, PassedSocketError, passed},
-    unix::{BindError, Kind, SocketFile, bind as bind_unix},
-};
 use crate::{
     audit,
     config::{Access, Endpoint, Limits, Listener, PeerId, Rule, Serve, Timeouts, Tls},
-    model::{ApiError, Caller, Origin},
+    model::{ApiError, Caller, Live, Origin},
     rest::Metrics,
 };
 
@@ -48,7 +59,10 @@ impl Admission {
         let (role, rule) = access.grant(PeerId::Unix { uid: *uid, gids });
         let origin = Origin { listener: at.to_owned(), peer: None, rule: ground(rule) };
         Self(Arc::new(match role {
-            Some(role) => Ok(Caller::unix(*uid, *pid, role).through(origin)),
+            Some(role) => Ok(Caller::unix(*uid, *pid, role)
+                .in_groups(gids)
+                .of_tenant(access.tenant(rule))
+                .through(origin)),
             None => Err(ApiError::permission(
                 format!("uid:{uid}"),
                 format!("uid {uid} may not use this listener ({})", origin.rule),
@@ -63,7 +77,7 @@ impl Admission {
         let peer = Some(peer.to_string());
         let origin = Origin { listener: at.to_owned(), peer, rule: ground(rule) };
         Self(Arc::new(match role {
-            Some(role) => Ok(Caller::tcp(role).through(origin)),
+            Some(role) => Ok(Caller::tcp(role).of_tenant(access.tenant(rule)).through(origin)),
             None => Err(ApiError::permission("anonymous", "nobody may use this listener")),
         }))
     }
@@ -82,7 +96,9 @@ impl Admission {
                 let peer = Some(peer.to_string());
                 let origin = Origin { listener: at.to_owned(), peer, rule: ground(rule) };
                 match role {
-                    Some(role) => Ok(Caller::certified(uri, role).through(origin)),
+                    Some(role) => Ok(Caller::certified(uri, role)
+                        .of_tenant(access.tenant(rule))
+                        .through(origin)),
                     None => {
                         let text = format!("{uri} may not use this listener ({})", origin.rule);
                         Err(ApiError::permission(uri, text))
@@ -90,6 +106,16 @@ impl Admission {
                 }
             },
         )))
+    }
+
+    /// Whether both give the same rights.
+    #[must_use]
+    pub fn has_the_rights_of(&self, other: &Self) -> bool {
+        match (&*self.0, &*other.0) {
+            (Ok(one), Ok(two)) => (one.role, &one.tenant) == (two.role, &two.tenant),
+            (Err(_), Err(_)) => true,
+            _ => false,
+        }
     }
 
     /// The caller.
@@ -102,7 +128,7 @@ impl Admission {
 }
 
 /// By what a role is given.
-fn ground(rule: Option<&Rule>) -> String {
+pub(crate) fn ground(rule: Option<&Rule>) -> String {
     rule.map_or_else(|| "no rule: others".to_owned(), |rule| format!("rule {}", rule.who))
 }
 
@@ -118,10 +144,10 @@ pub struct UnixPeer {
 }
 
 impl UnixPeer {
-    fn of(stream: &tokio::net::UnixStream, access: &Access) -> io::Result<Self> {
+    fn of(stream: &tokio::net::UnixStream, with_groups: bool) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let mut gids = vec![credentials.gid()];
-        if access.asks_for_groups() {
+        if with_groups {
             gids.extend(berth_uapi::peer_groups(stream)?);
         }
         Ok(Self { uid: credentials.uid(), pid: credentials.pid(), gids })
@@ -156,9 +182,17 @@ impl From<Router> for Behind {
 #[derive(Debug, Clone)]
 pub struct Shared {
     /// How much is let in.
-    pub limits: Limits,
+    pub limits: Live<Limits>,
     /// How long things may take.
-    pub timeouts: Timeouts,
+    pub timeouts: Live<Timeouts>,
+    /// How often each may call.
+    pub meters: Arc<Meters>,
+    /// Who is connected where.
+    pub doors: Arc<Doors>,
+    /// Told when the listeners' rules changed.
+    pub rules: watch::Sender<()>,
+    /// Whether something beside the listeners' rules is about groups.
+    pub asks_for_groups: Live<bool>,
     /// Cancelled when the daemon stops.
     pub stopping: CancellationToken,
     /// Connections under way.
@@ -167,12 +201,31 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
+/// The places at all listeners, for those who look.
+#[derive(Debug, Default)]
+pub struct Doors(Mutex<Vec<(Serve, String, Arc<Seats>)>>);
+
+impl Doors {
+    /// The places of a listener that begins.
+    pub fn seats(&self, serve: Serve, at: &str) -> Arc<Seats> {
+        let seats = Arc::new(Seats::default());
+        let mut doors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.push((serve, at.to_owned(), Arc::clone(&seats)));
+        seats
+    }
+
+    /// All of them: what is spoken, where, and the places.
+    pub fn all(&self) -> Vec<(Serve, String, Arc<Seats>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// A listener that is bound and not yet served.
 #[derive(Debug)]
 pub struct Bound {
     socket: Socket,
     serve: Serve,
-    access: Access,
+    access: Live<Access>,
     at: String,
     passed: bool,
 }
@@ -223,7 +276,7 @@ impl Bound {
                 Socket::Tcp(socket, inside)
             }
         };
-        let (serve, access) = (listener.serve, listener.access.clone());
+        let (serve, access) = (listener.serve, Live::new(listener.access.clone()));
         let at = listener.endpoint.to_string();
         Ok(Self { socket, serve, access, at, passed: false })
     }
@@ -245,7 +298,7 @@ impl Bound {
                 Socket::Tcp(socket, inside)
             }
         };
-        let (serve, access) = (listener.serve, listener.access.clone());
+        let (serve, access) = (listener.serve, Live::new(listener.access.clone()));
         let at = listener.endpoint.to_string();
         Ok(Self { socket, serve, access, at, passed: true })
     }
@@ -277,71 +330,121 @@ impl Bound {
         }
     }
 
+    /// Where it is, and its rules, which may change.
+    #[must_use]
+    pub fn rules(&self) -> (Serve, String, Live<Access>) {
+        (self.serve, self.at.clone(), self.access.clone())
+    }
+
     /// Serves until the daemon stops. The file of a socket that we bound goes with it.
     pub async fn serve(self, behind: Behind, shared: Shared) {
         let protocol = match self.serve {
             Serve::Grpc => Protocol::Http2,
             Serve::Http | Serve::Handover => Protocol::Http1,
         };
-        let permits = Arc::new(Semaphore::new(shared.limits.connections));
-        let mut door = Door { protocol, behind, guard: None, shared: shared.clone() };
+        let seats = shared.doors.seats(self.serve, &self.at);
+        let named = Named { access: self.access, at: self.at.into() };
+        let door = Door { protocol, behind, guard: None, shared };
         match self.socket {
-            Socket::Unix(listener, _file) => {
-                while let Some((permit, (stream, _))) =
-                    accept(&shared, &permits, || listener.accept()).await
-                {
-                    // Without credentials nobody is known, and nothing is served.
-                    let Ok(peer) = UnixPeer::of(&stream, &self.access) else { continue };
-                    let admission = Admission::unix(&self.access, &self.at, &peer);
-                    shared.connections.spawn(door.clone().serve(stream, admission, permit));
-                }
-            }
-            Socket::Tcp(listener, inside) => {
-                let hosts = match &inside {
-                    Inside::Plain(hosts) => Some(hosts.clone()),
-                    Inside::Tls(_) => None,
-                };
-                door.guard = Some(Arc::new(Guard::new(hosts)));
-                let named = Arc::new((self.access, self.at));
-                while let Some((permit, (stream, peer))) =
-                    accept(&shared, &permits, || listener.accept()).await
-                {
-                    // Small answers should leave at once; one that can't is served all the same.
-                    let _ = stream.set_nodelay(true);
-                    let (door, named) = (door.clone(), Arc::clone(&named));
-                    let Inside::Tls(tls) = &inside else {
-                        let admission = Admission::tcp(&named.0, &named.1, peer);
-                        shared.connections.spawn(door.serve(stream, admission, permit));
-                        continue;
-                    };
-                    let tls = Arc::clone(tls);
-                    shared.connections.spawn(async move {
-                        let patience = Duration::from_millis(door.shared.timeouts.header_ms);
-                        match tls.handshake(stream, patience).await {
-                            Ok((stream, uri)) => {
-                                let admission = Admission::certified(&named.0, &named.1, peer, uri);
-                                door.serve(stream, admission, permit).await;
-                            }
-                            Err(error) => audit::handshake_failed(&named.1, peer, &error),
-                        }
-                    });
-                }
-            }
+            Socket::Unix(listener, _file) => serve_unix(listener, named, door, seats).await,
+            Socket::Tcp(listener, inside) => serve_tcp(listener, inside, named, door, seats).await,
         }
+    }
+}
+
+/// A listener's rules, and its name.
+#[derive(Debug, Clone)]
+struct Named {
+    access: Live<Access>,
+    at: Arc<str>,
+}
+
+async fn serve_unix(
+    listener: tokio::net::UnixListener,
+    Named { access, at }: Named,
+    door: Door,
+    seats: Arc<Seats>,
+) {
+    let shared = door.shared.clone();
+    while let Some((mut seat, (stream, _))) = accept(&shared, &seats, || listener.accept()).await {
+        let with_groups = access.get().asks_for_groups() || **shared.asks_for_groups.get();
+        // Without credentials nobody is known, and nothing is served.
+        let Ok(peer) = UnixPeer::of(&stream, with_groups) else { continue };
+        let most = shared.limits.get().connections_per_uid;
+        if !seat.is_for(Taker::Uid(peer.uid), most) {
+            audit::too_many_connections(&at, &format!("uid:{}", peer.uid), most);
+            continue;
+        }
+        let (named_at, pid) = (Arc::clone(&at), peer.pid);
+        let (at, access) = (Arc::clone(&at), access.clone());
+        let admit = move || Admission::unix(&access.get(), &at, &peer);
+        if let Err(error) = admit().caller() {
+            audit::shut_out(&named_at, None, pid, &error);
+        }
+        shared.connections.spawn(door.clone().serve(stream, admit, seat));
+    }
+}
+
+async fn serve_tcp(
+    listener: TcpListener,
+    inside: Inside,
+    named: Named,
+    mut door: Door,
+    seats: Arc<Seats>,
+) {
+    let hosts = match &inside {
+        Inside::Plain(hosts) => Some(hosts.clone()),
+        Inside::Tls(_) => None,
+    };
+    door.guard = Some(Arc::new(Guard::new(hosts)));
+    let shared = door.shared.clone();
+    while let Some((mut seat, (stream, peer))) = accept(&shared, &seats, || listener.accept()).await
+    {
+        let most = shared.limits.get().connections_per_uid;
+        if !seat.is_for(Taker::Address(peer.ip()), most) {
+            audit::too_many_connections(&named.at, &peer.ip().to_string(), most);
+            continue;
+        }
+        // Small answers should leave at once; one that can't is served all the same.
+        let _ = stream.set_nodelay(true);
+        let (door, Named { access, at }) = (door.clone(), named.clone());
+        let Inside::Tls(tls) = &inside else {
+            if let Err(error) = Admission::tcp(&access.get(), &at, peer).caller() {
+                audit::shut_out(&at, Some(peer), None, &error);
+            }
+            let admit = move || Admission::tcp(&access.get(), &at, peer);
+            shared.connections.spawn(door.serve(stream, admit, seat));
+            continue;
+        };
+        let tls = Arc::clone(tls);
+        shared.connections.spawn(async move {
+            let patience = Duration::from_millis(door.shared.timeouts.get().handshake_ms);
+            match tls.handshake(stream, patience).await {
+                Ok((stream, uri)) => {
+                    let who = Admission::certified(&access.get(), &at, peer, uri.clone());
+                    if let Err(error) = who.caller() {
+                        audit::shut_out(&at, Some(peer), None, &error);
+                    }
+                    let admit = move || Admission::certified(&access.get(), &at, peer, uri.clone());
+                    door.serve(stream, admit, seat).await;
+                }
+                Err(error) => audit::handshake_failed(&at, peer, &error),
+            }
+        });
     }
 }
 
 /// The next connection, once there is room for one. `None` when the daemon stops.
 async fn accept<T, F: Future<Output = io::Result<T>>>(
     shared: &Shared,
-    permits: &Arc<Semaphore>,
+    seats: &Arc<Seats>,
     mut accept: impl FnMut() -> F,
-) -> Option<(tokio::sync::OwnedSemaphorePermit, T)> {
+) -> Option<(Seat, T)> {
     let next = async {
-        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+        seats.room(|| shared.limits.get().connections).await;
         loop {
             match accept().await {
-                Ok(connection) => return Some((permit, connection)),
+                Ok(connection) => return (seats.take(), connection),
                 Err(error) => {
                     // Out of descriptors, or the peer is gone already: neither ends the listener.
                     tracing::warn!(%error, "accept failed");
@@ -353,6 +456,6 @@ async fn accept<T, F: Future<Output = io::Result<T>>>(
     tokio::select! {
         biased;
         () = shared.stopping.cancelled() => None,
-        next = next => next,
+        next = next => Some(next),
     }
 }

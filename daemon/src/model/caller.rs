@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use super::Payer;
+
 /// What a caller may do; each role may do all that the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -72,6 +74,10 @@ pub struct Caller {
     pub role: Role,
     /// How the call came in.
     pub transport: Transport,
+    /// The peer's gids, where something asks for them.
+    pub gids: Arc<[u32]>,
+    /// The label that the caller is confined to.
+    pub tenant: Option<Arc<str>>,
     /// By which door; `None` where there is none.
     pub origin: Option<Arc<Origin>>,
 }
@@ -91,33 +97,19 @@ impl Caller {
     /// The peer of a unix socket.
     #[must_use]
     pub fn unix(uid: u32, pid: Option<i32>, role: Role) -> Self {
-        Self {
-            identity: format!("uid:{uid}"),
-            uid: Some(uid),
-            pid,
-            role,
-            transport: Transport::Unix,
-            origin: None,
-        }
+        Self { uid: Some(uid), pid, ..Self::new(format!("uid:{uid}"), role, Transport::Unix) }
     }
 
     /// Somebody on TCP.
     #[must_use]
     pub fn tcp(role: Role) -> Self {
-        Self {
-            identity: "anonymous".to_owned(),
-            uid: None,
-            pid: None,
-            role,
-            transport: Transport::Tcp,
-            origin: None,
-        }
+        Self::new("anonymous".to_owned(), role, Transport::Tcp)
     }
 
     /// The owner of a client certificate.
     #[must_use]
     pub fn certified(uri: String, role: Role) -> Self {
-        Self { identity: uri, uid: None, pid: None, role, transport: Transport::Tls, origin: None }
+        Self::new(uri, role, Transport::Tls)
     }
 
     /// The same, by a door.
@@ -129,13 +121,41 @@ impl Caller {
     /// The daemon itself.
     #[must_use]
     pub fn internal() -> Self {
+        Self::new("berthd".to_owned(), Role::Operator, Transport::Internal)
+    }
+
+    fn new(identity: String, role: Role, transport: Transport) -> Self {
         Self {
-            identity: "berthd".to_owned(),
+            identity,
             uid: None,
             pid: None,
-            role: Role::Operator,
-            transport: Transport::Internal,
+            role,
+            transport,
+            gids: Arc::default(),
+            tenant: None,
             origin: None,
+        }
+    }
+
+    /// The same, of some groups.
+    #[must_use]
+    pub fn in_groups(self, gids: &[u32]) -> Self {
+        Self { gids: gids.into(), ..self }
+    }
+
+    /// The same, confined to a label.
+    #[must_use]
+    pub fn of_tenant(self, label: Option<&str>) -> Self {
+        Self { tenant: label.map(Arc::from), ..self }
+    }
+
+    /// Whose quotas count for what it asks.
+    #[must_use]
+    pub fn payer(&self) -> Payer {
+        Payer {
+            identity: self.identity.clone(),
+            gids: self.gids.to_vec(),
+            tenant: self.tenant.as_deref().map(str::to_owned),
         }
     }
 }

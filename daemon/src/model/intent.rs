@@ -185,6 +185,11 @@ pub trait Executor: Send + Sync + Debug {
         None
     }
 
+    /// How many mappings of client memory each reservation has here.
+    fn dma_entries(&self) -> Vec<(ReservationId, u64)> {
+        Vec::new()
+    }
+
     /// How long mapping and unmapping took since the start; `None` where nothing maps here.
     fn dma_latencies(&self) -> Option<DmaLatencies> {
         None
@@ -308,13 +313,15 @@ pub struct Meta {
     pub cause: String,
     /// The caller's request id.
     pub request_id: Option<RequestId>,
+    /// Whose quotas count; the daemon's own doing has none.
+    pub payer: Option<super::Payer>,
 }
 
 impl Meta {
     /// The daemon's own doing.
     #[must_use]
     pub fn internal(cause: impl Into<String>) -> Self {
-        Self { actor: "berthd".to_owned(), cause: cause.into(), request_id: None }
+        Self { actor: "berthd".to_owned(), cause: cause.into(), request_id: None, payer: None }
     }
 }
 

@@ -110,6 +110,8 @@ calls! {
     GetCapabilities Some("Host/GetCapabilities"), "get capabilities", Viewer All Any;
     Diagnose Some("Host/Diagnose"), "ask the doctor", Viewer All Any;
     GetSnapshot Some("Host/GetSnapshot"), "get a snapshot", Viewer All Any;
+    ListQuotas Some("Host/ListQuotas"), "list quotas", Viewer All Any;
+    GetConfig Some("Host/GetConfig"), "see the configuration", Operator All Proven;
     SnapshotWithSerials None, "a snapshot with serial numbers", Operator All Proven;
     Fetch Some("fetch"), "fetch", Holder Holder Handover;
     FetchForOther None, "fetch for a process of another user", Operator Holder Handover;

@@ -6,15 +6,15 @@ use axum::response::{
     IntoResponse, Response,
     sse::{Event, KeepAlive, Sse},
 };
-use berth_ownership::Reason;
 use berth_proto::v1;
 use futures::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, Uri, header};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Front, bind, problem};
 use crate::{
+    listen::Seat,
     model::{ApiError, Caller},
+    service::served,
     view::WatchedEvent,
 };
 
@@ -46,10 +46,9 @@ pub(super) async fn stream(
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
     let request = watch_request(uri, headers)?;
-    let permit = Arc::clone(&front.watchers).try_acquire_owned().map_err(|_| {
-        ApiError::new(Reason::Unavailable, "events", "too many clients follow the events")
-    })?;
-    let mut events = Box::pin(front.service.watch(&caller, request).await?);
+    let permit = front.watcher()?;
+    let answer = front.service.watch(&caller, request).await;
+    let mut events = Box::pin(served(&caller, "watch", answer)?);
     // A refusal that is known now is a plain problem, which clients see better than one in a
     // stream that began well.
     let early = match futures::poll!(events.next()) {
@@ -74,7 +73,7 @@ pub(super) async fn stream(
 /// A stream that counts among the watchers until it is dropped.
 struct Held<S> {
     frames: std::pin::Pin<Box<S>>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Seat,
 }
 
 impl<S: Stream> Stream for Held<S> {

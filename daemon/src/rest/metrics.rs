@@ -12,6 +12,7 @@ use http::{StatusCode, header};
 
 mod condition;
 mod dma;
+mod limits;
 
 use super::Front;
 use crate::{model::Caller, view};
@@ -130,7 +131,12 @@ pub(super) async fn page(front: &Front) -> Response {
         write_reservations(&mut text, &reservations);
     }
     dma::write(&mut text, &front.service);
+    limits::write(&mut text, front);
     front.metrics.write(&mut text);
+    head(&mut text, "berth_audit_total", "counter", "Changes and refusals, by kind.");
+    for (kind, count) in crate::audit::counts() {
+        let _ = writeln!(text, "berth_audit_total{{kind=\"{kind}\"}} {count}");
+    }
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -13,7 +13,7 @@ mod page;
 mod problem;
 mod routes;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -25,7 +25,7 @@ use axum::{
 use http::{HeaderValue, Method, Request, StatusCode, header, request::Parts, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::metrics::{Metrics, Surface};
@@ -36,8 +36,9 @@ use self::{
     routes::{ROUTES, Reply, Route},
 };
 use crate::{
-    listen::{Admission, AtOnce, Behind},
-    model::{ApiError, Caller},
+    config::{Limits, Timeouts},
+    listen::{Admission, AtOnce, Behind, Doors, Meters, Seat, Seats},
+    model::{ApiError, Caller, Live},
     service::Service,
 };
 
@@ -52,13 +53,30 @@ pub struct Front {
     pub ready: watch::Receiver<bool>,
     /// Cancelled when the daemon stops: streams end.
     pub stopping: CancellationToken,
-    /// One permit for each client that follows events.
-    pub watchers: Arc<Semaphore>,
+    /// A place for each client that follows events.
+    pub watchers: Arc<Seats>,
+    /// What counts at the listeners, too.
+    pub limits: Live<Limits>,
+    /// How long things may take.
+    pub timeouts: Live<Timeouts>,
+    /// How often each may call.
+    pub meters: Arc<Meters>,
+    /// Who is connected where.
+    pub doors: Arc<Doors>,
     /// The largest body.
     pub body_bytes: usize,
 }
 
 impl Front {
+    /// A place among those who follow the events.
+    pub(crate) fn watcher(&self) -> Result<Seat, ApiError> {
+        let most = self.limits.get().watchers;
+        self.watchers.try_seat(most).ok_or_else(|| {
+            let text = format!("too many clients follow the events: {most} may (limits.watchers)");
+            ApiError::unavailable("events", text)
+        })
+    }
+
     /// Calls are answered once the record agrees with the kernel.
     pub(crate) fn check_ready(&self) -> Result<(), ApiError> {
         if *self.ready.borrow() {
@@ -89,7 +107,15 @@ pub fn behind(front: &Arc<Front>) -> Result<Behind, String> {
         .route(openapi::PATH, get(move || async move { json(StatusCode::OK, document) }))
         .route("/healthz", get(move || async move { word(&alive, "ok") }))
         .route("/readyz", get(move || async move { ready(&health) }))
-        .route("/metrics", get(move || async move { metrics::page(&counters).await }))
+        .route(
+            "/metrics",
+            get(move |request: Request<Body>| async move {
+                match sees_all(request.extensions()) {
+                    Ok(()) => metrics::page(&counters).await,
+                    Err(error) => problem::response(&error, "/metrics"),
+                }
+            }),
+        )
         .merge(page::router());
     let router = router
         .fallback(|request: Request<Body>| async move { no_such_path(request.uri().path()) })
@@ -106,7 +132,11 @@ fn at_once(front: Arc<Front>, kept: Arc<Kept>) -> AtOnce {
         let caller = admission.caller().ok().filter(|_| method == Method::GET)?;
         front.check_ready().ok()?;
         let snapshot = front.service.published(caller).ok()?;
-        let bytes = kept.get(&snapshot, uri.path_and_query()?.as_str())?;
+        let name = uri.path_and_query()?.as_str();
+        let bytes = match &caller.tenant {
+            None => kept.get(&snapshot, name)?,
+            Some(label) => kept.get(&snapshot, &of_tenant(label, name))?,
+        };
         Some(json(StatusCode::OK, bytes))
     })
 }
@@ -174,6 +204,11 @@ async fn answer(endpoint: &Endpoint, parts: &mut Parts, body: Body) -> Result<Re
     }
 }
 
+/// The name of an answer that only those of a label get. No path has a blank in it.
+fn of_tenant(label: &str, path: &str) -> String {
+    format!("{label} {path}")
+}
+
 /// What is published; the answer is kept while it is.
 async fn state(
     endpoint: &Endpoint,
@@ -181,7 +216,11 @@ async fn state(
     parts: &mut Parts,
 ) -> Result<Response, ApiError> {
     let snapshot = endpoint.front.service.published(caller)?;
-    let name = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
+    let name = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let name = match &caller.tenant {
+        None => name.to_owned(),
+        Some(label) => of_tenant(label, name),
+    };
     let (route, fields) = bound(endpoint, parts, Map::new()).await?;
     let service = Arc::clone(&endpoint.front.service);
     let bytes = Bytes::from((route.call)(service, caller.clone(), Value::Object(fields)).await?);
@@ -198,7 +237,7 @@ async fn document(
     let mut fields = Map::new();
     let takes_body = |route: &Route| route.body || route.method == Method::DELETE;
     if endpoint.calls.first().is_some_and(|(first, _)| takes_body(first)) {
-        fields = bind::object(&collect(body, endpoint.front.body_bytes).await?)?;
+        fields = bind::object(&whole(body, &endpoint.front).await?)?;
     }
     let (route, fields) = bound(endpoint, parts, fields).await?;
     let dry_run = fields.get("dryRun").or_else(|| fields.get("dry_run"));
@@ -246,12 +285,34 @@ fn location(path: &str, answer: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("{path}/{}", named.id)).ok()
 }
 
+/// Whether somebody may be told of all labels: the numbers have domains and listeners in them.
+fn sees_all(extensions: &http::Extensions) -> Result<(), ApiError> {
+    let caller = caller(extensions)?;
+    match &caller.tenant {
+        None => Ok(()),
+        Some(label) => {
+            let text = format!("{} is confined to {label} on this listener", caller.identity);
+            Err(ApiError::permission("/metrics", text))
+        }
+    }
+}
+
 /// The caller that the listener admitted.
 fn caller(extensions: &http::Extensions) -> Result<Caller, ApiError> {
     match extensions.get::<Admission>() {
         Some(admission) => admission.caller().cloned(),
         None => Err(ApiError::internal("caller", "a request without a listener")),
     }
+}
+
+/// The body, which a client may not send without end, nor take for ever to.
+async fn whole(body: Body, front: &Front) -> Result<Bytes, ApiError> {
+    let patience = Duration::from_millis(front.timeouts.get().body_ms);
+    let collected = tokio::time::timeout(patience, collect(body, front.body_bytes)).await;
+    collected.unwrap_or_else(|_| {
+        let message = format!("the body did not come within {} ms", patience.as_millis());
+        Err(ApiError::invalid_argument("body", message, "send the whole body at once"))
+    })
 }
 
 async fn collect(body: Body, limit: usize) -> Result<Bytes, ApiError> {

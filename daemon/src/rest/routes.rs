@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     model::{ApiError, Caller},
-    service::Service,
+    service::{Service, served},
 };
 
 /// An answer on its way: the proto3 JSON of the response.
@@ -109,7 +109,8 @@ macro_rules! routes {
                 answer: Reply::$reply,
                 call: |service, caller, body| Box::pin(async move {
                     let request: v1::$request = request(body)?;
-                    json(&service.$method(&caller, request).await?)
+                    let answer = service.$method(&caller, request).await;
+                    json(&served(&caller, stringify!($method), answer)?)
                 }),
             },
         )*];
@@ -192,4 +193,8 @@ routes! {
         Host/GetSnapshot get_snapshot(GetSnapshotRequest) Document;
     GET "/api/v1/doctor" NONE, query, 200
         Host/Diagnose diagnose(DiagnoseRequest) Document;
+    GET "/api/v1/quotas" NONE, query, 200
+        Host/ListQuotas list_quotas(ListQuotasRequest) Document;
+    GET "/api/v1/config" NONE, query, 200
+        Host/GetConfig get_config(GetConfigRequest) Document;
 }

@@ -44,6 +44,9 @@ impl Service {
             }
             Err(error) => return Err(error),
         };
+        if request.dry_run {
+            self.within_quotas(caller, &adopt.request)?;
+        }
         let command = Command::Adopt(Box::new(adopt));
         if request.dry_run {
             return self.dry_run(&command);

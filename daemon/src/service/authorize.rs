@@ -2,11 +2,23 @@
 
 use berth_ownership::{Reason, Refusal, Reservation};
 
+use super::tenant::spans_labels;
 use crate::model::{ApiError, Call, Caller, Role, Standing, Verdict};
 
 /// Refuses callers whom the table doesn't allow a call, be it about their own reservation.
 pub(super) fn require(caller: &Caller, call: Call) -> Result<(), ApiError> {
-    answer(caller, call, call.decide(caller.role, caller.transport, None), None)
+    answer(caller, call, call.decide(caller.role, caller.transport, None), None)?;
+    let Some(label) = caller.tenant.as_deref().filter(|_| spans_labels(call)) else {
+        return Ok(());
+    };
+    let words = call.row().words;
+    let text = format!(
+        "{words} tells of all labels; {} is confined to {label} on this listener",
+        caller.identity
+    );
+    let way_out = "ask somebody whose rule names no label".to_owned();
+    let refusal = Refusal::new(Reason::PermissionDenied, words, text);
+    Err(refusal.with_resolve(vec![way_out]).into())
 }
 
 /// Refuses callers whom the table doesn't allow a call about this reservation.
@@ -26,7 +38,7 @@ fn answer(
     record: Option<&Reservation>,
 ) -> Result<(), ApiError> {
     let words = call.row().words;
-    let refused = match (verdict, record) {
+    Err(match (verdict, record) {
         (Verdict::Allowed, _) => return Ok(()),
         (Verdict::NeedsRole(role), _) => needs(caller, words, role),
         (Verdict::NotYours, Some(record)) => {
@@ -42,9 +54,7 @@ fn answer(
             let refusal = Refusal::new(Reason::PermissionDenied, words, text);
             refusal.with_resolve(vec![way_out]).into()
         }
-    };
-    crate::audit::refused(caller, words, &refused);
-    Err(refused)
+    })
 }
 
 fn needs(caller: &Caller, words: &str, role: Role) -> ApiError {

@@ -4,7 +4,7 @@ use berth_host::{DeviceFacts, PciAddress};
 use berth_ownership::{Command, DeviceId};
 use berth_proto::v1;
 
-use super::{Service, authorize::require, find, parse, request, reserve::ttl, wait::Wait};
+use super::{Service, authorize::require, find, parse, request, reserve::ttl, tenant, wait::Wait};
 use crate::{
     model::{AnswerOf, ApiError, Call, Caller, Meta, Snapshot},
     view,
@@ -22,7 +22,8 @@ impl Service {
     ) -> Result<v1::ListDevicesResponse, ApiError> {
         require(caller, Call::ListDevices)?;
         let snapshot = self.snapshot();
-        let devices = snapshot.devices().map(|facts| view::device(&snapshot, facts)).collect();
+        let shown = snapshot.devices().map(|facts| view::device(&snapshot, facts));
+        let devices = shown.map(|device| tenant::show_device(caller, device)).collect();
         Ok(v1::ListDevicesResponse { devices, resume_seq: snapshot.seq })
     }
 
@@ -38,7 +39,8 @@ impl Service {
         require(caller, Call::GetDevice)?;
         let address = parse::device("device", request.device.as_ref())?;
         let snapshot = self.snapshot();
-        Ok(view::device(&snapshot, find::device(&snapshot, address)?))
+        let device = view::device(&snapshot, find::device(&snapshot, address)?);
+        Ok(tenant::show_device(caller, device))
     }
 
     /// What a device's driver does with kernel DMA, read again, and which policies may attach.

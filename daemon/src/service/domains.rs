@@ -6,7 +6,7 @@ use berth_proto::v1;
 use super::{
     Service,
     authorize::{about, require},
-    find, parse, request,
+    find, request, tenant,
     wait::Wait,
 };
 use crate::{
@@ -30,9 +30,14 @@ impl Service {
         Ok(v1::ListDomainsResponse {
             domains: state
                 .domains()
+                .filter(|domain| tenant::visible_domain(caller, state, Ok(domain)).is_ok())
                 .map(|domain| view::domain(state, domain, self.domain_now(&domain.id)))
                 .collect(),
-            contexts: state.contexts().map(view::context).collect(),
+            contexts: state
+                .contexts()
+                .filter(|context| tenant::may_see(caller, &context.label))
+                .map(view::context)
+                .collect(),
             resume_seq: snapshot.seq,
         })
     }
@@ -48,7 +53,8 @@ impl Service {
     ) -> Result<v1::Domain, ApiError> {
         require(caller, Call::GetDomain)?;
         let snapshot = self.snapshot();
-        let domain = find::domain(&snapshot, &request.id)?;
+        let found = find::domain(&snapshot, &request.id);
+        let domain = tenant::visible_domain(caller, &snapshot.state, found)?;
         Ok(view::domain(&snapshot.state, domain, self.domain_now(&domain.id)))
     }
 
@@ -69,7 +75,7 @@ impl Service {
         let commands = if request.context.is_empty() {
             require(caller, Call::CreateContext)?;
             let context = ContextId::from(request::fresh("c-"));
-            let label = parse::label(&request.label, &caller.identity)?;
+            let label = tenant::label(caller, &request.label, &caller.identity)?;
             let backend = self.backend(request.backend)?;
             let policy = Policy::Shared;
             vec![
@@ -110,11 +116,13 @@ impl Service {
             ));
         }
         if let Some(record) = state.reservation(&ReservationId::new(&request.context)) {
+            let record = tenant::visible(caller, Ok(record))?;
             about(caller, Call::CreateDomain, record)?;
             return Ok(record.context.clone());
         }
         let id = ContextId::new(&request.context);
-        let context = state.context(&id).ok_or_else(|| {
+        let known = state.context(&id).filter(|it| tenant::may_see(caller, &it.label));
+        let context = known.ok_or_else(|| {
             let text = format!("no context and no reservation is called {:?}", request.context);
             ApiError::not_found(&request.context, text)
         })?;
@@ -140,6 +148,9 @@ impl Service {
         let meta = request::meta(caller, "delete domain", &id, &request, AnswerOf::Nothing)?;
         let snapshot = self.snapshot();
         let domain = DomainId::new(&request.id);
+        if let Some(record) = snapshot.state.domain(&domain) {
+            tenant::visible_domain(caller, &snapshot.state, Ok(record))?;
+        }
         let mut commands = vec![Command::DeleteDomain { domain: domain.clone() }];
         let context = snapshot
             .state

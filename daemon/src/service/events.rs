@@ -6,7 +6,7 @@ use berth_ownership::Reason;
 use berth_proto::v1;
 use futures::Stream;
 
-use super::{Service, authorize::require, find, watch};
+use super::{Service, authorize::require, find, tenant::may_see_event, watch};
 use crate::{
     model::{ApiError, Call, Caller},
     store::StoreError,
@@ -42,7 +42,16 @@ impl Service {
         let last = records.last().map_or(request.since_seq, |record| record.seq);
         Ok(v1::ListEventsResponse {
             resume_seq: if full { last } else { last.max(snapshot.seq) },
-            events: records.iter().map(view::event).collect(),
+            events: records
+                .iter()
+                .filter(|it| {
+                    caller
+                        .tenant
+                        .as_deref()
+                        .is_none_or(|tenant| may_see_event(tenant, &snapshot, it))
+                })
+                .map(view::event)
+                .collect(),
             oldest_seq,
         })
     }
@@ -69,7 +78,11 @@ impl Service {
                 since.max(oldest.saturating_sub(1))
             }
         };
-        Ok(watch::stream(store, self.ledger.follow(last), object))
+        let wanted = watch::Wanted {
+            object,
+            tenant: caller.tenant.as_deref().map(|tenant| (tenant.to_owned(), self.ledger.clone())),
+        };
+        Ok(watch::stream(store, self.ledger.follow(last), wanted))
     }
 }
 

@@ -79,10 +79,17 @@ pub(super) fn reservation<'a>(
             "name a reservation like r-0123456789ab; `berth reservation list` shows them",
         ));
     }
-    snapshot
-        .state
-        .reservation(&ReservationId::new(id))
-        .ok_or_else(|| ApiError::not_found(id, format!("no reservation is called {id:?}")))
+    snapshot.state.reservation(&ReservationId::new(id)).ok_or_else(|| no_reservation(id))
+}
+
+/// There is none of that name, or none that the caller may know of.
+pub(super) fn no_reservation(id: &str) -> ApiError {
+    ApiError::not_found(id, format!("no reservation is called {id:?}"))
+}
+
+/// The same of a domain.
+pub(super) fn no_domain(id: &str) -> ApiError {
+    ApiError::not_found(id, format!("no domain is called {id:?}"))
 }
 
 /// A domain.
@@ -94,10 +101,7 @@ pub(super) fn domain<'a>(snapshot: &'a Snapshot, id: &str) -> Result<&'a Domain,
             "name a domain like d-0123456789ab; `berth domain list` shows them",
         ));
     }
-    snapshot
-        .state
-        .domain(&DomainId::new(id))
-        .ok_or_else(|| ApiError::not_found(id, format!("no domain is called {id:?}")))
+    snapshot.state.domain(&DomainId::new(id)).ok_or_else(|| no_domain(id))
 }
 
 /// What events are filtered by: a reservation's id, a group's stable id, a device in full.

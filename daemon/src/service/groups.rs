@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use berth_ownership::DeviceId;
 use berth_proto::v1;
 
-use super::{Service, authorize::require, find};
+use super::{Service, authorize::require, find, tenant};
 use crate::{
     model::{ApiError, Call, Caller},
     view::{self, Asked},
@@ -23,7 +23,8 @@ impl Service {
     ) -> Result<v1::ListGroupsResponse, ApiError> {
         require(caller, Call::ListGroups)?;
         let snapshot = self.snapshot();
-        let groups = snapshot.state.groups().map(|group| view::group(&snapshot, group)).collect();
+        let shown = snapshot.state.groups().map(|group| view::group(&snapshot, group));
+        let groups = shown.map(|group| tenant::show_group(caller, &snapshot, group)).collect();
         Ok(v1::ListGroupsResponse { groups, resume_seq: snapshot.seq })
     }
 
@@ -39,7 +40,7 @@ impl Service {
         require(caller, Call::GetGroup)?;
         let snapshot = self.snapshot();
         let group = find::group(&snapshot, &request.group)?;
-        Ok(view::group(&snapshot, group))
+        Ok(tenant::show_group(caller, &snapshot, view::group(&snapshot, group)))
     }
 
     /// Why a group or device can or can't be given away. Looks at its devices again first.
@@ -75,13 +76,14 @@ impl Service {
             .parse::<berth_host::PciAddress>()
             .ok()
             .map(|address| DeviceId::from(address.to_string()));
+        let settings = self.config.get();
         let asked = Asked {
             label: &request.label,
             now: &self.ledger.clock().now(),
             processes: &processes,
             features: &features,
             only: only.as_ref(),
-            rules: &self.config.devices,
+            rules: &settings.devices,
         };
         let mut explanation = view::explain(&snapshot, group, &asked);
         if let (Some(group), 1..) = (&explanation.group, request.memory_bytes) {

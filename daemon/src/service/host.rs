@@ -43,7 +43,7 @@ impl Service {
                 .map(|kind| backend(kind, offers.backends.contains(&kind), &features))
                 .collect(),
             boot_id: self.snapshot().boot.id.to_string(),
-            state_dir: self.config.state_dir.clone(),
+            state_dir: self.config.get().state_dir.clone(),
             degraded: self.ledger().degraded().map(|degraded| view::degraded(&degraded)),
         })
     }
@@ -60,7 +60,8 @@ impl Service {
         require(caller, Call::Diagnose)?;
         let asked = self.on_host("doctor", |host| (host.features(), host.settings())).await?;
         let (features, settings) = asked;
-        let machine = view::Machine { features: &features, settings: &settings };
+        let config = self.in_force.get();
+        let machine = view::Machine { features: &features, settings: &settings, config: &config };
         Ok(v1::Diagnosis { findings: view::diagnose(&self.snapshot(), &machine) })
     }
 

@@ -9,6 +9,7 @@ use super::{
     authorize::{about, require},
     find, request,
     reserve::{show, ttl},
+    tenant,
     wait::Wait,
 };
 use crate::model::{AnswerOf, ApiError, Call, Caller, Meta};
@@ -176,6 +177,10 @@ impl Service {
     ) -> Result<v1::Reservation, ApiError> {
         let snapshot = self.snapshot();
         let id = match find::reservation(&snapshot, given.id) {
+            Ok(record) if !tenant::may_see(caller, &record.label) => {
+                require(caller, given.right)?;
+                return Err(find::no_reservation(given.id));
+            }
             Ok(record) => {
                 about(caller, given.right, record)?;
                 record.id.clone()

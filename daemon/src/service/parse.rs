@@ -28,6 +28,11 @@ pub(super) fn name(field: &str, text: &str) -> Result<(), ApiError> {
     ))
 }
 
+/// Whether a text could be a label.
+pub(crate) fn is_name(text: &str) -> bool {
+    name("label", text).is_ok()
+}
+
 /// A text for people.
 pub(super) fn text(field: &str, text: &str) -> Result<(), ApiError> {
     if text.len() <= MAX_TEXT && !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {

@@ -25,10 +25,16 @@ pub(super) fn meta(
         let mut hash = Sha256::new();
         hash.update(call.as_bytes());
         hash.update([0]);
+        if let Some(tenant) = &caller.tenant {
+            // What was answered under one label is no answer under another.
+            hash.update(tenant.as_bytes());
+            hash.update([0]);
+        }
         hash.update(body.encode_to_vec());
         RequestId { id: request_id.to_owned(), body: hash.finalize().into(), answer }
     });
-    Ok(Meta { actor: caller.identity.clone(), cause: call.to_owned(), request_id })
+    let (actor, payer) = (caller.identity.clone(), Some(caller.payer()));
+    Ok(Meta { actor, cause: call.to_owned(), request_id, payer })
 }
 
 /// The last fresh id's number.

@@ -3,7 +3,7 @@
 use berth_ownership::ReservationState;
 use berth_proto::v1;
 
-use super::{Service, authorize::require, find};
+use super::{Service, authorize::require, find, tenant};
 use crate::{
     model::{ApiError, Call, Caller},
     view,
@@ -25,6 +25,7 @@ impl Service {
             .state
             .reservations()
             .filter(|record| record.state != ReservationState::Released)
+            .filter(|record| tenant::may_see(caller, &record.label))
             .map(|record| {
                 let extra = snapshot.extras.get(&record.id).map(AsRef::as_ref);
                 view::reservation(&snapshot.state, record, extra, &snapshot.boot)
@@ -44,7 +45,8 @@ impl Service {
     ) -> Result<v1::Reservation, ApiError> {
         require(caller, Call::GetReservation)?;
         let snapshot = self.snapshot();
-        let record = find::reservation(&snapshot, &request.id)?;
+        let found = find::reservation(&snapshot, &request.id);
+        let record = tenant::visible(caller, found)?;
         let extra = snapshot.extras.get(&record.id).map(AsRef::as_ref);
         Ok(view::reservation(&snapshot.state, record, extra, &snapshot.boot))
     }

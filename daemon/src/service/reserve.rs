@@ -7,7 +7,9 @@ use berth_ownership::{
 };
 use berth_proto::v1;
 
-use super::{Service, authorize::require, find, memory, parse, request, select, wait::Wait};
+use super::{
+    Service, authorize::require, find, memory, parse, request, select, tenant, wait::Wait,
+};
 use crate::{
     model::{AnswerOf, ApiError, Call, Caller, Snapshot},
     view,
@@ -41,6 +43,7 @@ impl Service {
         let mut template = self.template(caller, &request, id)?;
         if request.dry_run {
             self.place(caller, &request, &mut template)?;
+            self.within_quotas(caller, &template)?;
             return self.dry_run(&Command::Reserve(Box::new(template)));
         }
         let mut tries = 0;
@@ -96,6 +99,7 @@ impl Service {
             parse::identity("for_identity", &request.for_identity)?;
             request.for_identity.clone()
         };
+        self.joins_what_it_sees(caller, request)?;
         let flags = flags(caller, request)?;
         let delivery = delivery(policy, request.delivery)?;
         memory::fits(request.memory_bytes, delivery, self.offers().memory_bytes)?;
@@ -105,7 +109,7 @@ impl Service {
             new_context: ContextId::from(request::fresh("c-")),
             new_domain: DomainId::from(request::fresh("d-")),
             holder: request.holder.as_str().into(),
-            label: parse::label(&request.label, &for_identity)?,
+            label: tenant::label(caller, &request.label, &for_identity)?,
             requester: caller.identity.clone(),
             for_identity,
             policy,
@@ -123,6 +127,26 @@ impl Service {
         })
     }
 
+    /// What is under another label can't be joined, nor found out about so.
+    fn joins_what_it_sees(
+        &self,
+        caller: &Caller,
+        request: &v1::ReserveRequest,
+    ) -> Result<(), ApiError> {
+        if caller.tenant.is_none() {
+            return Ok(());
+        }
+        let snapshot = self.snapshot();
+        if !request.join.is_empty() {
+            tenant::visible(caller, find::reservation(&snapshot, &request.join))?;
+        }
+        if !request.domain.is_empty() {
+            let found = find::domain(&snapshot, &request.domain);
+            tenant::visible_domain(caller, &snapshot.state, found)?;
+        }
+        Ok(())
+    }
+
     /// Chooses the targets, and what must come of their reset.
     fn place(
         &self,
@@ -131,15 +155,16 @@ impl Service {
         template: &mut Reserve,
     ) -> Result<(), ApiError> {
         let snapshot = self.snapshot();
+        let settings = self.config.get();
         template.targets = targets(&snapshot, request)?;
         if let Some(class) = &request.class {
             let now = self.ledger.clock().now();
-            let rules = &self.config.devices;
+            let rules = &settings.devices;
             template.targets = select::by_class(&snapshot, class, template, &now, rules)?;
         }
         let groups = template.targets.iter().filter_map(|it| snapshot.state.group(&it.group));
         for group in groups {
-            self.config.devices.check(&snapshot, group)?;
+            settings.devices.check(&snapshot, group)?;
         }
         template.reset_policy = self.reset_policy(caller, request, &snapshot, &template.targets)?;
         Ok(())
@@ -262,17 +287,18 @@ impl Service {
             .filter_map(|id| snapshot.device_by_id(&id))
             .map(|facts| self.reset_of(facts))
             .max_by_key(|policy| strictness(*policy))
-            .unwrap_or(self.config.reset_default)
+            .unwrap_or(self.config.get().reset_default)
     }
 
     fn reset_of(&self, facts: &DeviceFacts) -> ResetPolicy {
         let class = format!("{:06x}", facts.class);
-        self.config
+        let settings = self.config.get();
+        settings
             .reset_by_class
             .iter()
             .filter(|(prefix, _)| class.starts_with(prefix.as_str()))
             .max_by_key(|(prefix, _)| prefix.len())
-            .map_or(self.config.reset_default, |(_, policy)| *policy)
+            .map_or(settings.reset_default, |(_, policy)| *policy)
     }
 }
 

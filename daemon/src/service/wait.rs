@@ -43,8 +43,8 @@ impl Service {
         if wait.no_wait {
             return show(&applied.snapshot, &about);
         }
-        let wait_ms = if wait.wait_ms == 0 { self.config.wait_ms } else { wait.wait_ms };
-        let limit = Duration::from_millis(wait_ms.min(self.config.max_wait_ms));
+        let wait_ms = if wait.wait_ms == 0 { self.config.get().wait_ms } else { wait.wait_ms };
+        let limit = Duration::from_millis(wait_ms.min(self.config.get().max_wait_ms));
         match tokio::time::timeout(limit, completion).await {
             Ok(Ok(completion)) => {
                 if let Some(failure) = completion.failure {

@@ -6,8 +6,16 @@ use std::{collections::VecDeque, sync::Arc};
 use berth_ownership::Reason;
 use futures::stream::{self, Stream};
 
-use super::events::{check_kept, unread};
-use crate::{ledger::Follower, model::ApiError, store::Store, view::WatchedEvent};
+use super::{
+    events::{check_kept, unread},
+    tenant::may_see_event,
+};
+use crate::{
+    ledger::{Follower, LedgerHandle},
+    model::ApiError,
+    store::Store,
+    view::WatchedEvent,
+};
 
 /// How many events are read from the store at a time.
 const PAGE: u32 = 512;
@@ -16,7 +24,7 @@ struct Cursor {
     store: Store,
     live: Follower,
     read: VecDeque<Arc<WatchedEvent>>,
-    object: String,
+    wanted: Wanted,
     ended: bool,
 }
 
@@ -24,9 +32,9 @@ struct Cursor {
 pub(super) fn stream(
     store: Store,
     live: Follower,
-    object: String,
+    wanted: Wanted,
 ) -> impl Stream<Item = Result<Arc<WatchedEvent>, ApiError>> + Send + 'static {
-    let cursor = Cursor { store, live, read: VecDeque::new(), object, ended: false };
+    let cursor = Cursor { store, live, read: VecDeque::new(), wanted, ended: false };
     stream::unfold(cursor, |mut cursor| async move {
         if cursor.ended {
             return None;
@@ -48,7 +56,7 @@ impl Cursor {
         loop {
             let next = self.read.pop_front().or_else(|| self.live.try_next());
             match next {
-                Some(event) if self.wanted(&event) => return Ok(Some(event)),
+                Some(event) if self.wanted.has(&event) => return Ok(Some(event)),
                 Some(_) => {}
                 None if !self.live.wait().await => return Ok(None),
                 None => self.read_what_is_stored().await?,
@@ -71,9 +79,26 @@ impl Cursor {
         self.read.extend(page.into_iter().map(|record| Arc::new(WatchedEvent::new(record.into()))));
         Ok(())
     }
+}
 
-    fn wanted(&self, event: &WatchedEvent) -> bool {
-        self.object.is_empty() || event.record().concerns(&self.object)
+/// Which events somebody gets.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// Those that concern a group, device or reservation; all where it is empty.
+    pub(super) object: String,
+    /// Those of what is under a label alone, and what tells under which label something is.
+    pub(super) tenant: Option<(String, LedgerHandle)>,
+}
+
+impl Wanted {
+    fn has(&self, event: &WatchedEvent) -> bool {
+        let record = event.record();
+        let concerns = self.object.is_empty() || record.concerns(&self.object);
+        concerns
+            && self
+                .tenant
+                .as_ref()
+                .is_none_or(|(tenant, ledger)| may_see_event(tenant, &ledger.snapshot(), record))
     }
 }
 

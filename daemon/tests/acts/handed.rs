@@ -261,8 +261,9 @@ async fn an_operator_fetches_for_a_process_of_the_user_alone() {
     }
     let operator = Access {
         role: Role::Operator,
-        rules: vec![Rule { who: Who::Uid(0), role: Some(Role::Operator) }],
+        rules: vec![Rule { who: Who::Uid(0), role: Some(Role::Operator), label: None }],
         others: Some(Role::Holder),
+        label: None,
     };
     for (access, answers) in [
         (operator, ["NOT_FOR_YOU", "NOT_FOR_YOU", "ok"]),

@@ -68,7 +68,7 @@ async fn reserve(ledger: LedgerHandle, number: usize, group: GroupId) -> Result<
         hold: Hold::Ledger,
         prepare: false,
     };
-    let meta = Meta { actor: "uid:0".to_owned(), cause: "bench".to_owned(), request_id: None };
+    let meta = Meta { actor: "uid:0".to_owned(), ..Meta::internal("bench") };
     let command = Command::Reserve(Box::new(order));
     ledger.submit(command, meta).await.map(drop).map_err(|error| anyhow!("reserve: {error}"))
 }

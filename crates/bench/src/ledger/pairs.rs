@@ -83,7 +83,7 @@ impl Pairs {
     }
 
     async fn submit(&self, command: Command) -> Result<()> {
-        let meta = Meta { actor: "uid:0".to_owned(), cause: "bench".to_owned(), request_id: None };
+        let meta = Meta { actor: "uid:0".to_owned(), ..Meta::internal("bench") };
         let applied = self.ledger.submit(command, meta).await;
         applied.map(drop).map_err(|error| anyhow!("{error}"))
     }

@@ -83,6 +83,8 @@ codes! {
     LeaseOver = "LEASE_OVER" Warning;
     /// A dead holder's device is open elsewhere.
     HolderDraining = "HOLDER_DRAINING" Warning;
+    /// The configuration as it is on disk is not in force.
+    ConfigRefused = "CONFIG_REFUSED" Warning;
 }
 
 impl Code {

@@ -29,7 +29,7 @@ pub(super) fn findings(snapshot: &Snapshot, machine: &Machine<'_>) -> Vec<v1::Fi
 }
 
 fn interrupts(machine: &Machine<'_>) -> Option<v1::Finding> {
-    let Machine { features, settings } = *machine;
+    let Machine { features, settings, .. } = *machine;
     let allowed: Vec<&str> = settings
         .unsafe_interrupts
         .iter()

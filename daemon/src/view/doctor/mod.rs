@@ -8,7 +8,7 @@ mod records;
 use berth_host::{Feature, Settings};
 use berth_proto::v1;
 
-use crate::model::Snapshot;
+use crate::model::{ConfigState, Snapshot};
 use code::Code;
 
 /// What is asked of the machine beside what is known of it.
@@ -18,6 +18,8 @@ pub struct Machine<'a> {
     pub features: &'a [Feature],
     /// How its kernel is set.
     pub settings: &'a Settings,
+    /// What is in force of the configuration.
+    pub config: &'a ConfigState,
 }
 
 /// All findings, the worst first.
@@ -26,8 +28,16 @@ pub fn diagnose(snapshot: &Snapshot, machine: &Machine<'_>) -> Vec<v1::Finding> 
     let mut findings = host::findings(snapshot, machine);
     findings.extend(groups::findings(snapshot));
     findings.extend(records::findings(snapshot));
+    findings.extend(refused_config(machine.config));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     findings
+}
+
+fn refused_config(config: &ConfigState) -> Option<v1::Finding> {
+    let (_, why) = config.refused.as_ref()?;
+    let cause = format!("the configuration of the last reload is not in force: {why}");
+    let fix = "correct the line, then `systemctl reload berthd`".to_owned();
+    Some(v1::Finding { fixes: vec![fix], ..finding(Code::ConfigRefused, "", cause) })
 }
 
 /// A finding about an object; the host where that is empty.
