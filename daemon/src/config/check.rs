@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::{
     Args, Config, ConfigError, HostChoice, Limits, ResetRule, Retention, Timeouts, devices,
     error::Source,
+    hardening,
     helper::{self, Machine},
     listen::{self, Places},
     raw::{RawConfig, RawLimits, RawReset, RawRetention, RawTimeouts},
@@ -45,6 +46,7 @@ pub(super) fn resolve(
         limits: limits(&raw.limits, source)?,
         reset: reset(raw.reset, source)?,
         devices: devices::rules(raw.device, source)?,
+        hardening: hardening::resolve(&raw.hardening, source)?,
     })
 }
 

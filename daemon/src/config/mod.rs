@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod devices;
 mod error;
+mod hardening;
 mod helper;
 mod listen;
 mod raw;
@@ -21,6 +22,7 @@ use std::{
 pub use access::{Access, PeerId, Rule, Who};
 pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
+pub use hardening::{Hardening, Strictness};
 pub(crate) use listen::GRPC_NEEDS_TLS;
 
 use crate::model::DeviceRules;
@@ -53,6 +55,8 @@ pub struct Config {
     pub reset: Vec<ResetRule>,
     /// Which devices may be given away.
     pub devices: DeviceRules,
+    /// What berthd gives up once it runs.
+    pub hardening: Hardening,
 }
 
 /// Who does the privileged acts: always a process per act.
@@ -238,10 +242,18 @@ impl Config {
             }
             None => (None, String::new()),
         };
+        Self::parse(&text, file, args)
+    }
+
+    /// What a file with this text and `args` amount to.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(text: &str, file: Option<PathBuf>, args: &Args) -> Result<Self, ConfigError> {
         let named = file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-        let source = error::Source { file: &named, text: &text };
+        let source = error::Source { file: &named, text };
         let raw = raw::parse(&source)?;
-        check::resolve(raw, &source, args, file.clone())
+        check::resolve(raw, &source, args, file)
     }
 
     /// The listeners that speak `serve`.

@@ -28,6 +28,8 @@ pub(super) struct RawConfig {
     pub(super) reset: Vec<RawReset>,
     #[serde(default)]
     pub(super) device: Vec<Spanned<RawDevice>>,
+    #[serde(default)]
+    pub(super) hardening: RawHardening,
 }
 
 /// One `[[listen]]`.
@@ -113,6 +115,14 @@ pub(super) struct RawDevice {
     pub(super) address: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) note: String,
+}
+
+/// `[hardening]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHardening {
+    pub(super) seccomp: Option<Spanned<String>>,
+    pub(super) landlock: Option<Spanned<String>>,
 }
 
 /// Reads the text. The error names the line and the key.

@@ -27,7 +27,7 @@ pub(crate) use self::{
 };
 pub use self::{
     passed::{Passed, PassedSocketError, passed},
-    unix::{BindError, Kind, SocketFile, bind as bind_unix},
+    unix::{BindError, Kind, SocketFile, bind as bind_unix, make_directory},
 };
 use crate::{
     audit,

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod config;
+pub mod texts;
 
 pub use config::ConfigBytes;
 

@@ -81,6 +81,8 @@ codes! {
     LeaseOver = "LEASE_OVER" Warning;
     /// A dead holder's device is open elsewhere.
     HolderDraining = "HOLDER_DRAINING" Warning;
+    /// berthd itself could do more than it needs.
+    NotConfined = "NOT_CONFINED" Warning;
 }
 
 impl Code {
