@@ -11,6 +11,7 @@ pub mod config;
 pub mod fdstore;
 pub mod grpc;
 pub mod handover;
+pub mod hardening;
 mod heartbeat;
 pub mod ledger;
 pub mod listen;

@@ -1,20 +1,28 @@
 //! berthd: the daemon.
 #![forbid(unsafe_code)]
 
-use std::{io::IsTerminal as _, process::ExitCode, sync::Arc};
+use std::{
+    io::IsTerminal as _,
+    path::Path,
+    process::{Command, ExitCode},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
-use berth_helper::client::{Connected, Deadlines, Forked};
+use berth_helper::{
+    client::{Connected, Deadlines, Forked, Spawned, beside_exe},
+    spawner,
+};
 use berth_host::{
     Host, Privileged,
     linux::{LinuxConfig, LinuxHost},
     sim::{SimHost, Topology},
 };
 use berthd::{
-    config::{Args, Config, Helper, HostChoice, SimTopology},
+    config::{Args, Config, Hardening, Helper, HostChoice, SimTopology, Strictness},
     fdstore::{FdStore, SystemdStore, manager},
-    listen, notify,
-    run::{Daemon, Manager},
+    hardening, listen, notify,
+    run::{self, Daemon, Manager},
 };
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +32,9 @@ use tracing_subscriber::{
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some([program, root]) = args.spawn_helpers.as_deref() {
+        return spawn_helpers(program, root);
+    }
     let config = match Config::load(&args) {
         Ok(config) => config,
         Err(error) => {
@@ -61,7 +72,8 @@ fn print_config(config: &Config) {
     println!(
         "a reload (SIGHUP) takes all of it but host, sysfs_root, state_dir, helper, helper_socket, \
          path, address, mode, group, hosts and tls of listeners, timeouts.act_ms, \
-         timeouts.rescan_ms, retention, limits.body_bytes and limits.waiting_commands"
+         timeouts.rescan_ms, retention, condition, hardening, limits.body_bytes and \
+         limits.waiting_commands"
     );
 }
 
@@ -73,12 +85,22 @@ fn run(args: &Args, config: &Config) -> Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(filter).with(lines).init();
+    run::make_directories(config)?;
+    let privileged = match config.host {
+        HostChoice::Linux => Some(privileged(config)?),
+        HostChoice::Sim(_) => None,
+    };
+    // Before the first thread, and after the last program that is started.
+    if config.hardening != NOT_AT_ALL {
+        hardening::enter(config);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("berthd")
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(args, config, Manager { passed, kept, store: None }, &log));
+    let manager = Manager { passed, kept, store: None };
+    let result = runtime.block_on(serve(args, config, privileged, manager, &log));
     // Kernel work that hangs must not keep the process from ending.
     runtime.shutdown_background();
     result
@@ -92,13 +114,19 @@ fn filter_of(config: &Config) -> EnvFilter {
     EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new(&config.log))
 }
 
-async fn serve(args: &Args, config: &Config, manager: Manager, log: &Log) -> Result<()> {
+async fn serve(
+    args: &Args,
+    config: &Config,
+    privileged: Option<Arc<dyn Privileged>>,
+    manager: Manager,
+    log: &Log,
+) -> Result<()> {
     // From the first moment on: a signal during start-up ends it cleanly, too.
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     // Else it would end the daemon.
     let mut hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
-    let host = host(config)?;
+    let host = host(config, privileged)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         kernel = host.kernel_release(),
@@ -187,7 +215,7 @@ fn tell(state: &[&str]) {
     }
 }
 
-fn host(config: &Config) -> Result<Arc<dyn Host>> {
+fn host(config: &Config, privileged: Option<Arc<dyn Privileged>>) -> Result<Arc<dyn Host>> {
     Ok(match &config.host {
         HostChoice::Sim(SimTopology::Builtin(name)) => Arc::new(SimHost::builtin(name)?),
         HostChoice::Sim(SimTopology::File(path)) => {
@@ -195,7 +223,8 @@ fn host(config: &Config) -> Result<Arc<dyn Host>> {
         }
         HostChoice::Linux => {
             let root = config.sysfs_root.clone();
-            let host = LinuxHost::new(LinuxConfig { root, privileged: privileged(config)? });
+            let privileged = privileged.context("nobody does privileged acts")?;
+            let host = LinuxHost::new(LinuxConfig { root, privileged });
             match manager().filter(|_| SystemdStore::of_this_service().is_some()) {
                 Some(process) => Arc::new(host.kept_by(process)),
                 None => Arc::new(host),
@@ -208,19 +237,37 @@ fn host(config: &Config) -> Result<Arc<dyn Host>> {
 fn privileged(config: &Config) -> Result<Arc<dyn Privileged>> {
     let act_ms = config.timeouts.act_ms;
     let deadlines = Deadlines { bind_ms: act_ms, other_ms: act_ms, ..Deadlines::default() };
-    let root = &config.sysfs_root;
-    Ok(match &config.helper {
+    let program = match &config.helper {
         Helper::Socket(path) => {
             tracing::info!(at = %path.display(), "privileged acts are done behind a socket");
-            Arc::new(Connected::new(path, deadlines))
+            return Ok(Arc::new(Connected::new(path, deadlines)));
         }
-        Helper::Forked(Some(program)) => Arc::new(Forked::new(program, root, deadlines)),
-        Helper::Forked(None) => {
-            let beside = Forked::beside_exe(root, deadlines).context(
-                "find berth-helper: name it with --helper or `helper` in the file, or start \
-                 berth-helper.socket",
-            )?;
-            Arc::new(beside)
+        Helper::Forked(Some(program)) => program.clone(),
+        Helper::Forked(None) => beside_exe().context(
+            "find berth-helper: name it with --helper or `helper` in the file, or start \
+             berth-helper.socket",
+        )?,
+    };
+    if config.hardening == NOT_AT_ALL {
+        return Ok(Arc::new(Forked::new(program, &config.sysfs_root, deadlines)));
+    }
+    let exe = std::env::current_exe().context("find berthd's own program")?;
+    let mut command = Command::new(exe);
+    command.arg("--spawn-helpers").arg(program).arg(&config.sysfs_root);
+    let spawned = Spawned::start(command, deadlines).context("start who starts helpers")?;
+    Ok(Arc::new(spawned))
+}
+
+/// berthd starts its helpers itself, then.
+const NOT_AT_ALL: Hardening = Hardening { seccomp: Strictness::Off, landlock: Strictness::Off };
+
+/// Starts helpers for the berthd at the other end of standard input, until that ends.
+fn spawn_helpers(program: &Path, root: &Path) -> ExitCode {
+    match spawner::run(rustix::stdio::stdin(), program, root) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(errno) => {
+            eprintln!("berthd --spawn-helpers: {errno}");
+            ExitCode::FAILURE
         }
-    })
+    }
 }

@@ -114,6 +114,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     differs("sysfs_root", show(&old.sysfs_root), show(&new.sysfs_root));
     differs("state_dir", show(&old.state_dir), show(&new.state_dir));
     differs("helper", debug(&old.helper), debug(&new.helper));
+    differs("hardening", debug(&old.hardening), debug(&new.hardening));
     differs("condition", debug(&old.condition), debug(&new.condition));
     for (key, of) in [
         ("timeouts.act_ms", (|it| it.timeouts.act_ms) as fn(&Config) -> u64),

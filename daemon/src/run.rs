@@ -408,6 +408,21 @@ impl Listeners {
     }
 }
 
+/// Makes the directories that the daemon needs, which it can't once it is confined.
+///
+/// # Errors
+/// As [`Daemon::start`].
+pub fn make_directories(config: &Config) -> Result<(), StartError> {
+    create_state_dir(config)?;
+    for listener in &config.listen {
+        if let Endpoint::Unix { path, .. } = &listener.endpoint {
+            // Who binds there says what is in the way; a default one may not be bound at all.
+            let _ = listen::make_directory(path);
+        }
+    }
+    Ok(())
+}
+
 fn create_state_dir(config: &Config) -> Result<(), StartError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);

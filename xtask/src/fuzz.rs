@@ -40,7 +40,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let dir = workspace::root().join("fuzz");
     let targets = chosen(&names(&dir)?, &arguments.targets)?;
     packages::ensure(&[Tool { package: "g++", proof: "g++" }])?;
-    let programs = build(&dir)?;
+    let programs = build(&dir, &targets)?;
     let mut told = Vec::new();
     for target in &targets {
         let line = one(&dir, &programs, target, arguments)?;
@@ -74,14 +74,23 @@ fn chosen(all: &[String], wanted: &[String]) -> Result<Vec<String>> {
     Ok(if wanted.is_empty() { all.to_vec() } else { wanted.to_vec() })
 }
 
+/// The targets that are made with the whole daemon.
+const OF_DAEMON: [&str; 4] = ["config", "note", "request", "rest"];
+
 /// Builds them apart from everything else, as their flags are for everything that they are made of.
 /// The host triple is said, so that the flags don't reach build scripts.
-fn build(dir: &Path) -> Result<PathBuf> {
+fn build(dir: &Path, targets: &[String]) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let (target, triple) = (workspace::target().join("fuzz"), triple()?);
-    let status = Command::new(cargo)
-        .args(["build", "--release", "--bins", "--target", &triple, "--target-dir"])
-        .arg(&target)
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--target", &triple, "--target-dir"]).arg(&target);
+    for name in targets {
+        command.args(["--bin", name]);
+    }
+    if !targets.iter().any(|name| OF_DAEMON.contains(&name.as_str())) {
+        command.arg("--no-default-features");
+    }
+    let status = command
         .env("RUSTFLAGS", INSTRUMENTED.join(" "))
         .current_dir(dir)
         .status()

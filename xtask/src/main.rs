@@ -1,10 +1,11 @@
-//! Developer commands: run, test, bench, vm, check, fuzz.
+//! Developer commands: run, test, bench, vm, check, fuzz, sbom.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
 mod fuzz;
 mod run;
+mod sbom;
 mod tally;
 mod test;
 mod vm;
@@ -36,6 +37,8 @@ enum Verb {
     Fuzz(fuzz::Arguments),
     /// Format, lints, dependency arrows, sizes, docs.
     Check,
+    /// Write what the installed programs are made of (CycloneDX).
+    Sbom(sbom::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
+        Verb::Sbom(arguments) => sbom::main(&arguments),
         Verb::Check => check::run().and_then(|tally| tally.verdict()),
     };
     match done {

@@ -8,7 +8,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
-use berth_helper::serve::{Served, serve};
+use berth_helper::{
+    confine,
+    serve::{Served, serve},
+};
 
 fn main() -> ExitCode {
     // Why a driver can't be loaded is said there; standard error is the daemon's.
@@ -25,12 +28,20 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<Served> {
     let mut root = PathBuf::from("/");
+    let mut confined = true;
     let mut args = std::env::args_os().skip(1);
     while let Some(arg) = args.next() {
         match arg.to_str() {
             Some("--sysfs-root") => root = args.next().context("--sysfs-root needs a path")?.into(),
+            // For a machine where that is in an act's way.
+            Some("--unconfined") => confined = false,
             _ => bail!("unknown argument {}", arg.display()),
         }
     }
-    serve(rustix::stdio::stdin(), &root).context("serve the request on standard input")
+    let confine = |act: &berth_host::Act| {
+        if confined {
+            confine::enter(&root, act);
+        }
+    };
+    serve(rustix::stdio::stdin(), &root, confine).context("serve the request on standard input")
 }

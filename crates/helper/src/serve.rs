@@ -31,10 +31,11 @@ pub enum Served {
 
 /// Reads one request from a socket, does the act below `root` and answers. What nobody waits for
 /// any more is not begun: whoever asked has given up, and others may have been told otherwise.
+/// `confine` is called before the act is done, to give up what it doesn't need.
 ///
 /// # Errors
 /// Of the socket; ENOTCONN when it was closed before the request was begun.
-pub fn serve(socket: impl AsFd, root: &Path) -> Result<Served, Errno> {
+pub fn serve(socket: impl AsFd, root: &Path, confine: impl FnOnce(&Act)) -> Result<Served, Errno> {
     let received = match packet::receive(&socket, MAX_REQUEST_BYTES) {
         Err(Errno::MSGSIZE) => Err(format!("request is longer than {MAX_REQUEST_BYTES} bytes")),
         Err(errno) => return Err(errno),
@@ -47,7 +48,9 @@ pub fn serve(socket: impl AsFd, root: &Path) -> Result<Served, Errno> {
     match received {
         Ok(_) if is_abandoned(&socket)? => Err(Errno::NOTCONN),
         Ok(act) => {
-            answer(&socket, acts::perform(root, &act))?;
+            acts::prepare(root, &act);
+            confine(&act);
+            answer(&socket, acts::perform_prepared(root, &act))?;
             Ok(Served::Tried)
         }
         Err(message) => {
@@ -84,6 +87,14 @@ fn answer(socket: impl AsFd, outcome: Result<ActOutcome, HostError>) -> Result<(
         }
         Err(error) => respond(socket, Answer::Error(Failure::of(&error)), None),
     }
+}
+
+/// Answers that the act couldn't be tried.
+///
+/// # Errors
+/// Of the socket.
+pub(crate) fn fail(socket: impl AsFd, message: String) -> Result<(), Errno> {
+    respond(socket, Answer::Error(Failure::Helper(message)), None)
 }
 
 fn respond(socket: impl AsFd, mut answer: Answer, fd: Option<&OwnedFd>) -> Result<(), Errno> {
@@ -132,7 +143,7 @@ mod tests {
         for garbage in [&b"garbage"[..], b"{\"v\":2,\"act\":{\"verb\":\"open-iommu\"}}", b"\xff"] {
             let (here, there) = pair();
             packet::send(&here, garbage, None).unwrap();
-            assert_eq!(serve(&there, Path::new("/nonexistent")), Ok(Served::Refused));
+            assert_eq!(serve(&there, Path::new("/nonexistent"), |_| ()), Ok(Served::Refused));
             assert!(matches!(response(&here).answer, Answer::Error(Failure::Helper(_))));
         }
     }
@@ -141,7 +152,7 @@ mod tests {
     fn a_socket_that_closes_asks_nothing() {
         let (here, there) = pair();
         drop(here);
-        assert_eq!(serve(&there, Path::new("/nonexistent")), Ok(Served::Unasked));
+        assert_eq!(serve(&there, Path::new("/nonexistent"), |_| ()), Ok(Served::Unasked));
     }
 
     #[test]
@@ -159,12 +170,12 @@ mod tests {
         let (here, there) = pair();
         packet::send(&here, &request, None).unwrap();
         drop(here);
-        assert_eq!(serve(&there, tree.root()), Err(Errno::NOTCONN));
+        assert_eq!(serve(&there, tree.root(), |_| ()), Err(Errno::NOTCONN));
         assert_eq!(text(), "(null)\n");
 
         let (here, there) = pair();
         packet::send(&here, &request, None).unwrap();
-        assert_eq!(serve(&there, tree.root()), Ok(Served::Tried));
+        assert_eq!(serve(&there, tree.root(), |_| ()), Ok(Served::Tried));
         assert_eq!(text(), "vfio-pci");
     }
 

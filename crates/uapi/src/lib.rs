@@ -32,6 +32,7 @@ mod peer;
 mod probe;
 mod region;
 mod reset;
+mod sigsys;
 
 pub use caps::{Cap, CapError, CapIter};
 pub use cdev::{BindError, BoundDevice, Cdev, VfToken};
@@ -51,3 +52,4 @@ pub use probe::{Answer, DevNodes, Features, probe};
 pub use region::MappedRegion;
 pub use reset::{HotResetDevice, HotResetInfo, HotResetOwner};
 pub use rustix::io::Errno;
+pub use sigsys::{answer_with_eperm, refused_calls};

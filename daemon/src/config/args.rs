@@ -58,6 +58,10 @@ pub struct Args {
     #[arg(long, value_name = "WHERE")]
     pub listen_http: Vec<String>,
 
+    /// Starts helpers for a berthd that can't start anything any more.
+    #[arg(long, hide = true, num_args = 2, value_names = ["PROGRAM", "ROOT"])]
+    pub spawn_helpers: Option<Vec<PathBuf>>,
+
     /// Hand-over of descriptors at unix:PATH [default: handover.sock beside the gRPC socket].
     #[arg(long, value_name = "WHERE")]
     pub listen_handover: Vec<String>,

@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::{
     Args, Config, ConfigError, HostChoice, ResetRule, condition, devices,
     error::Source,
+    hardening,
     helper::{self, Machine},
     limits,
     listen::{self, Places},
@@ -51,6 +52,7 @@ pub(super) fn resolve(
         quotas: quotas::quotas(raw.quota, source)?,
         rates: rates::rates(raw.rate, source)?,
         log: log(raw.log, source)?,
+        hardening: hardening::resolve(&raw.hardening, source)?,
     })
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod condition;
 mod devices;
 mod error;
+mod hardening;
 mod helper;
 mod limits;
 mod listen;
@@ -26,6 +27,7 @@ use std::{
 pub use access::{Access, PeerId, Rule, Who};
 pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
+pub use hardening::{Hardening, Strictness};
 pub(crate) use listen::GRPC_NEEDS_TLS;
 
 use crate::model::{ConditionRules, DeviceRules, Quotas, Rates};
@@ -66,6 +68,8 @@ pub struct Config {
     pub rates: Rates,
     /// What is logged, in the words of `BERTH_LOG`, which outranks it.
     pub log: String,
+    /// What berthd gives up once it runs.
+    pub hardening: Hardening,
 }
 
 /// Who does the privileged acts: always a process per act.
@@ -277,10 +281,18 @@ impl Config {
             }
             None => (None, String::new()),
         };
+        Self::parse(&text, file, args)
+    }
+
+    /// What a file with this text and `args` amount to.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(text: &str, file: Option<PathBuf>, args: &Args) -> Result<Self, ConfigError> {
         let named = file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-        let source = error::Source { file: &named, text: &text };
+        let source = error::Source { file: &named, text };
         let raw = raw::parse(&source)?;
-        check::resolve(raw, &source, args, file.clone())
+        check::resolve(raw, &source, args, file)
     }
 
     /// The listeners that speak `serve`.

@@ -35,6 +35,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) rate: Vec<Spanned<RawRate>>,
     pub(super) log: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) hardening: RawHardening,
 }
 
 /// `[condition]`.
@@ -166,6 +168,14 @@ pub(super) struct RawRate {
     pub(super) commands_burst: Option<Spanned<u32>>,
     pub(super) reads_per_s: Option<Spanned<u32>>,
     pub(super) reads_burst: Option<Spanned<u32>>,
+}
+
+/// `[hardening]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHardening {
+    pub(super) seccomp: Option<Spanned<String>>,
+    pub(super) landlock: Option<Spanned<String>>,
 }
 
 /// Reads the text. The error names the line and the key.

@@ -94,6 +94,22 @@ pub(crate) fn hold_name(group: u32, index: usize) -> String {
     format!("{PREFIX}hold.{group}.{index}")
 }
 
+/// What a daemon makes of a stored note and writes in its place, for fuzzers and for the replay of
+/// what they found.
+///
+/// # Errors
+/// It is no note that this build understands.
+pub fn note_again(stored: &[u8]) -> io::Result<Vec<u8>> {
+    note::again(stored)
+}
+
+/// The context that a stored descriptor's name says that it is a note of, and the name that such a
+/// note is stored under.
+#[must_use]
+pub fn note_named(name: &str) -> Option<(String, String)> {
+    context_of_note(name).map(|context| (context.to_string(), note_name(&context)))
+}
+
 /// What this process has in the store, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Keeper {

@@ -126,6 +126,19 @@ impl NoteFile {
     }
 }
 
+/// The whole file that a note is in, once the note was read and written anew.
+pub(super) fn again(stored: &[u8]) -> io::Result<Vec<u8>> {
+    let file = rustix::fs::memfd_create("berth-note", MemfdFlags::CLOEXEC)?;
+    write_at(&file, stored, 0)?;
+    let (_, note) = NoteFile::adopt(file)?;
+    let mut fresh = NoteFile::create()?;
+    fresh.write(&note)?;
+    let length = usize::try_from(fresh.at + fresh.bytes).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    read_at(&fresh.file, &mut bytes, 0)?;
+    Ok(bytes)
+}
+
 fn read_at(file: &OwnedFd, mut into: &mut [u8], mut at: u64) -> io::Result<()> {
     while !into.is_empty() {
         let read = pread(file, &mut *into, at)?;

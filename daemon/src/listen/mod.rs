@@ -34,7 +34,7 @@ pub use self::{
     meters::{Excess, Kind as CallKind, Meter, Meters},
     passed::{Passed, PassedSocketError, passed},
     seats::{Seat, Seats, Taker},
-    unix::{BindError, Kind, SocketFile, bind as bind_unix},
+    unix::{BindError, Kind, SocketFile, bind as bind_unix, make_directory},
 };
 pub(crate) use self::{
     passed::assign,

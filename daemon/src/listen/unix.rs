@@ -91,6 +91,15 @@ impl Drop for SocketFile {
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
+/// Makes the directory that a socket lies in.
+///
+/// # Errors
+/// What is in the way.
+pub fn make_directory(path: &Path) -> Result<(), BindError> {
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    made.map_err(|error| BindError::system(path, "create the directory", error))
+}
+
 /// Binds and listens. Mode and group are set before `listen`, so that nobody gets in before.
 ///
 /// # Errors
@@ -102,10 +111,7 @@ pub fn bind(
     gid: Option<u32>,
     kind: Kind,
 ) -> Result<(OwnedFd, SocketFile), BindError> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)
-            .map_err(|error| BindError::system(path, "create the directory", error))?;
-    }
+    make_directory(path)?;
     remove_stale(path, kind)?;
     let address =
         SocketAddrUnix::new(path).map_err(|errno| BindError::system(path, "the path", errno))?;

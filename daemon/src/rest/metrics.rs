@@ -11,6 +11,7 @@ use berth_proto::v1;
 use http::{StatusCode, header};
 
 mod condition;
+mod confined;
 mod dma;
 mod limits;
 
@@ -119,6 +120,7 @@ pub(super) async fn page(front: &Front) -> Response {
     head(&mut text, "berth_ready", "gauge", "1 once the record agrees with the kernel.");
     let _ = writeln!(text, "berth_ready {}", u8::from(*front.ready.borrow()));
     write_degraded(&mut text, front);
+    confined::write(&mut text);
     if let Ok(groups) = front.service.list_groups(&caller, v1::ListGroupsRequest {}).await {
         write_groups(&mut text, &groups);
     }

@@ -164,6 +164,8 @@ pub(super) fn connect(
 
 async fn connect_to(path: &Path) -> Result<(SqliteConnection, Loaded), StoreError> {
     let options = SqliteConnectOptions::new()
+        // In memory: of the file system only the state is within reach.
+        .pragma("temp_store", "MEMORY")
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)

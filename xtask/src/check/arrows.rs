@@ -13,7 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("berth-ownership", &[]),
     ("berth-proto", &[]),
     ("berth-host", &["berth-uapi", "berth-dma"]),
-    ("berth-helper", &["berth-uapi", "berth-host"]),
+    ("berth-confine", &["berth-uapi"]),
+    ("berth-helper", &["berth-uapi", "berth-host", "berth-confine"]),
     (
         "berthd",
         &[
@@ -24,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "berth-proto",
             "berth-host",
             "berth-helper",
+            "berth-confine",
         ],
     ),
     ("berth", &["berth-proto", "berth-handover"]),

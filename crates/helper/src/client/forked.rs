@@ -79,26 +79,6 @@ impl Forked {
         Self { program: program.into(), root: root.into(), deadlines, spare: Spare::default() }
     }
 
-    /// Starts the `berth-helper` that lies beside this process's own program, or one directory
-    /// above it, where test programs have it.
-    ///
-    /// # Errors
-    /// ENOENT when there is none.
-    pub fn beside_exe(root: impl Into<PathBuf>, deadlines: Deadlines) -> io::Result<Self> {
-        let exe = std::env::current_exe()?;
-        let program = exe
-            .ancestors()
-            .skip(1)
-            .take(2)
-            .map(|dir| dir.join("berth-helper"))
-            .find(|program| program.is_file())
-            .ok_or_else(|| {
-                let message = format!("no berth-helper beside {}", exe.display());
-                io::Error::new(io::ErrorKind::NotFound, message)
-            })?;
-        Ok(Self::new(program, root, deadlines))
-    }
-
     fn start(&self) -> io::Result<Started> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -125,6 +105,20 @@ impl Forked {
             done.reap();
         }));
     }
+}
+
+/// The `berth-helper` that lies beside this process's own program, or one directory above it, where
+/// test programs have it.
+///
+/// # Errors
+/// ENOENT when there is none.
+pub fn beside_exe() -> io::Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    let mut beside = exe.ancestors().skip(1).take(2).map(|dir| dir.join("berth-helper"));
+    beside.find(|program| program.is_file()).ok_or_else(|| {
+        let message = format!("no berth-helper beside {}", exe.display());
+        io::Error::new(io::ErrorKind::NotFound, message)
+    })
 }
 
 impl Privileged for Forked {

@@ -1,12 +1,13 @@
 //! The daemon's side: a process per request, and a deadline for each answer.
 //!
-//! [`Forked`] starts the process itself. [`Connected`] leaves that to the service manager, which has
-//! the privileges for it that the daemon then needn't have. Either has the next one started while
-//! nothing is asked.
+//! [`Forked`] starts the process itself, [`Spawned`] has one that was started before do that.
+//! [`Connected`] leaves it to the service manager, which has the privileges for it that the daemon then
+//! needn't have. Each has the next one started while nothing is asked.
 
 mod connected;
 mod forked;
 mod spare;
+mod spawned;
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -20,7 +21,8 @@ use rustix::{
 };
 
 pub use connected::{Connected, SOCKET};
-pub use forked::Forked;
+pub use forked::{Forked, beside_exe};
+pub use spawned::Spawned;
 
 use crate::{
     packet,

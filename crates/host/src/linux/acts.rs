@@ -4,15 +4,18 @@
 //! checked driver names only, never from text that somebody sent.
 
 mod access;
-mod access_list;
+pub(super) mod access_list;
 mod drivers;
 mod processes;
+mod reach;
 mod reset;
 mod sysfs;
 
 use std::path::Path;
 
 use berth_uapi::{IoctlError, Iommufd, RlimitMode};
+
+pub use reach::{Reach, reach};
 
 use super::{procs, tree::Root};
 use crate::{Act, ActOutcome, HostError, Privileged};
@@ -22,6 +25,27 @@ use crate::{Act, ActOutcome, HostError, Privileged};
 /// # Errors
 /// The kernel's errno with the file or call that gave it; what was written before stays.
 pub fn perform(root: &Path, act: &Act) -> Result<ActOutcome, HostError> {
+    prepare(root, act);
+    perform_prepared(root, act)
+}
+
+/// Does what takes more than the act itself: loading the VFIO driver that it names.
+pub fn prepare(root: &Path, act: &Act) {
+    let driver = match act {
+        Act::Bind { driver, .. } => Some(driver),
+        Act::Restore { driver, .. } => driver.as_ref(),
+        _ => None,
+    };
+    if let Some(driver) = driver {
+        drivers::load_missing(&Root::new(root), driver);
+    }
+}
+
+/// Does an act that [`prepare`] was called for. It opens what [`reach`] names, and starts nothing.
+///
+/// # Errors
+/// As [`perform`].
+pub fn perform_prepared(root: &Path, act: &Act) -> Result<ActOutcome, HostError> {
     let root = Root::new(root);
     match act {
         Act::Bind { device, driver } => {

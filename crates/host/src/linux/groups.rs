@@ -66,17 +66,15 @@ fn attribute(
     String::from_utf8_lossy(bytes).trim_end().to_owned()
 }
 
-/// Lines of `0xFIRST 0xLAST KIND`; others are left out.
-fn parse_regions(text: &str) -> Vec<IovaRange> {
+/// Lines of `0xFIRST 0xLAST KIND`; others are left out, and those that end before they begin.
+pub(super) fn parse_regions(text: &str) -> Vec<IovaRange> {
     let number = |field: &str| u64::from_str_radix(field.strip_prefix("0x")?, 16).ok();
     text.lines()
         .filter_map(|line| {
             let mut fields = line.split_ascii_whitespace();
-            Some(IovaRange {
-                first: number(fields.next()?)?,
-                last: number(fields.next()?)?,
-                kind: fields.next()?.to_owned(),
-            })
+            let (first, last) = (number(fields.next()?)?, number(fields.next()?)?);
+            let kind = fields.next()?.to_owned();
+            (first <= last).then_some(IovaRange { first, last, kind })
         })
         .collect()
 }

@@ -8,7 +8,7 @@ pub(super) fn total(root: &Root) -> Option<u64> {
 }
 
 /// The kernel writes `kB` and means KiB.
-fn parse(meminfo: &str) -> Option<u64> {
+pub(super) fn parse(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)

@@ -224,7 +224,7 @@ fn parent_and_start_at(process: impl AsFd) -> Result<(i32, u64), Errno> {
 }
 
 /// Fields 4 and 22 of `/proc/PID/stat`. The command's name, field 2, may contain anything.
-fn parent_and_start_of(stat: &str) -> Option<(i32, u64)> {
+pub(super) fn parent_and_start_of(stat: &str) -> Option<(i32, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
     Some((fields.next()?.parse().ok()?, fields.nth(17)?.parse().ok()?))
 }

@@ -5,6 +5,7 @@
 mod attributes;
 mod config;
 mod health;
+pub mod texts;
 
 pub use config::ConfigBytes;
 

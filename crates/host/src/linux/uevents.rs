@@ -108,7 +108,7 @@ impl Uevents for KernelUevents {
 
 /// `ACTION@DEVPATH`, then `KEY=VALUE`, each ended by a zero byte. `None` for what isn't about a PCI
 /// function.
-fn parse(message: &[u8]) -> Option<Uevent> {
+pub(super) fn parse(message: &[u8]) -> Option<Uevent> {
     let mut texts = message.split(|byte| *byte == 0).map(std::str::from_utf8);
     texts.next()?.ok()?.split_once('@')?;
     let (mut action, mut subsystem, mut device) = (None, None, None);

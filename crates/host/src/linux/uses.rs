@@ -1,9 +1,9 @@
 //! What the host does with a device: mounts, volumes, routes, bonds, the boot display.
 
 mod blocks;
-mod mounts;
+pub(super) mod mounts;
 mod nets;
-mod routes;
+pub(super) mod routes;
 
 use std::path::PathBuf;
 

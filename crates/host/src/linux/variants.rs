@@ -30,7 +30,7 @@ impl Variants {
         Self::parse(BufReader::new(file))
     }
 
-    fn parse(mut input: impl BufRead) -> Self {
+    pub(super) fn parse(mut input: impl BufRead) -> Self {
         let mut aliases = Vec::new();
         let mut line = Vec::new();
         while matches!(input.read_until(b'\n', &mut line), Ok(count) if count > 0) {

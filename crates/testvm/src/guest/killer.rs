@@ -53,6 +53,10 @@ impl Killer {
         let calls = calls.join(",");
         let mut command = Command::new("strace");
         command.args(["-f", "-y", "-e", &format!("trace={calls}"), "-p", &pid.to_string()]);
+        // Who starts its helpers was started before.
+        for child in super::family::children(pid)? {
+            command.args(["-p", &child.to_string()]);
+        }
         if let Some(when) = when {
             command.args(["-e", &format!("inject={calls}:signal=SIGKILL:when={when}")]);
         }

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod daemon;
 pub mod disk;
 pub mod edu;
+pub mod family;
 pub mod gift;
 pub mod handover;
 pub mod holder;

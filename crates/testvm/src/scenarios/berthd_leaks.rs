@@ -7,7 +7,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::berthd_tools::{Before, is_free, reserve};
 use crate::{
-    guest::{Ctx, Outcome, Scenario, daemon::Daemon, holder::Holder, unpriv::HOLDER_UID, wait_for},
+    guest::{
+        Ctx, Outcome, Scenario, daemon::Daemon, family::descendants, holder::Holder,
+        unpriv::HOLDER_UID, wait_for,
+    },
     topology::EDU_ROOT,
     wire::Capability::{self, Cdev, Intremap, Iommufd, Type1},
 };
@@ -90,6 +93,7 @@ struct Count {
     /// Descriptors by what they are of.
     fds: BTreeMap<String, usize>,
     threads: usize,
+    /// Processes that come from it.
     children: usize,
     rss_bytes: u64,
 }
@@ -112,7 +116,7 @@ impl Count {
         Ok(Self {
             fds,
             threads: fs::read_dir(proc.join("task"))?.count(),
-            children: children(pid)?,
+            children: descendants(pid)?,
             rss_bytes: kib * 1024,
         })
     }
@@ -122,18 +126,6 @@ impl Count {
             && self.threads <= before.threads
             && self.children <= before.children
     }
-}
-
-/// How many processes have this one as their parent.
-fn children(pid: u32) -> Result<usize> {
-    let mut count = 0;
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        // The name in front may hold anything.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-        count += usize::from(parent == Some(pid.to_string().as_str()));
-    }
-    Ok(count)
 }
 
 /// The count once what closes behind an answer is closed.

@@ -73,6 +73,8 @@ fn rights(ctx: &mut Ctx) -> Result<Outcome> {
     let uids = status(pid, "Uid")?;
     ensure!(uids.split_whitespace().all(|one| one == uid.to_string()), "uids {uids}, not {uid}");
     ensure!(status(pid, "Seccomp")? == "2", "it has no filter of system calls");
+    let found = berth.cli(&["doctor"])?.stdout;
+    ensure!(!found.contains("NOT_CONFINED"), "this kernel has all that is asked of it: {found}");
     let cgroup = cgroup_of(pid)?;
     ensure!(cgroup == "/system.slice/berthd.service", "{cgroup}");
     // The whole of the service is this one process: nothing was forked.

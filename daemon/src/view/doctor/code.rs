@@ -85,6 +85,8 @@ codes! {
     HolderDraining = "HOLDER_DRAINING" Warning;
     /// The configuration as it is on disk is not in force.
     ConfigRefused = "CONFIG_REFUSED" Warning;
+    /// berthd itself could do more than it needs.
+    NotConfined = "NOT_CONFINED" Warning;
 }
 
 impl Code {

@@ -1,6 +1,7 @@
 //! What is wrong with a host, from its facts and the record: each finding with its cause and its fix.
 
 mod code;
+mod confined;
 mod groups;
 mod host;
 mod records;
@@ -29,6 +30,7 @@ pub fn diagnose(snapshot: &Snapshot, machine: &Machine<'_>) -> Vec<v1::Finding> 
     findings.extend(groups::findings(snapshot));
     findings.extend(records::findings(snapshot));
     findings.extend(refused_config(machine.config));
+    findings.extend(confined::findings(crate::hardening::status()));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     findings
 }

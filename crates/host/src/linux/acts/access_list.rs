@@ -34,7 +34,7 @@ struct Entry {
 
 /// An access list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct AccessList {
+pub(in crate::linux) struct AccessList {
     entries: Vec<Entry>,
 }
 
@@ -47,7 +47,7 @@ impl AccessList {
     }
 
     /// Reads the attribute; `None` when it is none that this knows.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::linux) fn parse(bytes: &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first_chunk::<4>()?;
         if u32::from_le_bytes(*version) != VERSION || rest.len() % ENTRY_BYTES != 0 {
             return None;
@@ -66,7 +66,7 @@ impl AccessList {
     }
 
     /// The attribute's bytes.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(in crate::linux) fn bytes(&self) -> Vec<u8> {
         let mut bytes = VERSION.to_le_bytes().to_vec();
         for entry in &self.entries {
             bytes.extend(entry.tag.to_le_bytes());
@@ -91,13 +91,13 @@ impl AccessList {
     }
 
     /// What a named user may; `None` without an entry.
-    pub(super) fn user(&self, uid: u32) -> Option<u16> {
+    pub(in crate::linux) fn user(&self, uid: u32) -> Option<u16> {
         let own = self.entries.iter().find(|entry| entry.tag == USER && entry.id == uid)?;
         Some(own.perm & self.perm(MASK).unwrap_or(7))
     }
 
     /// Lets a user read and write. What others may stays.
-    pub(super) fn allow(&mut self, uid: u32) {
+    pub(in crate::linux) fn allow(&mut self, uid: u32) {
         self.settle_mask();
         self.remove(uid);
         self.entries.push(Entry { tag: USER, id: uid, perm: READ_WRITE });
@@ -105,7 +105,7 @@ impl AccessList {
     }
 
     /// The user's entry goes. What others may stays.
-    pub(super) fn forbid(&mut self, uid: u32) {
+    pub(in crate::linux) fn forbid(&mut self, uid: u32) {
         self.settle_mask();
         self.remove(uid);
         self.set_mask();

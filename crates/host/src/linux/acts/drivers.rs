@@ -130,7 +130,7 @@ fn expect(device: &Device<'_>, wanted: Option<&str>) -> Result<(), HostError> {
     })
 }
 
-fn driver_dir(root: &Root, driver: &str) -> PathBuf {
+pub(super) fn driver_dir(root: &Root, driver: &str) -> PathBuf {
     root.join("sys/bus/pci/drivers").join(driver)
 }
 
@@ -142,25 +142,27 @@ fn checked(driver: &str) -> Result<&str, HostError> {
     Err(file_error("use driver name", format!("{shown:?}"), Errno::INVAL))
 }
 
-/// The name under which a driver is registered; a VFIO driver is loaded when it isn't there.
+/// The name under which a driver is registered.
 fn registered(root: &Root, driver: &str) -> Result<String, HostError> {
     let driver = checked(driver)?;
-    if let Some(name) = spelled(root, driver) {
-        return Ok(name);
+    spelled(root, driver)
+        .ok_or_else(|| file_error("find driver", driver_dir(root, driver), Errno::NOENT))
+}
+
+/// Loads a VFIO driver that isn't there.
+pub(super) fn load_missing(root: &Root, driver: &str) {
+    let known = is_driver_name(driver) && is_vfio(driver) && root.is_live();
+    if !known || spelled(root, driver).is_some() {
+        return;
     }
-    let mut why = "its module isn't loaded".to_owned();
-    if is_vfio(driver) && root.is_live() {
-        why = load(driver);
-        if let Some(name) = spelled(root, driver) {
-            return Ok(name);
-        }
+    let why = load(driver);
+    if spelled(root, driver).is_none() {
+        tracing::warn!(driver, why, "driver is not registered");
     }
-    tracing::warn!(driver, why, "driver is not registered");
-    Err(file_error("find driver", driver_dir(root, driver), Errno::NOENT))
 }
 
 /// The spelling of a driver that exists: modules say `_` where some drivers say `-`.
-fn spelled(root: &Root, driver: &str) -> Option<String> {
+pub(super) fn spelled(root: &Root, driver: &str) -> Option<String> {
     let spellings = [driver.to_owned(), driver.replace('-', "_"), driver.replace('_', "-")];
     spellings.into_iter().find(|name| driver_dir(root, name).is_dir())
 }

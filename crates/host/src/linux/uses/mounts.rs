@@ -2,7 +2,7 @@
 
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(in crate::linux) struct Mount {
     /// `MAJOR:MINOR` of the file system; for btrfs an anonymous one.
     pub device: String,
     /// Where it is mounted.
@@ -12,7 +12,7 @@ pub(super) struct Mount {
 }
 
 /// Parses mountinfo; lines that don't have its form are left out.
-pub(super) fn parse(text: &str) -> Vec<Mount> {
+pub(in crate::linux) fn parse(text: &str) -> Vec<Mount> {
     text.lines().filter_map(line).collect()
 }
 
@@ -29,7 +29,7 @@ fn line(line: &str) -> Option<Mount> {
 }
 
 /// The areas of `/proc/swaps`: paths of devices or files.
-pub(super) fn swaps(text: &str) -> Vec<String> {
+pub(in crate::linux) fn swaps(text: &str) -> Vec<String> {
     text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(unescape).collect()
 }
 

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A route by an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Route {
+pub(in crate::linux) struct Route {
     pub interface: String,
     /// `default`, or the network.
     pub network: String,
@@ -16,7 +16,7 @@ const UP: u32 = 0x1;
 const REJECT: u32 = 0x200;
 
 /// IPv4 routes; link-local networks are left out.
-pub(super) fn parse_v4(text: &str) -> Vec<Route> {
+pub(in crate::linux) fn parse_v4(text: &str) -> Vec<Route> {
     text.lines().skip(1).filter_map(line_v4).collect()
 }
 
@@ -37,14 +37,14 @@ fn line_v4(line: &str) -> Option<Route> {
 }
 
 /// IPv6 routes; link-local and multicast networks, which every interface has, are left out.
-pub(super) fn parse_v6(text: &str) -> Vec<Route> {
+pub(in crate::linux) fn parse_v6(text: &str) -> Vec<Route> {
     text.lines().filter_map(line_v6).collect()
 }
 
 fn line_v6(line: &str) -> Option<Route> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let network = u128::from_str_radix(fields.first()?, 16).ok()?;
-    let length = u8::from_str_radix(fields.get(1)?, 16).ok()?;
+    let length = u8::from_str_radix(fields.get(1)?, 16).ok().filter(|length| *length <= 128)?;
     let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
     let interface = *fields.get(9)?;
     let address = Ipv6Addr::from(network);

@@ -1,0 +1,8 @@
+//! From a path and a JSON body to an answer, on a simulated host.
+#![no_main]
+#![allow(dead_code, reason = "the other target checks the other half")]
+
+#[path = "../../daemon/tests/corpora/front.rs"]
+mod check;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| check::check_rest(bytes));
