@@ -53,7 +53,7 @@ async fn on_another_boot_it_begins_anew() {
     cordon(&world, TTL_MS).await;
     tokio::time::sleep(Duration::from_millis(TTL_MS / 2)).await;
     world.kill().await;
-    let text = Topology::builtin("small").and_then(|it| Ok(it.to_toml()?)).expect("a topology");
+    let text = Topology::builtin("small").and_then(|it| it.to_toml()).expect("a topology");
     let text = format!("boot_id = \"next\"\n{text}");
     let next = Topology::parse(&text, "next").expect("the same machine");
     let world = World::open(dir.path(), Arc::new(SimHost::from_topology(next))).await;

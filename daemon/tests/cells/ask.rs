@@ -194,7 +194,7 @@ impl World {
             device: Some(pci(address)),
             note: "walk".to_owned(),
             request_id: String::new(),
-            ..v1::CordonRequest::default()
+            ttl_ms: 0,
         };
         let answer = self.devices().cordon(request).await;
         answer.map(tonic::Response::into_inner).map_err(refused)
