@@ -15,8 +15,8 @@ use berth_proto::v1;
 use berthd::{
     config::{Access, Args, Config},
     grpc,
-    listen::{Admission, UnixPeer},
-    model::Role,
+    listen::{Admission, Meters, UnixPeer},
+    model::{Live, Role},
     rest,
     run::Daemon,
 };
@@ -26,7 +26,7 @@ use http_body_util::BodyExt as _;
 use prost::Message as _;
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::{Semaphore, watch},
+    sync::watch,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -106,7 +106,11 @@ impl World {
             metrics: Arc::default(),
             ready,
             stopping: CancellationToken::new(),
-            watchers: Arc::new(Semaphore::new(1)),
+            watchers: Arc::default(),
+            limits: Live::new(config.limits),
+            timeouts: Live::new(config.timeouts),
+            meters: Arc::new(Meters::new(config.rates.clone())),
+            doors: Arc::default(),
             body_bytes: config.limits.body_bytes,
         });
         Self {
