@@ -238,18 +238,3 @@ async fn a_request_id_gets_the_same_answer_again() {
     assert!(refused.message().contains("once"), "{refused}");
     assert_eq!(running.host.device(at(PF)).expect("there").virtual_functions.len(), 0);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn functions_that_the_kernel_keeps_by_a_token_are_refused_with_the_way_out() {
-    let running = start().await;
-    let id = reserve(&running, "red", VFS[0]).await;
-    let host = running.host.clone();
-    let bind = berth_host::Act::Bind { device: at(PF), driver: "vfio-pci".to_owned() };
-    tokio::task::spawn_blocking(move || host.perform(&bind)).await.expect("no panic").expect("on");
-    let path = format!("/api/v1/reservations/{id}/attach");
-    let answer = running.unix("POST", &path, Some(&json!({}))).await;
-    assert_eq!(answer.problem()["reason"], "KERNEL_REFUSED", "{}", answer.body);
-    for word in [VFS[0], PF, "vfio-pci", "VF token", "EACCES", "berth sriov set"] {
-        assert!(answer.body.contains(word), "{word}: {}", answer.body);
-    }
-}

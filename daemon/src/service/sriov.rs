@@ -1,5 +1,7 @@
 //! The call that makes virtual functions and takes them away.
 
+use std::sync::Arc;
+
 use berth_host::DeviceFacts;
 use berth_ownership::{Command, DeviceId, Errno, Event, Reason, Refusal, SriovTo};
 use berth_proto::v1;
@@ -31,9 +33,7 @@ impl Service {
         let id = std::mem::take(&mut request.request_id);
         let about = AnswerOf::Sriov(device.clone());
         let meta = request::meta(caller, "set SR-IOV", &id, &request, about.clone())?;
-        // Who has functions open unknown to us is found by a scan alone.
-        let looked = self.ledger.rescan(Meta::internal("set SR-IOV")).await?;
-        let snapshot = looked.snapshot;
+        let snapshot = self.scanned().await?;
         let from = of(find::device(&snapshot, address)?);
         let command = Command::SriovSet { device, to, from };
         if request.dry_run {
@@ -44,6 +44,19 @@ impl Service {
             Ok(view::sriov(snapshot, find::device(snapshot, address)?))
         })
         .await
+    }
+
+    /// The machine as it is now: who has functions open unknown to us is found by a scan alone. What
+    /// was looked at meanwhile, the scan says nothing of.
+    async fn scanned(&self) -> Result<Arc<Snapshot>, ApiError> {
+        for _ in 1..SCANS {
+            let before = self.snapshot().looks;
+            let scanned = self.ledger.rescan(Meta::internal("set SR-IOV")).await?;
+            if scanned.snapshot.looks == before {
+                return Ok(scanned.snapshot);
+            }
+        }
+        Ok(self.ledger.rescan(Meta::internal("set SR-IOV")).await?.snapshot)
     }
 
     fn plan(
@@ -91,6 +104,9 @@ fn wanted(facts: &DeviceFacts, request: &v1::SetSriovRequest) -> Result<SriovTo,
         }
     }
 }
+
+/// So often is scanned where devices change all the time.
+const SCANS: u32 = 4;
 
 /// The kernel's errno for more functions than there can be.
 const ERANGE: i32 = 34;

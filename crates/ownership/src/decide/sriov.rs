@@ -93,11 +93,12 @@ impl State {
         if op.to == from || matches!(to, SriovTo::Vfs(vfs) if vfs > 0 && vfs == from.vfs) {
             return Ok(Vec::new());
         }
-        self.function_allows(device, &op)?;
+        let what = format!("set SR-IOV of {id} to {} VFs", op.to.vfs);
+        self.function_allows(device).map_err(|why| told(why, id, &what))?;
         if from.vfs > 0 {
+            let what = format!("{what}: the {} that there are go first, and", from.vfs);
             for function in self.virtual_functions(id) {
-                self.function_allows(function, &op)
-                    .map_err(|refusal| of_function(refusal, device, &op))?;
+                self.function_allows(function).map_err(|why| told(why, id, &what))?;
             }
         }
         let fresh = || SriovBaseline { was: from, boot_id: now.boot_id.clone() };
@@ -106,28 +107,28 @@ impl State {
     }
 
     /// Whether nobody has a device, physical function or virtual one, that a change would hit.
-    fn function_allows(&self, device: &Device, op: &SriovOp) -> Result<(), Box<Refusal>> {
+    fn function_allows(&self, device: &Device) -> Result<(), Box<Refusal>> {
         let id = &device.facts.id;
-        let text = |why: &str| format!("set SR-IOV of {id} to {}: {why}", op.to);
         if self.is_busy(device) {
-            let text = text(&self.busy_text(device));
+            let text = format!("{id}: {}", self.busy_text(device));
             return Err(Refusal::new(Reason::ReservationBusy, id, text));
         }
         if let Some(why) = device.marks.get(&Condition::Wedged) {
-            return Err(Refusal::new(Reason::Wedged, id, text(why))
-                .with_blockers(vec![blocker(device, format!("wedged: {why}"))])
+            let text = format!("{id} is wedged: {why}");
+            return Err(Refusal::new(Reason::Wedged, id, text.clone())
+                .with_blockers(vec![blocker(device, text)])
                 .with_resolve(vec![format!("berth explain {id}")]));
         }
         let Some(group) = self.group(&device.group) else { return Ok(()) };
         if let Some(holder) = self.reservations_of(group).next() {
-            return Err(held(device, group, holder, op));
+            return Err(held(device, group, holder));
         }
         if !group.foreign_pids.is_empty() {
-            return Err(foreign(device, group, op));
+            return Err(foreign(device, group));
         }
         let is_function = device.facts.physical_function.is_some();
         if is_function && !device.facts.uses.is_empty() {
-            return Err(used(device, op));
+            return Err(used(device));
         }
         Ok(())
     }
@@ -180,18 +181,15 @@ fn target(
     }
 }
 
-/// A refusal because of a virtual function, told of the physical one.
-fn of_function(mut refusal: Box<Refusal>, physical: &Device, op: &SriovOp) -> Box<Refusal> {
-    let id = &physical.facts.id;
-    refusal.message = format!(
-        "set SR-IOV of {id} to {}: that takes away its {} VFs first; {}",
-        op.to, op.from.vfs, refusal.message
-    );
-    refusal.object = id.to_string();
+/// A refusal that says what was asked for of the physical function.
+fn told(mut refusal: Box<Refusal>, physical: &DeviceId, what: &str) -> Box<Refusal> {
+    refusal.object = physical.to_string();
+    let joint = if what.ends_with("and") { "" } else { ":" };
+    refusal.message = format!("{what}{joint} {}", refusal.message);
     refusal
 }
 
-fn held(device: &Device, group: &Group, holder: &Reservation, op: &SriovOp) -> Box<Refusal> {
+fn held(device: &Device, group: &Group, holder: &Reservation) -> Box<Refusal> {
     let id = &device.facts.id;
     let claims = claims_in(holder, group);
     let have = match (&holder.process, claims) {
@@ -200,36 +198,31 @@ fn held(device: &Device, group: &Group, holder: &Reservation, op: &SriovOp) -> B
         (None, _) => "attached".to_owned(),
     };
     let text = format!("{have} by {} for {}", holder.id, holder.holder);
-    Refusal::new(
-        Reason::GroupOwned,
-        id,
-        format!("set SR-IOV of {id} to {}: it is {text} ({})", op.to, holder.state),
-    )
-    .with_cell_errno(Errno::EBUSY)
-    .with_owner(Some(owner_info(holder, claims)))
-    .with_blockers(vec![blocker(device, text)])
-    .with_resolve(vec![format!("berth release {}", holder.id)])
+    Refusal::new(Reason::GroupOwned, id, format!("{id} is {text} ({})", holder.state))
+        .with_cell_errno(Errno::EBUSY)
+        .with_owner(Some(owner_info(holder, claims)))
+        .with_blockers(vec![blocker(device, text)])
+        .with_resolve(vec![format!("berth release {}", holder.id)])
 }
 
-fn foreign(device: &Device, group: &Group, op: &SriovOp) -> Box<Refusal> {
+fn foreign(device: &Device, group: &Group) -> Box<Refusal> {
     let id = &device.facts.id;
     let processes = name_foreign(&group.foreign_pids, &group.foreign);
     let named = processes.join(", ");
-    let text = format!("{named} has it open, unknown to berthd");
+    let text = format!("{named} has {id} open, unknown to berthd");
     let found = Blocker { processes, ..blocker(device, text.clone()) };
-    Refusal::new(Reason::ForeignOwner, id, format!("set SR-IOV of {id} to {}: {text}", op.to))
+    Refusal::new(Reason::ForeignOwner, id, text)
         .with_cell_errno(Errno::EBUSY)
         .with_blockers(vec![found])
         .with_resolve(vec![format!("end {named}")])
 }
 
-fn used(device: &Device, op: &SriovOp) -> Box<Refusal> {
+fn used(device: &Device) -> Box<Refusal> {
     let id = &device.facts.id;
     let uses: Vec<String> =
         device.facts.uses.iter().map(|used| format!("{} {}", used.kind, used.what)).collect();
     let uses = uses.join(", ");
-    let text = format!("set SR-IOV of {id} to {}: the host uses it ({uses})", op.to);
-    Refusal::new(Reason::HostUsesDevice, id, text)
+    Refusal::new(Reason::HostUsesDevice, id, format!("the host uses {id} ({uses})"))
         .with_blockers(vec![blocker(device, uses.clone())])
         .with_resolve(vec![format!("end the use of {id}: {uses}")])
 }

@@ -43,7 +43,6 @@ impl Kernel {
         if bound.is_some() {
             return Err(Errno::INVAL);
         }
-        self.check_vf_token(address)?;
         if !self.iommufds.contains_key(&ctx) {
             return Err(Errno::BADFD);
         }

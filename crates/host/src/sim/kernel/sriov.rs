@@ -80,18 +80,6 @@ impl Kernel {
         }
     }
 
-    /// Whether a device opens without a token: not a virtual function whose physical one is on VFIO.
-    ///
-    /// # Source
-    /// `vfio_pci_validate_vf_token` in `drivers/vfio/pci/vfio_pci_core.c`.
-    pub(super) fn check_vf_token(&self, address: PciAddress) -> Result<(), Errno> {
-        let physical = self.dev(address)?.model.facts.physical_function;
-        let secret = physical
-            .and_then(|physical| self.devices.get(&physical))
-            .is_some_and(|physical| physical.vfio.is_some());
-        if secret { Err(Errno::ACCESS) } else { Ok(()) }
-    }
-
     fn function_model(&self, physical: PciAddress, index: u16, group: u32) -> Option<DeviceModel> {
         let parent = &self.devices.get(&physical)?.model;
         let vf = parent.vf.clone()?;

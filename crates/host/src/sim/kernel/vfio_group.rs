@@ -149,7 +149,6 @@ impl Kernel {
         if !self.containers.get(&container).is_some_and(|container| container.iommu_driver()) {
             return Err(Errno::INVAL);
         }
-        self.check_vf_token(address)?;
         if let Some(file) = self.group_files.get_mut(&file) {
             file.references += 1;
         }

@@ -136,23 +136,6 @@ fn virtual_functions_come_and_go() {
 }
 
 #[test]
-fn functions_of_a_device_on_vfio_are_opened_by_nobody_without_its_token() {
-    let host = SimHost::builtin("sriov-nic").unwrap();
-    let (nic, function) = (address("0000:3b:00.0"), address("0000:3b:01.0"));
-    let bind = |device| host.perform(&Act::Bind { device, driver: "vfio-pci".to_owned() });
-    bind(function).unwrap();
-    let open = |backend| {
-        let context = host.open_context(backend).unwrap();
-        context.open_device(function).map(drop).map_err(|error| error.errno)
-    };
-    let backends = [BackendKind::Iommufd, BackendKind::Type1];
-    assert!(backends.into_iter().all(|backend| open(backend).is_ok()));
-    bind(nic).unwrap();
-    let refused = Err(Errno::ACCESS.raw_os_error());
-    assert!(backends.into_iter().all(|backend| open(backend) == refused));
-}
-
-#[test]
 fn devices_come_and_go() {
     let host = ready();
     let new = address("0000:06:00.0");
