@@ -55,9 +55,9 @@ struct Cut {
 }
 
 /// Walks through what happened; at each moment the power goes in every way.
-fn cuts(recorded: &Recorded, mut each: impl FnMut(Cut)) {
+fn cuts(recorded: &Recorded, lies: bool, mut each: impl FnMut(Cut)) {
     let mut random = StdRng::seed_from_u64(1);
-    let mut disk = Disk::default();
+    let mut disk = Disk::new(lies);
     let mut answered = vec![0; recorded.lives.len()];
     let mut seen = HashSet::new();
     for (at, event) in recorded.events.iter().enumerate() {
@@ -98,6 +98,18 @@ async fn check(mut cut: Cut, number: usize, lives: Arc<Vec<Life>>) {
     }
 }
 
+/// The last moment of a disk that only says that it has what was synced.
+async fn a_lying_disk_is_noticed(recorded: &Recorded) -> bool {
+    let mut last = None;
+    cuts(recorded, true, |cut| {
+        if cut.loss == Loss::Everything {
+            last = Some(cut);
+        }
+    });
+    let cut = last.expect("a moment");
+    recover::open(&cut.left, &recorded.lives, &cut.answered).await.is_err()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_was_answered_is_lost_with_the_power() {
     let began = Instant::now();
@@ -114,10 +126,11 @@ async fn nothing_that_was_answered_is_lost_with_the_power() {
         count(|event| matches!(event, Event::Answer { .. })),
     );
     let lives = Arc::new(recorded.lives.clone());
+    assert!(a_lying_disk_is_noticed(&recorded).await, "a disk that keeps nothing loses nothing");
     let (sender, mut queue) = tokio::sync::mpsc::channel(16);
     let walk = std::thread::spawn(move || {
         let mut number = 0;
-        cuts(&recorded, |cut| {
+        cuts(&recorded, false, |cut| {
             number += 1;
             // It fails when a check did, which is told by that.
             let _ = sender.blocking_send((number, cut));

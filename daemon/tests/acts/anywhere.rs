@@ -4,7 +4,8 @@
 
 use berth_host::sim::{Fault, Site};
 use berth_ownership::{
-    Backend, Command, Condition, Delivery, Order, Policy, Refusal, ReservationId, ReservationState,
+    Backend, Command, Condition, Delivery, Order, Policy, Reason, Refusal, ReservationId,
+    ReservationState,
 };
 use berthd::acts::Records as _;
 use rustix::io::Errno;
@@ -53,6 +54,7 @@ impl Life {
     fn run(&self, world: &World, name: &'static str) -> Vec<String> {
         let mut refused = Vec::new();
         let mut note = |what: &str, done: Result<(), Box<Refusal>>| {
+            done.as_ref().err().into_iter().for_each(|refusal| says_what_failed(refusal));
             refused.extend(done.err().map(|refusal| format!("{what}: {}", refusal.message)));
         };
         note("reserve", world.reserve(&self.ask(name)));
@@ -74,6 +76,26 @@ impl Life {
             self.devices.iter().for_each(|device| drop(world.engine.device_fd(at(device))));
         }
     }
+}
+
+/// A refusal for an operation that failed has a reason, an errno, an object, and words. It is never
+/// the caller's fault.
+fn says_what_failed(refusal: &Refusal) {
+    let said = ![Reason::Internal, Reason::PermissionDenied].contains(&refusal.reason)
+        && refusal.errno != 0
+        && !refusal.object.is_empty()
+        && !refusal.message.is_empty();
+    assert!(said, "it doesn't say what failed: {refusal:?}");
+}
+
+/// Errnos that one kind of life meets: all where there is time, else one that every kind meets and
+/// some in turn.
+fn errnos(life: usize) -> Vec<Errno> {
+    const OTHERS: [Errno; 6] =
+        [Errno::BUSY, Errno::NOSPC, Errno::MFILE, Errno::NOMEM, Errno::INTR, Errno::PERM];
+    let all = std::env::var_os("BERTH_TEST_LONG").is_some();
+    let some = OTHERS.iter().cycle().skip(life).take(if all { OTHERS.len() } else { 1 });
+    [Errno::IO].into_iter().chain(some.copied()).collect()
 }
 
 fn lives_on(world: &World, name: &str) -> bool {
@@ -137,9 +159,9 @@ fn fails(life: &Life, errno: Errno, skip: u32, quarantined: &mut usize) -> bool 
 
 /// One life with a fault at each of its operations: how many there were, how many devices were
 /// quarantined.
-fn walk(life: &Life) -> (u32, usize) {
+fn walk(life: &Life, errnos: &[Errno]) -> (u32, usize) {
     let (mut failed, mut quarantined) = (0, 0);
-    for errno in [Errno::IO, Errno::BUSY] {
+    for &errno in errnos {
         let mut skip = 0;
         while fails(life, errno, skip, &mut quarantined) {
             skip += 1;
@@ -154,8 +176,8 @@ fn walk(life: &Life) -> (u32, usize) {
 async fn an_operation_that_fails_anywhere_leaves_nothing_half() {
     // They mostly wait, as who is told that something is busy tries again.
     let mut walks = tokio::task::JoinSet::new();
-    for life in lives() {
-        walks.spawn_blocking(move || walk(&life));
+    for (number, life) in lives().into_iter().enumerate() {
+        walks.spawn_blocking(move || walk(&life, &errnos(number)));
     }
     let (mut failed, mut quarantined) = (0, 0);
     while let Some(walked) = walks.join_next().await {

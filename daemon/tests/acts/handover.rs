@@ -149,6 +149,8 @@ async fn refusals_say_why() {
     desk.world.attach("r-2").unwrap();
     assert_eq!(fetch("r-2", 1).await, "STALE_EPOCH");
     assert_eq!(fetch("r-2", 0).await, "ok");
+    desk.world.release("r-2").unwrap();
+    assert_eq!(fetch("r-2", 0).await, "NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread")]

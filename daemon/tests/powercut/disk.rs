@@ -52,12 +52,19 @@ pub(crate) struct Disk {
     files: BTreeMap<File, Content>,
     names: BTreeMap<String, File>,
     pending: Vec<(usize, Entry)>,
+    /// It says that all is on it, and keeps nothing but names.
+    lies: bool,
 }
 
 /// What is left: files by name.
 pub(crate) type Left = BTreeMap<String, Vec<u8>>;
 
 impl Disk {
+    /// An empty one.
+    pub(crate) fn new(lies: bool) -> Self {
+        Self { lies, ..Self::default() }
+    }
+
     /// An event happens.
     pub(crate) fn happens(&mut self, (ended, event): &Timed) {
         let ended = *ended;
@@ -82,6 +89,9 @@ impl Disk {
                 self.files.entry(*file).or_default().pending.push(change);
             }
             Event::Sync { file, began } => {
+                if self.lies {
+                    return;
+                }
                 let content = self.files.entry(*file).or_default();
                 for change in std::mem::take(&mut content.pending) {
                     if change.ended() < *began {

@@ -152,6 +152,12 @@ fn another_released(history: &History, at: usize) -> Option<Vec<Op>> {
 fn taken_when_expired(history: &History, at: usize) -> Option<Vec<Op>> {
     let op = &history.ops[at];
     let id = op.order()?.id;
+    let leased = grant_of(history, id).is_some_and(has_lease);
+    let released = history.ops.iter().any(|it| releases(it, id));
+    if leased && !released && op.refused("NOT_FOUND") && gone_before(history, id, op) {
+        // Without claims it lapsed.
+        return Some(answered(history, at, Reply::Done));
+    }
     if !op.refused("LEASE_EXPIRED") {
         return None;
     }

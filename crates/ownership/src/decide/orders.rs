@@ -180,6 +180,10 @@ impl State {
     ) -> Decision {
         let reservation = self.find_ordered(order)?;
         self.life(reservation, Order::Renew)?;
+        // What is being given back has no lease that could go on.
+        if reservation.pending.as_ref().is_some_and(|it| it.kind == OperationKind::Release) {
+            return Err(self.refuse_life(reservation, Order::Renew, Reason::ReservationBusy));
+        }
         Ok(vec![renewed(reservation, ttl_ms.or(reservation.ttl_ms), now)])
     }
 

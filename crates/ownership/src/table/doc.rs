@@ -44,6 +44,8 @@ Beside the table stand a few rules that no single group decides:
   left. Such a reservation ends with its holder: what ends its claims begins its release.
 - Who attaches by itself could attach every device of its context: all that is handed over of one
   context goes to one identity (`HOLDER_OWNS_DOMAIN`).
+- What is being released isn't renewed, also where that began with the end of its lease
+  (`RESERVATION_BUSY`): its holder would count on what is gone a moment later.
 - A driver's own domain that processes keep is not given up: to unbind the driver would wait for
   them. What takes from the host meets it as private; to release kernel DMA is refused
   (`KERNEL_DMA`, EBUSY).

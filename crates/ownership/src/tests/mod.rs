@@ -7,6 +7,7 @@ mod fixture;
 mod libvirt;
 mod private;
 mod random;
+mod renewing;
 mod reset_scope;
 mod restore;
 mod scenarios;
