@@ -1,4 +1,5 @@
 //! Each verb does its act with what it keeps, and nothing else can be done with that.
+#![allow(clippy::unwrap_used, reason = "helpers of a test may panic as tests do")]
 
 use std::{
     fs::{self, File, OpenOptions},
