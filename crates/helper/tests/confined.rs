@@ -1,4 +1,5 @@
 //! Each verb does its act with what it keeps, and nothing else can be done with that.
+#![allow(clippy::unwrap_used, reason = "helpers of a test may panic as tests do")]
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -67,7 +68,7 @@ fn verbs(victims: &[Child; 2]) -> Vec<(Act, bool)> {
         (Act::Unbind { device }, false),
         (Act::Override { device, driver: Some("vfio-pci".into()) }, false),
         (Act::Restore { device, driver: Some("vfio-pci".into()), driver_override: None }, false),
-        (Act::Sriov { device, count: 2 }, false),
+        (Act::Sriov { device, count: 2, autoprobe: false }, false),
         (Act::Reset { device }, false),
         (Act::ReadConfig { device }, false),
         (Act::WhoHolds { nodes: vec!["/dev/vfio/8".into()] }, false),
