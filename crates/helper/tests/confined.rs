@@ -173,7 +173,7 @@ fn nothing_else(root: &Path, landlock: i32) {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
     };
     let of_another = root.join("sys/bus/pci/devices/0000:00:06.0/driver_override");
-    refused(OpenOptions::new().write(true).create(true).open("/tmp/berth-made"), "a new file");
+    refused(OpenOptions::new().write(true).create_new(true).open("/tmp/berth-made"), "a new file");
     if of_another.exists() && landlock > 0 {
         refused(OpenOptions::new().write(true).open(&of_another), "another device");
     }
