@@ -192,7 +192,6 @@ fn kept_by_token(daemon: &Client) -> Result<()> {
     let enable = "/sys/module/vfio_pci/parameters/enable_sriov";
     fs::write(enable, "1")?;
     daemon.cli(&["sriov", "set", IGB, "1"])?.ok()?;
-    fs::write(enable, "0")?;
     is_set_to("1", "0")?;
     let function = functions()?.into_iter().next().context("no function")?;
     let words = ["reserve", "--holder", "red", "--device", &function, "--policy", "exclusive"];
@@ -203,6 +202,8 @@ fn kept_by_token(daemon: &Client) -> Result<()> {
         ensure!(answer.stderr.contains(word), "nothing about {word}: {}", answer.stderr);
     }
     daemon.cli(&["release", &id])?.ok()?;
+    // It takes none away either without the parameter.
     daemon.cli(&["sriov", "set", IGB, "0"])?.ok()?;
+    fs::write(enable, "0")?;
     is_set_to("0", "1")
 }
