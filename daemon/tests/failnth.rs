@@ -84,8 +84,7 @@ async fn a_call_that_fails_anywhere_is_told_and_leaves_nothing_half() {
                 let began = Instant::now();
                 let seen = life::run(&tracer, Some(&fault), descriptors).await;
                 println!("  {:.1?}: {fault:?}", began.elapsed());
-                let seen = seen.unwrap_or_else(|wrong| panic!("{fault:?}: {wrong}"));
-                seen
+                seen.unwrap_or_else(|wrong| panic!("{fault:?}: {wrong}"))
             });
         }
         let Some(seen) = running.join_next().await else { break };
