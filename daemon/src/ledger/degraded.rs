@@ -131,7 +131,7 @@ impl Task {
         let rows = self.complete(&mut batch, None);
         writer.write(&rows).await?;
         self.refusals.keep();
-        writer.lead(self.inbox.reader(), &self.shared.store);
+        writer.lead(self.inbox.reader().await, &self.shared.store);
         self.publish(batch);
         self.shared.degraded.send_replace(None);
         tracing::info!("the state can be written again");

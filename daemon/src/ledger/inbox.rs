@@ -63,12 +63,7 @@ impl Inbox {
     /// The next message; `None` when nobody is left to ask. May be given up and called again.
     pub(super) async fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some(look) = &mut self.look {
-                let (reader, found) = look.await;
-                self.look = None;
-                self.reader = Some(reader);
-                self.found(found);
-            }
+            self.looked().await;
             if let Some(message) = self.waiting() {
                 return Some(message);
             }
@@ -142,8 +137,19 @@ impl Inbox {
         }
     }
 
-    /// The reader, unless it reads just now.
-    pub(super) fn reader(&mut self) -> Option<&mut Reader> {
+    /// Takes what is being looked up, if anything is. May be given up and called again.
+    async fn looked(&mut self) {
+        if let Some(look) = &mut self.look {
+            let (reader, found) = look.await;
+            self.look = None;
+            self.reader = Some(reader);
+            self.found(found);
+        }
+    }
+
+    /// The reader, once it doesn't read any more: one that is away would go on reading where it did.
+    pub(super) async fn reader(&mut self) -> Option<&mut Reader> {
+        self.looked().await;
         self.reader.as_mut()
     }
 
