@@ -43,8 +43,6 @@ pub const NVME0: &str = "0000:07:00.0";
 pub const NVME1: &str = "0000:08:00.0";
 /// `e1000e` on the host's driver.
 pub const E1000E: &str = "0000:09:00.0";
-/// QEMU's name of [`E1000E`].
-pub const E1000E_ID: &str = "e1000e";
 /// Where a hot-plugged device appears.
 pub const HOTPLUG_SLOT: &str = "0000:0a:00.0";
 /// QEMU's name of the empty root port, for `device_add bus=`.

@@ -239,7 +239,7 @@ fn devices(files: &RunFiles) -> Vec<(&'static str, String)> {
             "nvme,drive=disk{index},serial=berth-nvme{index},bus=rp-nvme{index},addr=0x0"
         ));
     }
-    device("e1000e,id=e1000e,bus=rp-e1000e,addr=0x0,romfile=,mac=52:54:00:be:00:03".to_owned());
+    device("e1000e,bus=rp-e1000e,addr=0x0,romfile=,mac=52:54:00:be:00:03".to_owned());
     device(
         "virtio-net-pci,bus=rp-virtio-net,addr=0x0,disable-legacy=on,iommu_platform=on,romfile=,\
          mac=52:54:00:be:00:04"
