@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},

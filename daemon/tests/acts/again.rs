@@ -75,7 +75,7 @@ async fn the_holder_is_answered_while_the_ledger_is_silent() {
         desk.world.attach("r-1").unwrap();
         assert_eq!(fetch(&desk, 0).await.unwrap().fds.len(), 2, "anew, by the ledger");
         insist(|| desk.world.release("r-1"));
-        assert_eq!(reason(fetch(&desk, 0).await), "NOT_ATTACHED");
+        assert_eq!(reason(fetch(&desk, 0).await), "NOT_FOUND");
         desk.world.check_given_back();
     }
 }
