@@ -15,7 +15,8 @@ use berth_host::{
     sim::{SimHost, Topology},
 };
 use berth_ownership::{
-    Command, DeviceReturn, DriverDma, Hold, Parts, Reason, Refusal, ReservationId, ResetOutcome,
+    Command, DeviceId, DeviceReturn, DriverDma, Hold, Parts, Reason, Refusal, ReservationId,
+    ResetOutcome,
 };
 use berth_proto::v1;
 use berthd::{
@@ -73,24 +74,22 @@ impl Executor for Instant {
     }
 }
 
+/// What a release gives back, all of it as it was.
+fn returned(reservation: &ReservationId, snapshot: &Snapshot) -> Vec<DeviceReturn> {
+    let devices = snapshot.state.reservation(reservation).map(|record| record.devices());
+    let back = |device: &DeviceId| DeviceReturn {
+        device: device.clone(),
+        reset: ResetOutcome::Verified,
+        baseline_restored: true,
+        note: String::new(),
+    };
+    devices.into_iter().flatten().map(back).collect()
+}
+
 /// The outcome of an intent, done or failed.
 pub(crate) fn outcome_of(intent: &Intent, snapshot: &Snapshot, failed: bool) -> Outcome {
     let reservation = intent.reservation.clone().unwrap_or_else(|| ReservationId::new(""));
-    let returned: Vec<DeviceReturn> = snapshot
-        .state
-        .reservation(&reservation)
-        .map(|record| {
-            record
-                .devices()
-                .map(|device| DeviceReturn {
-                    device: device.clone(),
-                    reset: ResetOutcome::Verified,
-                    baseline_restored: true,
-                    note: String::new(),
-                })
-                .collect()
-        })
-        .unwrap_or_default();
+    let returned = returned(&reservation, snapshot);
     if failed {
         let why = "the test says so".to_owned();
         let command = match &intent.body {
