@@ -50,6 +50,8 @@ pub const HOTPLUG_BUS: &str = "rp-hotplug";
 
 /// `virtio-net`, modern and behind the IOMMU: what `vp-vdpa` makes a vDPA device of.
 pub const VIRTIO_NET: &str = "0000:0b:00.0";
+/// QEMU's name of [`VIRTIO_NET`]: of the machine's endpoints the one that reports errors.
+pub const VIRTIO_NET_ID: &str = "virtio-net";
 
 /// One function of the test machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

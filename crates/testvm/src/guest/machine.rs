@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::wire::QMP_PORT;
@@ -59,6 +59,22 @@ impl Machine {
             Some(error) => bail!("{request}: {error}"),
             None => Ok(answer.get("return").cloned().unwrap_or(Value::Null)),
         }
+    }
+
+    /// Has a device report a PCIe error, by the bit of its error status register; `correctable` says of
+    /// which one.
+    ///
+    /// # Errors
+    /// QEMU refuses it.
+    pub fn inject_aer(&mut self, id: &str, correctable: bool, status: u32) -> Result<()> {
+        let which = if correctable { "-c " } else { "" };
+        let line = format!("pcie_aer_inject_error {which}{id} {status:#x}");
+        let arguments = json!({"command-line": line});
+        let answer = self.execute("human-monitor-command", &arguments)?;
+        let said = answer.as_str().unwrap_or_default().trim();
+        // It says what it did, or why it didn't, on the same line.
+        ensure!(said.starts_with("OK"), "{line}: {said}");
+        Ok(())
     }
 
     /// Plugs a device in; the kernel sees it a moment later.

@@ -241,8 +241,8 @@ fn devices(files: &RunFiles) -> Vec<(&'static str, String)> {
     }
     device("e1000e,bus=rp-e1000e,addr=0x0,romfile=,mac=52:54:00:be:00:03".to_owned());
     device(
-        "virtio-net-pci,bus=rp-virtio-net,addr=0x0,disable-legacy=on,iommu_platform=on,romfile=,\
-         mac=52:54:00:be:00:04"
+        "virtio-net-pci,id=virtio-net,aer=on,bus=rp-virtio-net,addr=0x0,disable-legacy=on,\
+         iommu_platform=on,romfile=,mac=52:54:00:be:00:04"
             .to_owned(),
     );
 

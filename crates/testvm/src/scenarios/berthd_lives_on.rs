@@ -88,6 +88,7 @@ fn lives_on(ctx: &Ctx, backend: &str) -> Result<Outcome> {
 /// group: the claims end all the same.
 fn pid_reuse(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     let before = Before::of(EDU_ROOT);
+    while one_with(0)?.1 <= GIVEN_ONCE {}
     let mut daemon = Daemon::start(ctx)?;
     let mut cgroups = Cgroups::below_own()?;
     let id = bound(&daemon, backend)?;
@@ -108,22 +109,28 @@ fn pid_reuse(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     Ok(Outcome::Pass)
 }
 
+/// Numbers up to this are given out once: the kernel leaves them out when it begins anew (kernel/pid.c,
+/// `RESERVED_PIDS`).
+const GIVEN_ONCE: u32 = 300;
+
 /// A process with this number. The kernel gives them in turn, and begins anew behind the highest.
 fn with_number(pid: u32) -> Result<Child> {
     let usual = fs::read_to_string(PID_MAX)?;
     fs::write(PID_MAX, (pid + 64).max(1024).to_string()).context("lower the highest pid")?;
     // Once around, and what others take meanwhile.
-    let found = (0..pid + 1024).find_map(|_| one_with(pid).transpose());
+    let found = (0..pid + 1024).find_map(|_| one_with(pid).map(|(child, _)| child).transpose());
     fs::write(PID_MAX, usual.trim()).context("put the highest pid back")?;
     found.with_context(|| format!("no process got the number {pid}"))?
 }
 
-fn one_with(pid: u32) -> Result<Option<Child>> {
+/// Starts a process, and lets it run if it has this number; its number in any case.
+fn one_with(pid: u32) -> Result<(Option<Child>, u32)> {
     let mut child = Command::new(SLEEP[0]).arg(SLEEP[1]).stdin(Stdio::null()).spawn()?;
-    if child.id() == pid {
-        return Ok(Some(child));
+    let number = child.id();
+    if number == pid {
+        return Ok((Some(child), number));
     }
     child.kill()?;
     child.wait()?;
-    Ok(None)
+    Ok((None, number))
 }
