@@ -109,6 +109,7 @@ impl Engine {
     /// go on. True when all work ended in time.
     pub fn close(&self, patience: Duration) -> bool {
         let ended = self.inner.scheduler.close(patience);
+        self.tools().records.close();
         let open = std::mem::take(&mut *self.tools().runtime.tables());
         if self.tools().keeper.is_there() {
             self.tools().keeper.leave();

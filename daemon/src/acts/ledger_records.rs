@@ -5,6 +5,7 @@ use std::sync::Arc;
 use berth_host::PciAddress;
 use berth_ownership::Command;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::records::Records;
 use crate::{
@@ -17,13 +18,15 @@ use crate::{
 pub struct LedgerRecords {
     ledger: LedgerHandle,
     handle: Handle,
+    /// Nobody does any work any more.
+    closed: CancellationToken,
 }
 
 impl LedgerRecords {
     /// The records of a ledger. Must be called within its runtime.
     #[must_use]
     pub fn new(ledger: LedgerHandle) -> Self {
-        Self { ledger, handle: Handle::current() }
+        Self { ledger, handle: Handle::current(), closed: CancellationToken::new() }
     }
 }
 
@@ -51,10 +54,19 @@ impl Records for LedgerRecords {
     fn carry_out(&self, command: Command, cause: &str) -> Result<bool, ApiError> {
         let applied = self.ledger.submit_blocking(command, Meta::internal(cause))?;
         let Some(completion) = applied.completion else { return Ok(false) };
-        let stopped =
-            |_| ApiError::unavailable("ledger", "berthd stops; ask again after its start");
-        let ended = completion.blocking_recv().map_err(stopped)?;
+        let ended = self.handle.block_on(async {
+            tokio::select! {
+                ended = completion => ended.ok(),
+                () = self.closed.cancelled() => None,
+            }
+        });
+        let stopped = || ApiError::unavailable("ledger", "berthd stops; ask again after its start");
+        let ended = ended.ok_or_else(stopped)?;
         ended.failure.map_or(Ok(true), |failure| Err(ApiError::Refused(failure)))
+    }
+
+    fn close(&self) {
+        self.closed.cancel();
     }
 
     fn look(&self, cause: &str) -> Result<(), ApiError> {

@@ -49,6 +49,9 @@ pub trait Records: Send + Sync + Debug {
         Live::default()
     }
 
+    /// No work is done any more: who waits for some waits no longer.
+    fn close(&self) {}
+
     /// Looks at the whole machine: devices came or went.
     ///
     /// # Errors
