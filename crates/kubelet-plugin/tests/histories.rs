@@ -51,6 +51,7 @@ struct Pod {
 struct History {
     node: Node,
     program: Child,
+    seed: u64,
     random: SmallRng,
     /// Takes every PreStartContainer for allowed: what a plugin would be that takes no right.
     careless: bool,
@@ -65,6 +66,9 @@ struct History {
 
 impl Drop for History {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("history {}:\n  {}", self.seed, self.said.join("\n  "));
+        }
         self.program.kill().unwrap();
         self.program.wait().unwrap();
     }
@@ -78,7 +82,7 @@ impl History {
         let random = SmallRng::seed_from_u64(seed);
         let (pods, left, said) = (Vec::new(), Vec::new(), Vec::new());
         let (count, starts, waits) = (0, 0, 0);
-        Self { node, program, random, careless, pods, left, count, starts, waits, said }
+        Self { node, program, seed, random, careless, pods, left, count, starts, waits, said }
     }
 
     fn say(&mut self, what: impl Into<String>) {

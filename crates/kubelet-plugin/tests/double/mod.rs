@@ -32,9 +32,8 @@ use tonic::{
 };
 
 pub(crate) const RESOURCE: &str = "example.com/edu";
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Longer than a call waits for kernel work that doesn't say how long.
-const CUT_OFF: Duration = Duration::from_secs(60);
+/// Longer than the plugin waits for a call that was cut off as `berthd` stopped.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for something; panics with its name where it doesn't come.
 pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -421,7 +420,7 @@ async fn daemon(dir: &Path, sim: &Arc<SimHost>) -> Daemon {
     loop {
         match Daemon::start(&config, Arc::clone(sim) as Arc<dyn berth_host::Host>).await {
             Ok(daemon) => return daemon,
-            Err(error) => assert!(begin.elapsed() < CUT_OFF, "berthd doesn't start: {error}"),
+            Err(error) => assert!(begin.elapsed() < PATIENCE, "berthd doesn't start: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
