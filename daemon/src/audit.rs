@@ -134,14 +134,14 @@ pub(crate) fn too_many_connections(listener: &str, peer: &str, most: usize) {
     }
 }
 
-/// A call that changed something, or asked for it.
-pub(crate) fn changed(caller: &Caller, call: &str, object: &str) {
-    if wanted(Kind::Changed, &caller.identity) {
+/// A line of a caller's call: the caller's fields stand in each, in the same order.
+macro_rules! of_caller {
+    ($level:ident, $caller:expr, { $($field:tt)* }, $($text:tt)+) => {{
+        let caller: &Caller = $caller;
         let origin = caller.origin.as_deref();
-        tracing::info!(
+        tracing::$level!(
             target: "audit",
-            call,
-            object,
+            $($field)*,
             identity = caller.identity,
             uid = caller.uid,
             pid = caller.pid,
@@ -150,35 +150,31 @@ pub(crate) fn changed(caller: &Caller, call: &str, object: &str) {
             listener = origin.map(|origin| origin.listener.as_str()),
             peer = origin.and_then(|origin| origin.peer.as_deref()),
             ground = origin.map(|origin| origin.rule.as_str()),
-            "done"
-        );
+            $($text)+
+        )
+    }};
+}
+
+/// A call that changed something, or asked for it.
+pub(crate) fn changed(caller: &Caller, call: &str, object: &str) {
+    if wanted(Kind::Changed, &caller.identity) {
+        of_caller!(info, caller, { call, object }, "done");
     }
 }
 
 /// A caller who may not do what was asked, or for whom it could not be done.
 pub(crate) fn refused(caller: &Caller, call: &str, error: &ApiError) {
-    let kind = match error.reason() {
+    if wanted(kind_of(error), &caller.identity) {
+        let reason = error.reason().name();
+        of_caller!(warn, caller, { call, reason }, "refused: {error}");
+    }
+}
+
+fn kind_of(error: &ApiError) -> Kind {
+    match error.reason() {
         Reason::QuotaExceeded => Kind::OverQuota,
         _ => Kind::Refused,
-    };
-    if !wanted(kind, &caller.identity) {
-        return;
     }
-    let origin = caller.origin.as_deref();
-    tracing::warn!(
-        target: "audit",
-        call,
-        identity = caller.identity,
-        uid = caller.uid,
-        pid = caller.pid,
-        role = caller.role.name(),
-        label = caller.tenant.as_deref(),
-        listener = origin.map(|origin| origin.listener.as_str()),
-        peer = origin.and_then(|origin| origin.peer.as_deref()),
-        ground = origin.map(|origin| origin.rule.as_str()),
-        reason = error.reason().name(),
-        "refused: {error}"
-    );
 }
 
 /// Somebody at a hand-over socket.
@@ -198,11 +194,7 @@ pub(crate) struct AtHandOver<'a> {
 
 /// A request at a hand-over socket that is refused.
 pub(crate) fn refused_at_hand_over(who: AtHandOver<'_>, reservation: &str, error: &ApiError) {
-    let kind = match error.reason() {
-        Reason::QuotaExceeded => Kind::OverQuota,
-        _ => Kind::Refused,
-    };
-    if wanted(kind, &format!("uid:{}", who.uid)) {
+    if wanted(kind_of(error), &format!("uid:{}", who.uid)) {
         tracing::warn!(
             target: "audit",
             reservation,
