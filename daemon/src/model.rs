@@ -14,6 +14,7 @@ mod rate;
 mod roles;
 mod rules;
 mod snapshot;
+mod who;
 mod whom;
 
 pub use caller::{Caller, Origin, Role, Transport};
@@ -35,4 +36,5 @@ pub use rate::{Pace, Rate, Rates};
 pub use roles::{Call, Over, Row, Standing, Verdict, Whose};
 pub use rules::{DeviceRule, DeviceRules, Ruling};
 pub use snapshot::{Extra, HostUses, InventoryIndex, Looked, Snapshot};
+pub use who::{PeerId, Who};
 pub use whom::Whom;

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use berthd::{
-    config::{Args, Config, Endpoint, Helper, HostChoice, PeerId, Serve, SimTopology},
-    model::Role,
+    config::{Args, Config, Endpoint, Helper, HostChoice, Serve, SimTopology},
+    model::{PeerId, Role},
 };
 use clap::Parser as _;
 

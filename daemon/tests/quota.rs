@@ -8,7 +8,7 @@ use berth_ownership::Reason;
 use berth_proto::v1;
 use berthd::{
     ledger::LedgerConfig,
-    model::{Caller, Live, Quota, Quotas, Role, Whom},
+    model::{Caller, Live, Quota, Quotas, Role, Who, Whom},
 };
 use core_support::{World, pci, release, small};
 use front_support::Running;
@@ -113,11 +113,11 @@ async fn of_those_who_ask_at_once_only_as_many_pass_as_a_quota_has_room_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_forgets_nothing_of_what_is_used() {
     let dir = tempfile::tempdir().expect("a directory");
-    let first = world(dir.path(), quotas(Whom::Uid(7), Some(1), None)).await;
+    let first = world(dir.path(), quotas(Whom::Peer(Who::Uid(7)), Some(1), None)).await;
     let caller = Caller::unix(7, None, Role::Operator);
     let made = first.service.reserve(&caller, reserve("vm", FREE[0])).await.expect("the first");
     let host = first.kill().await;
-    let quotas = quotas(Whom::Uid(7), Some(1), None);
+    let quotas = quotas(Whom::Peer(Who::Uid(7)), Some(1), None);
     let config = LedgerConfig { quotas: quotas.clone(), ..LedgerConfig::new(dir.path()) };
     let second = World::with(config, host).await;
     let refused = second.service.reserve(&caller, reserve("vm", FREE[1])).await.unwrap_err();
@@ -134,7 +134,7 @@ async fn a_restart_forgets_nothing_of_what_is_used() {
 async fn pinned_memory_is_summed_for_whom_it_is_and_for_the_label() {
     const MIB: u64 = 1 << 20;
     let dir = tempfile::tempdir().expect("a directory");
-    let world = world(dir.path(), quotas(Whom::Uid(60_001), None, Some(24 * MIB))).await;
+    let world = world(dir.path(), quotas(Whom::Peer(Who::Uid(60_001)), None, Some(24 * MIB))).await;
     let asks = |device: &str, uid: u32, memory_bytes| v1::ReserveRequest {
         for_identity: format!("uid:{uid}"),
         memory_bytes,

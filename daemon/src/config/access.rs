@@ -1,6 +1,6 @@
 //! Who gets which role through a listener.
 
-use std::{fmt, ops::Range};
+use std::ops::Range;
 
 use toml::Spanned;
 
@@ -8,9 +8,9 @@ use super::{
     ConfigError,
     error::Source,
     raw::{RawListener, RawRule},
-    system, whom,
+    whom,
 };
-use crate::model::Role;
+use crate::model::{PeerId, Role, Who};
 
 /// Who gets which role through a listener. The listener's role is the ceiling.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,46 +36,6 @@ pub struct Rule {
     pub label: Option<String>,
 }
 
-/// Whom a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Who {
-    /// The peer of a unix socket by its uid.
-    Uid(u32),
-    /// The peer of a unix socket by its gid, or one of its supplementary groups.
-    Gid(u32),
-    /// A client certificate by its URI.
-    Uri(String),
-    /// Client certificates by how their URI begins: it goes on with at least one more character.
-    UriPrefix(String),
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uid(uid) => write!(f, "uid {uid}"),
-            Self::Gid(gid) => write!(f, "gid {gid}"),
-            Self::Uri(uri) => write!(f, "uri {uri}"),
-            Self::UriPrefix(prefix) => write!(f, "uri {prefix}*"),
-        }
-    }
-}
-
-/// Who is at the other end of a connection, as far as it is proven.
-#[derive(Debug, Clone, Copy)]
-pub enum PeerId<'a> {
-    /// The kernel's word about the peer of a unix socket.
-    Unix {
-        /// Its uid when it connected.
-        uid: u32,
-        /// Its gid and supplementary groups then.
-        gids: &'a [u32],
-    },
-    /// The URI of a client certificate that was verified.
-    Uri(&'a str),
-    /// Nothing is known.
-    Nobody,
-}
-
 impl Access {
     /// Everybody who gets through the listener has `role`.
     #[must_use]
@@ -93,23 +53,10 @@ impl Access {
     }
 
     /// The role of a peer, and by which rule. It depends on the listener and its rules alone: uid 0
-    /// gets no more than anybody else. A rule about the uid outranks those about groups, of which
-    /// the first in the file counts; a whole URI outranks the beginnings, of which the longest counts.
+    /// gets no more than anybody else.
     #[must_use]
     pub fn grant(&self, peer: PeerId<'_>) -> (Option<Role>, Option<&Rule>) {
-        let rule = match peer {
-            PeerId::Unix { uid, gids } => self
-                .rules
-                .iter()
-                .find(|rule| rule.who == Who::Uid(uid))
-                .or_else(|| self.rules.iter().find(|rule| is_group(&rule.who, gids))),
-            PeerId::Uri(uri) => self.rules.iter().max_by_key(|rule| fit(&rule.who, uri)),
-            PeerId::Nobody => None,
-        };
-        let rule = rule.filter(|rule| match peer {
-            PeerId::Uri(uri) => fit(&rule.who, uri) > 0,
-            PeerId::Unix { .. } | PeerId::Nobody => true,
-        });
+        let rule = Who::most_exact(&self.rules, |rule| Some(&rule.who), peer);
         let granted = match rule {
             Some(rule) => rule.role,
             None => self.others,
@@ -127,19 +74,6 @@ impl Access {
     #[must_use]
     pub fn asks_for_groups(&self) -> bool {
         self.rules.iter().any(|rule| matches!(rule.who, Who::Gid(_)))
-    }
-}
-
-fn is_group(who: &Who, gids: &[u32]) -> bool {
-    matches!(who, Who::Gid(gid) if gids.contains(gid))
-}
-
-/// How well a rule fits a URI; 0 is not at all.
-fn fit(who: &Who, uri: &str) -> usize {
-    match who {
-        Who::Uri(whole) if whole == uri => usize::MAX,
-        Who::UriPrefix(start) if uri.len() > start.len() && uri.starts_with(start) => start.len(),
-        _ => 0,
     }
 }
 
@@ -230,11 +164,7 @@ fn who(rule: &RawRule, certified: bool, source: &Source<'_>) -> Result<Named, Co
     let (who, span, key) = match (&rule.uid, &rule.gid) {
         (Some(uid), _) => (Who::Uid(*uid.get_ref()), uid.span(), "listen.rule.uid"),
         (_, Some(group)) => {
-            let gid = system::group_id(group.get_ref()).ok_or_else(|| {
-                let message = format!("there is no group {:?}", group.get_ref());
-                let way_out = format!("create it: groupadd --system {}", group.get_ref());
-                source.error(Some(group.span()), "listen.rule.gid", message, way_out)
-            })?;
+            let gid = whom::gid(group, "listen.rule.gid", source)?;
             (Who::Gid(gid), group.span(), "listen.rule.gid")
         }
         (None, None) => {

@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use access::{Access, PeerId, Rule, Who};
+pub use access::{Access, Rule};
 pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
 pub use hardening::{Hardening, Strictness};

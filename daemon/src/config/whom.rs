@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-use super::{ConfigError, Who, access, error::Source, system};
-use crate::{model::Whom, service::is_name};
+use super::{ConfigError, access, error::Source, system};
+use crate::{
+    model::{Who, Whom},
+    service::is_name,
+};
 
 /// The keys that name somebody.
 pub(super) struct Named<'a> {
@@ -32,24 +35,31 @@ impl Named<'_> {
             return Err(source.error(Some(span), &key, message, "give one of them, or none"));
         }
         if let Some(uid) = self.uid {
-            return Ok(Whom::Uid(*uid.get_ref()));
+            return Ok(Whom::Peer(Who::Uid(*uid.get_ref())));
         }
         if let Some(group) = self.gid {
-            return system::group_id(group.get_ref()).map(Whom::Gid).ok_or_else(|| {
-                let message = format!("there is no group {:?}", group.get_ref());
-                let way_out = format!("create it: groupadd --system {}", group.get_ref());
-                source.error(Some(group.span()), &format!("{section}.gid"), message, way_out)
-            });
+            return gid(group, &format!("{section}.gid"), source)
+                .map(|gid| Whom::Peer(Who::Gid(gid)));
         }
         if let Some(uri) = self.uri {
-            return Ok(match access::pattern(uri, &format!("{section}.uri"), source)? {
-                Who::UriPrefix(start) => Whom::UriPrefix(start),
-                _ => Whom::Uri(uri.get_ref().clone()),
-            });
+            return access::pattern(uri, &format!("{section}.uri"), source).map(Whom::Peer);
         }
         let Some(text) = self.label else { return Ok(Whom::Others) };
         label(text, &format!("{section}.label"), source).map(Whom::Label)
     }
+}
+
+/// The number of a group of users.
+pub(super) fn gid(
+    group: &Spanned<String>,
+    key: &str,
+    source: &Source<'_>,
+) -> Result<u32, ConfigError> {
+    system::group_id(group.get_ref()).ok_or_else(|| {
+        let message = format!("there is no group {:?}", group.get_ref());
+        let way_out = format!("create it: groupadd --system {}", group.get_ref());
+        source.error(Some(group.span()), key, message, way_out)
+    })
 }
 
 /// A label as reservations may have it.

@@ -12,9 +12,8 @@ use rustix::{io::Errno, net::UCred};
 use super::House;
 use crate::{
     acts::{holder::process_of, revoke::start_time, watched::identity},
-    config::PeerId,
     listen::ground,
-    model::{Payer, Quotas, Role},
+    model::{Payer, PeerId, Quotas, Role},
 };
 
 /// What a peer may, and on what ground.

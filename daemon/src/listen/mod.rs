@@ -42,8 +42,8 @@ pub(crate) use self::{
 };
 use crate::{
     audit,
-    config::{Access, Endpoint, Limits, Listener, PeerId, Rule, Serve, Timeouts, Tls},
-    model::{ApiError, Caller, Live, Origin},
+    config::{Access, Endpoint, Limits, Listener, Rule, Serve, Timeouts, Tls},
+    model::{ApiError, Caller, Live, Origin, PeerId},
     rest::Metrics,
 };
 

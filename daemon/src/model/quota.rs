@@ -163,7 +163,7 @@ impl Quotas {
     /// Whether the gids of callers have to be known.
     #[must_use]
     pub fn asks_for_groups(&self) -> bool {
-        self.0.iter().any(|quota| matches!(quota.who, Whom::Gid(_)))
+        self.0.iter().any(|quota| quota.who.asks_for_groups())
     }
 
     /// The quota of an identity: see [`Whom::most_exact`].
@@ -265,6 +265,7 @@ pub fn check(quota: &Quota, asked: Asked<'_>) -> Result<(), Box<Refusal>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Who;
 
     fn quota(who: Whom, reservations: u64) -> Quota {
         let place = "berthd.toml:1".to_owned();
@@ -272,15 +273,19 @@ mod tests {
         Quota { who, reservations, dma_entries: None, pinned_bytes: None, place }
     }
 
+    fn peer(who: Who, reservations: u64) -> Quota {
+        quota(Whom::Peer(who), reservations)
+    }
+
     #[test]
     fn the_most_exact_quota_counts() {
         let quotas = Quotas(vec![
             quota(Whom::Others, 1),
-            quota(Whom::Gid(7), 2),
-            quota(Whom::Uid(5), 3),
-            quota(Whom::UriPrefix("spiffe://site/".into()), 4),
-            quota(Whom::UriPrefix("spiffe://site/ns/".into()), 5),
-            quota(Whom::Uri("spiffe://site/ns/one".into()), 6),
+            peer(Who::Gid(7), 2),
+            peer(Who::Uid(5), 3),
+            peer(Who::UriPrefix("spiffe://site/".into()), 4),
+            peer(Who::UriPrefix("spiffe://site/ns/".into()), 5),
+            peer(Who::Uri("spiffe://site/ns/one".into()), 6),
             quota(Whom::Label("red".into()), 7),
         ]);
         let of = |identity: &str, gids: &[u32]| {

@@ -34,7 +34,7 @@ impl Rates {
     /// Whether the gids of callers have to be known.
     #[must_use]
     pub fn asks_for_groups(&self) -> bool {
-        self.0.iter().any(|rate| matches!(rate.who, Whom::Gid(_)))
+        self.0.iter().any(|rate| rate.who.asks_for_groups())
     }
 
     /// The rate of a caller: of its label where it is confined to one, else as [`Whom::most_exact`].

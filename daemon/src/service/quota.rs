@@ -7,7 +7,7 @@ use berth_proto::v1;
 
 use super::{Service, authorize::require};
 use crate::model::{
-    Account, ApiError, Call, Caller, Payer, Quota, Quotas, Resource, Role, Snapshot, Whom,
+    Account, ApiError, Call, Caller, Payer, Quota, Quotas, Resource, Role, Snapshot, Who, Whom,
 };
 
 impl Service {
@@ -75,10 +75,10 @@ fn accounts(quotas: &Quotas, snapshot: &Snapshot, caller: &Caller) -> BTreeSet<A
         found.insert(Account::Identity(record.for_identity.clone()));
     }
     found.extend(quotas.0.iter().filter_map(|quota| match &quota.who {
-        Whom::Uid(uid) => Some(Account::Identity(format!("uid:{uid}"))),
-        Whom::Uri(uri) => Some(Account::Identity(uri.clone())),
+        Whom::Peer(Who::Uid(uid)) => Some(Account::Identity(format!("uid:{uid}"))),
+        Whom::Peer(Who::Uri(uri)) => Some(Account::Identity(uri.clone())),
         Whom::Label(label) => Some(Account::Label(label.clone())),
-        Whom::Gid(_) | Whom::UriPrefix(_) | Whom::Others => None,
+        Whom::Peer(Who::Gid(_) | Who::UriPrefix(_)) | Whom::Others => None,
     }));
     found
 }

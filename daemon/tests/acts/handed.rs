@@ -17,8 +17,8 @@ use berth_ownership::{
 };
 use berthd::{
     acts::{Census, Records as _},
-    config::{Access, Rule, Who},
-    model::Role,
+    config::{Access, Rule},
+    model::{Role, Who},
 };
 use rustix::{
     io::Errno,
