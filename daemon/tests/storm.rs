@@ -5,6 +5,8 @@
 
 #[path = "storm/client.rs"]
 mod client;
+#[path = "history_support/mod.rs"]
+mod history_support;
 #[path = "storm/machine.rs"]
 mod machine;
 #[path = "storm/model.rs"]

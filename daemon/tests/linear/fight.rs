@@ -10,11 +10,7 @@ use std::{
 
 use berth_host::sim::{SimHost, Topology};
 use berth_proto::v1::{self, groups_client::GroupsClient, reservations_client::ReservationsClient};
-use berthd::{
-    config::{Args, Config},
-    run::Daemon,
-};
-use clap::Parser as _;
+use berthd::run::Daemon;
 use hyper_util::rt::TokioIo;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tonic::{
@@ -22,7 +18,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::checker::{Call, Op, Reply, linearizable};
+use super::{
+    checker::{Call, Op, Reply, linearizable},
+    daemon_support,
+};
 
 const CLIENTS: u64 = 64;
 const GROUPS: usize = 8;
@@ -167,23 +166,7 @@ async fn within<T>(limit: Option<Duration>, call: impl Future<Output = T>) -> Op
 }
 
 async fn start(dir: &std::path::Path) -> (Daemon, Arc<SimHost>) {
-    let path = |name: &str| dir.join(name).display().to_string();
-    let file = dir.join("berthd.toml");
-    std::fs::write(&file, "").expect("written");
-    let args = Args::try_parse_from([
-        "berthd",
-        "--host",
-        "sim",
-        "--config",
-        &file.display().to_string(),
-        "--state-dir",
-        &path("state"),
-        "--listen-grpc",
-        &format!("unix:{}", path("berthd.sock")),
-        "--listen-handover",
-        &format!("unix:{}", path("handover.sock")),
-    ]);
-    let config = Config::load(&args.expect("arguments of berthd")).expect("settings");
+    let config = daemon_support::settings(dir, "", &["--host=sim"]);
     let count = u32::try_from(GROUPS).expect("few");
     let host = Arc::new(SimHost::from_topology(Topology::generated(count)));
     let daemon = Daemon::start(&config, Arc::clone(&host) as _).await.expect("the daemon starts");

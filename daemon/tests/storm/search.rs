@@ -9,11 +9,13 @@ use std::{
     fmt,
 };
 
-use super::model::{Around, Call, History, Id, Op, Reply, State};
+use super::{
+    history_support::{END, Line},
+    model::{Around, Call, History, Id, Op, Reply, State},
+};
 
 /// So many states are looked at; real histories take some per operation.
 const MOST: usize = 3_000_000;
-const END: usize = usize::MAX;
 
 /// Why a history is wrong.
 pub(crate) struct Wrong {
@@ -30,79 +32,6 @@ impl fmt::Debug for Wrong {
         self.ops.iter().try_for_each(|op| writeln!(f, "  {op:?}"))?;
         writeln!(f, "and of the same reservations:")?;
         self.about.iter().try_for_each(|op| writeln!(f, "  {op:?}"))
-    }
-}
-
-/// Calls and answers in the order of time, as a list from which operations are lifted.
-struct Line {
-    /// Time, operation, and whether this is its call. Entry 0 is the head.
-    what: Vec<(u64, usize, bool)>,
-    next: Vec<usize>,
-    before: Vec<usize>,
-    /// The answer of a call.
-    answer: Vec<usize>,
-}
-
-impl Line {
-    fn new(ops: &[Op]) -> Self {
-        let mut times: Vec<(u64, bool, usize)> = Vec::new();
-        for (at, op) in ops.iter().enumerate() {
-            times.push((op.called, false, at));
-            times.push((op.answered, true, at));
-        }
-        times.sort_unstable();
-        let mut what = vec![(0, END, false)];
-        what.extend(times.iter().map(|(time, answer, op)| (*time, *op, !*answer)));
-        let len = what.len();
-        let next = (0..len).map(|at| if at + 1 < len { at + 1 } else { END }).collect();
-        let before = (0..len).map(|at| at.wrapping_sub(1)).collect();
-        let mut answers = vec![END; ops.len()];
-        for (at, (_, op, call)) in what.iter().enumerate().skip(1) {
-            if !call {
-                answers[*op] = at;
-            }
-        }
-        let answer = what.iter().map(|it| answers.get(it.1).copied().unwrap_or(END)).collect();
-        Self { what, next, before, answer }
-    }
-
-    fn unlink(&mut self, at: usize) {
-        let (before, next) = (self.before[at], self.next[at]);
-        self.next[before] = next;
-        if next != END {
-            self.before[next] = before;
-        }
-    }
-
-    fn link(&mut self, at: usize) {
-        let (before, next) = (self.before[at], self.next[at]);
-        self.next[before] = at;
-        if next != END {
-            self.before[next] = at;
-        }
-    }
-
-    fn lift(&mut self, call: usize) {
-        self.unlink(call);
-        self.unlink(self.answer[call]);
-    }
-
-    fn put_back(&mut self, call: usize) {
-        self.link(self.answer[call]);
-        self.link(call);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.next[0] == END
-    }
-
-    /// When the first answer comes of those that are left.
-    fn limit(&self) -> u64 {
-        let mut at = self.next[0];
-        while self.what[at].2 {
-            at = self.next[at];
-        }
-        self.what[at].0
     }
 }
 
@@ -178,7 +107,7 @@ pub(crate) fn check(history: &mut History) -> Result<usize, Wrong> {
         if search.seen.len() > MOST {
             return Err(search.wrong("the search takes too long"));
         }
-        let (_, op, is_call) = search.line.what[search.at];
+        let (op, is_call) = search.line.entry(search.at);
         let stuck = if is_call { search.take(op) } else { true };
         if stuck && !search.back() {
             return Err(search.wrong("no order of what happened gives this"));
@@ -202,11 +131,11 @@ struct Search<'h> {
 
 impl<'h> Search<'h> {
     fn new(history: &'h History) -> Self {
-        let line = Line::new(&history.ops);
+        let line = Line::new(history.ops.iter().map(|op| (op.called, op.answered)));
         Self {
             history,
             around: around(&history.ops),
-            at: line.next[0],
+            at: line.first(),
             line,
             done: Done::default(),
             seen: HashSet::new(),
@@ -219,7 +148,7 @@ impl<'h> Search<'h> {
     /// Takes an operation as the next one, or goes on to the one behind it. True where nothing else
     /// can be tried here.
     fn take(&mut self, op: usize) -> bool {
-        let limit = self.line.limit();
+        let limit = limit(&self.line, &self.history.ops);
         let mut after = self.history.after(&self.state, op, limit, self.around[op]);
         let open = self.history.ops[op].is_open();
         let forced = after.first() == Some(&self.state) && !open;
@@ -232,14 +161,14 @@ impl<'h> Search<'h> {
         after.reverse();
         let Some(next) = after.pop() else {
             self.done.set(op, false);
-            self.at = self.line.next[self.at];
+            self.at = self.line.after(self.at);
             return forced;
         };
         self.seen.insert((key, next.clone()));
         let before = std::mem::replace(&mut self.state, next);
         self.taken.push(Taken { call: self.at, before, others: after, forced });
         self.line.lift(self.at);
-        self.at = self.line.next[0];
+        self.at = self.line.first();
         false
     }
 
@@ -253,16 +182,16 @@ impl<'h> Search<'h> {
             while let Some(other) = last.others.pop() {
                 if self.seen.insert((self.done.key(), other.clone())) {
                     self.state = other;
-                    self.at = self.line.next[0];
+                    self.at = self.line.first();
                     self.taken.push(last);
                     return true;
                 }
             }
-            self.done.set(self.line.what[last.call].1, false);
+            self.done.set(self.line.entry(last.call).0, false);
             self.state = last.before;
             self.line.put_back(last.call);
             if !last.forced {
-                self.at = self.line.next[last.call];
+                self.at = self.line.after(last.call);
                 return true;
             }
         }
@@ -277,15 +206,26 @@ impl<'h> Search<'h> {
     }
 }
 
+/// When the first answer comes of those that are left.
+fn limit(line: &Line, ops: &[Op]) -> u64 {
+    let mut at = line.first();
+    loop {
+        match line.entry(at) {
+            (op, false) => return ops[op].answered,
+            (_, true) => at = line.after(at),
+        }
+    }
+}
+
 fn left(line: &Line) -> Vec<usize> {
     let mut found = Vec::new();
-    let mut at = line.next[0];
+    let mut at = line.first();
     while at != END && found.len() < 12 {
-        let (_, op, is_call) = line.what[at];
+        let (op, is_call) = line.entry(at);
         if is_call {
             found.push(op);
         }
-        at = line.next[at];
+        at = line.after(at);
     }
     found
 }
