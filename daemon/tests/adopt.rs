@@ -2,6 +2,9 @@
 //! what it had is given back when it ends. The processes are real ones that have descriptors of the
 //! simulated host.
 
+#[path = "daemon_support/mod.rs"]
+mod daemon_support;
+
 use std::{
     os::fd::OwnedFd,
     path::Path,
@@ -14,12 +17,10 @@ use berth_host::{Act, Host as _, PciAddress, sim::SimHost};
 use berth_ownership::Reason;
 use berth_proto::v1::{self, owner::Kind, reservation::State};
 use berthd::{
-    config::{Args, Config},
     model::{ApiError, Caller, Meta, Role},
     run::Daemon,
     service::Service,
 };
-use clap::Parser as _;
 
 const DEVICE: &str = "0000:00:06.0";
 const OTHER: &str = "0000:00:05.0";
@@ -70,24 +71,7 @@ fn machine() -> Arc<SimHost> {
 }
 
 async fn start(dir: &Path, sim: &Arc<SimHost>) -> Daemon {
-    let path = |name: &str| dir.join(name).display().to_string();
-    std::fs::write(dir.join("berthd.toml"), "").expect("written");
-    let words = [
-        "berthd",
-        "--host",
-        "sim:small",
-        "--config",
-        &path("berthd.toml"),
-        "--state-dir",
-        &path("state"),
-        "--listen-grpc",
-        &format!("unix:{}", path("berthd.sock")),
-        "--listen-http",
-        &format!("unix:{}", path("http.sock")),
-        "--listen-handover",
-        &format!("unix:{}", path("handover.sock")),
-    ];
-    let mut config = Config::load(&Args::try_parse_from(words).expect("words")).expect("settings");
+    let mut config = daemon_support::settings(dir, "", &["--host=sim:small"]);
     config.timeouts.drain_ms = 2_000;
     config.timeouts.rescan_ms = 3_600_000;
     Daemon::start(&config, Arc::clone(sim) as _).await.expect("the daemon starts")

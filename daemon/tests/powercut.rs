@@ -5,6 +5,8 @@
 //! that is a disk whose power goes there, with what was not synced dropped, torn in sectors, or on
 //! the disk in another order.
 
+#[path = "daemon_support/mod.rs"]
+mod daemon_support;
 #[path = "powercut/disk.rs"]
 mod disk;
 #[path = "powercut/recover.rs"]

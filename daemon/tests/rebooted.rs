@@ -3,18 +3,15 @@
 
 #[path = "core_support/mod.rs"]
 mod core_support;
+#[path = "daemon_support/mod.rs"]
+mod daemon_support;
 
 use std::{path::Path, sync::Arc, sync::atomic::Ordering};
 
 use berth_host::{Host as _, sim::SimHost};
 use berth_ownership::{Command, HolderProcess, Order, ReservationState};
 use berth_proto::v1;
-use berthd::{
-    config::{Args, Config},
-    model::Meta,
-    run::Daemon,
-};
-use clap::Parser as _;
+use berthd::{model::Meta, run::Daemon};
 use core_support::{FREE, World, attach, operator, release, reserve};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,22 +22,7 @@ enum Work {
 }
 
 async fn start(dir: &Path, host: &SimHost) -> Daemon {
-    let path = |name: &str| dir.join(name).display().to_string();
-    std::fs::write(dir.join("berthd.toml"), "").expect("written");
-    let args = Args::try_parse_from([
-        "berthd",
-        "--host",
-        "sim",
-        "--config",
-        &path("berthd.toml"),
-        "--state-dir",
-        &path("state"),
-        "--listen-grpc",
-        &format!("unix:{}", path("grpc")),
-        "--listen-handover",
-        &format!("unix:{}", path("fd")),
-    ]);
-    let config = Config::load(&args.expect("arguments of berthd")).expect("settings");
+    let config = daemon_support::settings(dir, "", &["--host=sim"]);
     Daemon::start(&config, Arc::new(host.clone())).await.expect("it starts")
 }
 

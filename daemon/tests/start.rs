@@ -1,6 +1,9 @@
 //! Starting on a tree of many devices: what is on record stays exactly as it was where the machine
 //! is as it was, and ends where it is not.
 
+#[path = "daemon_support/mod.rs"]
+mod daemon_support;
+
 use std::{path::Path, sync::Arc};
 
 use berth_host::{
@@ -15,12 +18,10 @@ use berth_ownership::{
     Policy, ReservationState, Reserve, ResetPolicy, TargetRequest,
 };
 use berthd::{
-    config::{Args, Config},
     ledger::{self, LedgerConfig, Opened},
     model::Meta,
     run::Daemon,
 };
-use clap::Parser as _;
 use tempfile::TempDir;
 
 /// More devices than the scan takes in one piece.
@@ -54,19 +55,7 @@ async fn record(tree: &Path, state: &Path) -> (Parts, u64) {
 
 /// Starts a daemon and stops it once it is ready.
 async fn start(dir: &Path) {
-    let unix = |name: &str| format!("unix:{}", dir.join(name).display());
-    let file = dir.join("berthd.toml");
-    std::fs::write(&file, "").expect("written");
-    let words = [
-        "berthd".to_owned(),
-        format!("--config={}", file.display()),
-        format!("--state-dir={}", dir.join("state").display()),
-        format!("--listen-grpc={}", unix("berthd.sock")),
-        format!("--listen-http={}", unix("http.sock")),
-        format!("--listen-handover={}", unix("handover.sock")),
-    ];
-    let args = Args::try_parse_from(words).expect("arguments of berthd");
-    let config = Config::load(&args).expect("settings that can be used");
+    let config = daemon_support::settings(dir, "", &[]);
     let daemon = Daemon::start(&config, host(&dir.join("tree"))).await.expect("the daemon starts");
     assert!(daemon.is_ready());
     daemon.stop().await;

@@ -8,6 +8,8 @@
 
 mod ask;
 mod condition;
+#[path = "../daemon_support/mod.rs"]
+mod daemon_support;
 mod door;
 mod lifecycle;
 mod natural;

@@ -15,12 +15,7 @@ use berth_host::{
 };
 use berth_ownership::Table;
 use berth_proto::v1;
-use berthd::{
-    config::{Args, Config},
-    ledger::LedgerHandle,
-    run::Daemon,
-};
-use clap::Parser as _;
+use berthd::{config::Config, ledger::LedgerHandle, run::Daemon};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
@@ -236,26 +231,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 fn config(dir: &Path) -> Config {
-    let path = |name: &str| dir.join(name).display().to_string();
-    let file = dir.join("berthd.toml");
-    std::fs::write(&file, "").expect("written");
-    let words = [
-        "berthd".to_owned(),
-        "--host".to_owned(),
-        "sim:small".to_owned(),
-        "--config".to_owned(),
-        file.display().to_string(),
-        "--state-dir".to_owned(),
-        path("state"),
-        "--listen-grpc".to_owned(),
-        format!("unix:{}", path("berthd.sock")),
-        "--listen-http".to_owned(),
-        format!("unix:{}", path("http.sock")),
-        "--listen-handover".to_owned(),
-        format!("unix:{}", path("handover.sock")),
-    ];
-    let args = Args::try_parse_from(words).expect("arguments of berthd");
-    let mut config = Config::load(&args).expect("settings that can be used");
+    let mut config = crate::daemon_support::settings(dir, "", &["--host=sim:small"]);
     config.timeouts.drain_ms = 2_000;
     // What the walk says of the host stays said.
     config.timeouts.rescan_ms = 3_600_000;

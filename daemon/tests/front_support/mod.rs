@@ -1,6 +1,9 @@
 //! A daemon in this process on a simulated host, and plain clients for its sockets.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+#[path = "../daemon_support/mod.rs"]
+mod daemon_support;
+
 use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -11,11 +14,7 @@ use std::{
 };
 
 use berth_host::sim::SimHost;
-use berthd::{
-    config::{Args, Config},
-    run::Daemon,
-};
-use clap::Parser as _;
+use berthd::run::Daemon;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
@@ -55,30 +54,12 @@ impl Running {
     /// The same on another built-in topology.
     pub(crate) async fn on(topology: &str, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("berthd.toml");
-        std::fs::write(&file, settings).expect("written");
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        let mut words = vec![
-            "berthd".to_owned(),
-            "--host".to_owned(),
-            format!("sim:{topology}"),
-            "--config".to_owned(),
-            file.display().to_string(),
-            "--state-dir".to_owned(),
-            path("state"),
-        ];
+        let host = format!("--host=sim:{topology}");
+        let mut words = vec![host.as_str()];
         if !settings.contains("[[listen]]") {
-            for (option, place) in [
-                ("--listen-grpc", format!("unix:{}", path("berthd.sock"))),
-                ("--listen-http", format!("unix:{}", path("http.sock"))),
-                ("--listen-http", "127.0.0.1:0".to_owned()),
-                ("--listen-handover", format!("unix:{}", path("handover.sock"))),
-            ] {
-                words.extend([option.to_owned(), place]);
-            }
+            words.push("--listen-http=127.0.0.1:0");
         }
-        let args = Args::try_parse_from(words).expect("arguments of berthd");
-        let mut config = Config::load(&args).expect("settings that can be used");
+        let mut config = daemon_support::settings(dir.path(), settings, &words);
         config.timeouts.drain_ms = 5_000;
         let host = SimHost::builtin(topology).expect("a built-in topology");
         let machine = Arc::new(host.clone());

@@ -10,14 +10,13 @@ use std::{
 use berth_host::{Host, sim::SimHost};
 use berth_ownership::{ReservationState, State, invariants};
 use berthd::{
-    config::{Args, Config},
     ledger::{self, LedgerConfig, Opened},
     run::Daemon,
 };
-use clap::Parser as _;
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
+    daemon_support,
     disk::{self, Left},
     run::{Asked, Life, machine},
 };
@@ -159,22 +158,7 @@ pub(crate) async fn start(left: &Left, lives: &[Life], answered: &Answered) -> R
     let state = dir.path().join("state");
     fs::create_dir(&state).expect("a directory");
     disk::write(&state, left);
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    fs::write(dir.path().join("berthd.toml"), "").expect("written");
-    let args = Args::try_parse_from([
-        "berthd",
-        "--host",
-        "sim",
-        "--config",
-        &path("berthd.toml"),
-        "--state-dir",
-        &path("state"),
-        "--listen-grpc",
-        &format!("unix:{}", path("grpc")),
-        "--listen-handover",
-        &format!("unix:{}", path("fd")),
-    ]);
-    let config = Config::load(&args.expect("arguments of berthd")).expect("settings");
+    let config = daemon_support::settings(dir.path(), "", &["--host=sim"]);
     let host = SimHost::from_topology(machine());
     let daemon = Daemon::start(&config, Arc::new(host.clone())).await;
     let daemon = daemon.map_err(|error| format!("it doesn't start: {error}"))?;
