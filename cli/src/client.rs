@@ -112,6 +112,7 @@ where
     Err(CliError::failed("the daemon stayed away"))
 }
 
-fn is_away(status: &Status) -> bool {
-    status.code() == Code::Unavailable && refusal_of(status).is_none()
+/// Whether nobody answered, or no longer.
+pub(crate) fn is_away(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown) && refusal_of(status).is_none()
 }

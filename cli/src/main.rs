@@ -5,6 +5,7 @@ mod address;
 mod args;
 mod client;
 mod commands;
+mod complete;
 mod error;
 mod handover;
 mod quantity;
@@ -17,6 +18,7 @@ use clap::Parser as _;
 use crate::{args::Cli, error::CliError, render::Output};
 
 fn main() -> ExitCode {
+    complete::answer();
     let cli = Cli::parse();
     let output = Output::new(cli.global.output);
     match run(cli, &output) {

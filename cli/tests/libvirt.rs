@@ -1,37 +1,24 @@
 //! libvirt's qemu hook with a real `berthd` on the simulated host, fed with what libvirt passes.
 #![allow(clippy::unwrap_used, reason = "helpers of a test may panic as tests do")]
 
+mod daemon;
+
 use std::{
     fs,
     io::Write as _,
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
 };
 
+use daemon::Daemon;
 use serde_json::Value;
 
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(120);
 const GPU: &str = include_str!("libvirt/gpu.xml");
 const PLAIN: &str = include_str!("libvirt/plain.xml");
 const NAME: &str = "gpu vm";
 /// What QEMU's label in the XML says.
 const QEMU: u32 = 60001;
-
-struct Daemon {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Nothing is owed to a test's daemon; its directory goes with it.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
 
 /// Who the tests run as, which is whom the hook runs as.
 fn me() -> u32 {
@@ -43,65 +30,25 @@ fn qemu_uid() -> u32 {
     if me() == 0 { QEMU } else { me() }
 }
 
-impl Daemon {
-    /// With a rule that makes that user an operator at the hand-over socket.
-    fn start(operator: u32) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let config = format!(
+/// With a rule that makes that user an operator at the hand-over socket.
+fn start(operator: u32) -> Daemon {
+    Daemon::start(|dir| {
+        fs::create_dir(dir.join("run")).unwrap();
+        format!(
             "[[listen]]\nserve = \"handover\"\npath = {:?}\nmode = \"0666\"\nrole = \"operator\"\n\
              others = \"holder\"\n[[listen.rule]]\nuid = {operator}\nrole = \"operator\"\n",
-            at("handover.sock"),
-        );
-        fs::write(at("berthd.toml"), config).unwrap();
-        fs::create_dir(at("run")).unwrap();
-        let berthd = Path::new(env!("CARGO_BIN_EXE_berth")).with_file_name("berthd");
-        assert!(berthd.exists(), "cargo build builds {}", berthd.display());
-        let socket = |name: &str| format!("unix:{}", at(name).display());
-        let child = Command::new(berthd)
-            .args(["--host", "sim:small", "--state-dir"])
-            .arg(at("state"))
-            .arg("--config")
-            .arg(at("berthd.toml"))
-            .args(["--listen-grpc", &socket("berthd.sock")])
-            .args(["--listen-http", &socket("http.sock")])
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(at("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let daemon = Self { child, dir };
-        daemon.until("berthd answers", || daemon.berth(&["capabilities"]).status.success());
-        daemon
-    }
+            dir.join("handover.sock"),
+        )
+    })
+}
 
-    fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let begin = Instant::now();
-        while !is_so() {
-            let log = || fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            assert!(begin.elapsed() < PATIENCE, "{what}: not yet\n{}", log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
-        let endpoint = format!("unix:{}", self.dir.path().join("berthd.sock").display());
-        command.args(args).env("BERTH_ENDPOINT", endpoint).env("NO_COLOR", "1");
-        command.env("BERTH_LIBVIRT_RUN_DIR", self.dir.path().join("run"));
-        command
-    }
-
-    fn berth(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
+impl Daemon {
     /// What libvirt does: the installed script, with the domain's XML on standard input.
     fn hook(&self, name: &str, operation: &str, suboperation: &str, xml: &str) -> Output {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/libvirt/berth");
         let mut command = Command::new(script);
         command.args([name, operation, suboperation, "-"]);
-        let endpoint = format!("unix:{}", self.dir.path().join("berthd.sock").display());
-        command.env("BERTH", env!("CARGO_BIN_EXE_berth")).env("BERTH_ENDPOINT", endpoint);
+        command.env("BERTH", env!("CARGO_BIN_EXE_berth")).env("BERTH_ENDPOINT", self.endpoint());
         command.env("BERTH_LIBVIRT_RUN_DIR", self.dir.path().join("run"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -178,7 +125,7 @@ fn is_alive(pid: i64) -> bool {
 
 #[test]
 fn a_domain_has_its_devices_from_prepare_to_release() {
-    let daemon = Daemon::start(me());
+    let daemon = start(me());
     daemon.done("prepare", "begin");
     let prepared = daemon.only();
     assert_eq!(prepared["holder"]["name"], "libvirt/gpu_vm");
@@ -207,7 +154,7 @@ fn a_domain_has_its_devices_from_prepare_to_release() {
 
 #[test]
 fn a_domain_that_did_not_start_keeps_nothing() {
-    let daemon = Daemon::start(me());
+    let daemon = start(me());
     daemon.done("prepare", "begin");
     let stand_in = daemon.holder();
     daemon.done("release", "end");
@@ -223,7 +170,7 @@ fn a_domain_that_did_not_start_keeps_nothing() {
 
 #[test]
 fn a_device_that_is_taken_keeps_the_domain_from_starting_and_names_its_owner() {
-    let daemon = Daemon::start(me());
+    let daemon = start(me());
     let reserve = ["reserve", "--holder", "pod-7", "--device", "00:06.0", "--policy", "exclusive"];
     assert!(daemon.berth(&reserve).status.success());
     let output = daemon.hook(NAME, "prepare", "begin", GPU);
@@ -236,7 +183,7 @@ fn a_device_that_is_taken_keeps_the_domain_from_starting_and_names_its_owner() {
 
 #[test]
 fn domains_without_devices_need_no_daemon() {
-    let daemon = Daemon::start(me());
+    let daemon = start(me());
     for (operation, sub) in [("prepare", "begin"), ("started", "begin"), ("release", "end")] {
         let mut command = daemon.command(&["--endpoint", "unix:/nonexistent/berthd.sock"]);
         command.args(["libvirt-hook", "--", "plain", operation, sub, "-"]);
@@ -255,7 +202,7 @@ fn domains_without_devices_need_no_daemon() {
 
 #[test]
 fn what_makes_no_sense_is_refused_with_what_it_is() {
-    let daemon = Daemon::start(me());
+    let daemon = start(me());
     for (name, xml, said) in [
         (NAME, "", "the XML of domain \"gpu vm\": not XML"),
         ("other", GPU, "the XML on standard input is of \"gpu vm\""),
@@ -282,7 +229,7 @@ fn only_who_may_hand_over_for_others_may_be_the_hook() {
         // Without root libvirt's QEMU is of the same user, who may.
         return;
     }
-    let daemon = Daemon::start(77);
+    let daemon = start(77);
     let output = daemon.hook(NAME, "prepare", "begin", GPU);
     assert_eq!(output.status.code(), Some(6), "{}", err(&output));
     assert!(err(&output).contains("uid:0"), "{}", err(&output));

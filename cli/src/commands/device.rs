@@ -5,9 +5,9 @@ use std::time::Duration;
 use berth_proto::v1::{self, DeviceAddress};
 use tonic::transport::Channel;
 
-use super::{Devices, request_id};
+use super::{Devices, request_id, watched};
 use crate::{
-    args::{DeviceCommand, KernelDmaCommand, QuarantineCommand},
+    args::{DeviceCommand, KernelDmaCommand, QuarantineCommand, WatchArgs},
     client::retried,
     error::CliError,
     quantity,
@@ -19,12 +19,19 @@ pub(super) async fn run(
     command: DeviceCommand,
     output: &Output,
 ) -> Result<(), CliError> {
-    let mut client = Devices::new(channel).max_decoding_message_size(usize::MAX);
+    let mut client = Devices::new(channel.clone()).max_decoding_message_size(usize::MAX);
     match command {
-        DeviceCommand::List { all } => {
-            let mut list = client.list_devices(v1::ListDevicesRequest {}).await?.into_inner();
-            list.devices.retain(|device| all || !device.is_bridge);
-            output.show(&list, |list| render::device::table(&list.devices))
+        DeviceCommand::List { all, watch: WatchArgs { watch } } => {
+            watched::shown(&channel, watch, output, |output| {
+                let mut client = client.clone();
+                async move {
+                    let mut list =
+                        client.list_devices(v1::ListDevicesRequest {}).await?.into_inner();
+                    list.devices.retain(|device| all || !device.is_bridge);
+                    output.show(&list, |list| render::device::table(&list.devices))
+                }
+            })
+            .await
         }
         DeviceCommand::Show { device } => {
             let request = v1::GetDeviceRequest { device: Some(device) };

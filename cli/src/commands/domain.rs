@@ -3,9 +3,9 @@
 use berth_proto::v1;
 use tonic::transport::Channel;
 
-use super::{Domains, Reservations, request_id};
+use super::{Domains, Reservations, request_id, watched};
 use crate::{
-    args::DomainCommand,
+    args::{DomainCommand, WatchArgs},
     client::retried,
     error::CliError,
     render::{self, Output},
@@ -32,9 +32,15 @@ pub(super) async fn run(
             .await?;
             output.show(&domain, render::domain::block)
         }
-        DomainCommand::List => {
-            let list = client.list_domains(v1::ListDomainsRequest {}).await?.into_inner();
-            output.show(&list, |list| render::domain::table(&list.domains))
+        DomainCommand::List(WatchArgs { watch }) => {
+            watched::shown(&channel, watch, output, |output| {
+                let mut client = client.clone();
+                async move {
+                    let list = client.list_domains(v1::ListDomainsRequest {}).await?.into_inner();
+                    output.show(&list, |list| render::domain::table(&list.domains))
+                }
+            })
+            .await
         }
         DomainCommand::Show { id } => {
             let domain = client.get_domain(v1::GetDomainRequest { id }).await?.into_inner();

@@ -12,15 +12,16 @@ mod reservation;
 mod reserve;
 mod run;
 mod sriov;
+mod watched;
 
-use std::io::Write as _;
+use std::{io::Write as _, path::Path};
 
 use clap::CommandFactory as _;
 use tonic::transport::Channel;
 
 use crate::{
-    args::{Cli, Command},
-    client,
+    args::{Cli, Command, HistoryCommand, ShellArg},
+    client, complete,
     error::CliError,
     render::Output,
 };
@@ -29,6 +30,9 @@ use crate::{
 pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
     if let Command::Completions { shell } = cli.command {
         return completions(shell);
+    }
+    if let Command::Man { dir } = &cli.command {
+        return man(dir);
     }
     if let Command::LibvirtStandIn { .. } = cli.command {
         return libvirt::stand_in();
@@ -67,7 +71,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Uncordon { device } => device::uncordon(channel, device, output).await,
         Command::Quarantine(command) => device::quarantine(channel, command, output).await,
         Command::Watch { since, object } => events::watch(channel, since, object, output).await,
-        Command::History { object, since, limit } => {
+        Command::History { command: Some(HistoryCommand::Export { object, since }), .. } => {
+            events::export(channel, object, since, output).await
+        }
+        Command::History { command: None, object, since, limit } => {
             events::history(channel, object, since, limit, output).await
         }
         Command::Snapshot { with_serials } => host::snapshot(channel, with_serials, output).await,
@@ -76,18 +83,27 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Quota => host::quota(channel, output).await,
         Command::Capabilities => host::capabilities(channel, output).await,
         Command::Completions { shell } => completions(shell),
+        Command::Man { dir } => man(&dir),
         Command::Run(args) => run::run(&cli.global, *args, output).await,
         Command::LibvirtHook(args) => libvirt::hook(&cli.global, args).await,
         Command::LibvirtStandIn { .. } => libvirt::stand_in(),
     }
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<(), CliError> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "berth", &mut script);
-    std::io::stdout()
-        .write_all(&script)
+fn completions(shell: ShellArg) -> Result<(), CliError> {
+    complete::script(shell)
+        .and_then(|script| std::io::stdout().write_all(&script))
         .map_err(|error| CliError::failed(format!("write to standard output: {error}")))
+}
+
+/// One page for `berth`, and one for each verb.
+fn man(dir: &Path) -> Result<(), CliError> {
+    clap_mangen::generate_to(Cli::command(), dir).map_err(|error| {
+        let dir = dir.display();
+        CliError::failed(format!(
+            "write man pages to {dir}: {error}; name a directory that is there"
+        ))
+    })
 }
 
 /// The given request id, or a fresh one: every change can be sent again without harm.
@@ -95,9 +111,9 @@ fn request_id(given: Option<String>) -> String {
     given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string())
 }
 
-type Groups = berth_proto::v1::groups_client::GroupsClient<Channel>;
-type Devices = berth_proto::v1::devices_client::DevicesClient<Channel>;
-type Reservations = berth_proto::v1::reservations_client::ReservationsClient<Channel>;
+pub(crate) type Groups = berth_proto::v1::groups_client::GroupsClient<Channel>;
+pub(crate) type Devices = berth_proto::v1::devices_client::DevicesClient<Channel>;
+pub(crate) type Reservations = berth_proto::v1::reservations_client::ReservationsClient<Channel>;
 type Domains = berth_proto::v1::domains_client::DomainsClient<Channel>;
 type Events = berth_proto::v1::events_client::EventsClient<Channel>;
 type Host = berth_proto::v1::host_client::HostClient<Channel>;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use berth_proto::v1;
 use tonic::transport::Channel;
 
-use super::{Reservations, request_id};
+use super::{Reservations, request_id, watched};
 use crate::{
-    args::{OrderArgs, ReservationCommand},
+    args::{OrderArgs, ReservationCommand, WatchArgs},
     client::retried,
     error::CliError,
     quantity::millis,
@@ -35,9 +35,16 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     let mut client = Reservations::new(channel.clone()).max_decoding_message_size(usize::MAX);
     match command {
-        ReservationCommand::List => {
-            let list = client.list_reservations(v1::ListReservationsRequest {}).await?.into_inner();
-            output.show(&list, |list| render::reservation::table(&list.reservations))
+        ReservationCommand::List(WatchArgs { watch }) => {
+            watched::shown(&channel, watch, output, |output| {
+                let mut client = client.clone();
+                async move {
+                    let request = v1::ListReservationsRequest {};
+                    let list = client.list_reservations(request).await?.into_inner();
+                    output.show(&list, |list| render::reservation::table(&list.reservations))
+                }
+            })
+            .await
         }
         ReservationCommand::Show { id } => {
             let reservation =

@@ -22,17 +22,33 @@ use tonic::Code;
 use crate::{args::Format, error::CliError};
 
 /// Where and how to print.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     format: Format,
+    /// The same is printed again and again.
+    watched: bool,
 }
 
 impl Output {
     pub(crate) fn new(format: Format) -> Self {
-        Self { format }
+        Self { format, watched: false }
     }
 
-    /// Prints an answer, once.
+    /// For what is printed again and again: on a terminal in its place, as JSON a line each time.
+    pub(crate) fn watched(self) -> Self {
+        Self { watched: true, ..self }
+    }
+
+    /// Before each time.
+    pub(crate) fn begin_again(self) -> Result<(), CliError> {
+        match self.format {
+            Format::Table if std::io::stdout().is_terminal() => write(CLEAR),
+            Format::Table => write("\n"),
+            Format::Json => Ok(()),
+        }
+    }
+
+    /// Prints an answer.
     pub(crate) fn show<T: Serialize>(
         &self,
         message: &T,
@@ -40,6 +56,7 @@ impl Output {
     ) -> Result<(), CliError> {
         match self.format {
             Format::Table => write_line(&people(message)),
+            Format::Json if self.watched => self.line(message, people),
             Format::Json => write_line(
                 &serde_json::to_string_pretty(message)
                     .map_err(|error| CliError::failed(format!("write JSON: {error}")))?,
@@ -63,11 +80,15 @@ impl Output {
     ) -> Result<(), CliError> {
         match self.format {
             Format::Table => write_line(&people(message)),
-            Format::Json => write_line(
-                &serde_json::to_string(message)
-                    .map_err(|error| CliError::failed(format!("write JSON: {error}")))?,
-            ),
+            Format::Json => self.json_line(message),
         }
+    }
+
+    /// Prints a message as JSON on a line of its own, whatever else is asked for.
+    pub(crate) fn json_line<T: Serialize>(&self, message: &T) -> Result<(), CliError> {
+        let text = serde_json::to_string(message)
+            .map_err(|error| CliError::failed(format!("write JSON: {error}")))?;
+        write_line(&text)
     }
 
     /// Says on standard error that the host isn't real.
@@ -85,8 +106,16 @@ impl Output {
     }
 }
 
+/// The terminal's screen is empty, and writing begins at its top (ECMA-48: ED, CUP).
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+
 fn write_line(text: &str) -> Result<(), CliError> {
-    match writeln!(std::io::stdout(), "{text}") {
+    write(&format!("{text}\n"))
+}
+
+fn write(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => {
             result.map_err(|error| CliError::failed(format!("write to standard output: {error}")))
