@@ -1,6 +1,7 @@
 //! Tests of the state machine.
 
 mod adopt;
+mod broken;
 mod condition;
 pub(crate) mod coverage;
 mod fixture;
