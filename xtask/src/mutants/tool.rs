@@ -63,7 +63,7 @@ pub(super) fn run(
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let status = Command::new(program)
         .args(["mutants", "--in-place", "--profile=mutants", "--cargo-arg=--lib"])
-        .args(["--cap-lints=true", "--no-times", "--build-timeout=600"])
+        .args(["--cap-lints=false", "--no-times", "--build-timeout=600"])
         .arg(format!("--timeout={limit}"))
         .args(packages())
         .args(mutants.iter().map(|mutant| format!("--re=^{}$", escaped(&mutant.name))))

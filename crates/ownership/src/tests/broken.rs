@@ -22,10 +22,7 @@ fn token() -> Parts {
     run_all(&mut state, &[observe("g-2", vec![device(A), device(B)]), first, ask(second)]);
     attach(&mut state, 0);
     attach(&mut state, 1);
-    run_all(
-        &mut state,
-        &[Command::CreateDomain { domain: "d-9".into(), context: "c-0".into() }],
-    );
+    run_all(&mut state, &[Command::CreateDomain { domain: "d-9".into(), context: "c-0".into() }]);
     state.parts()
 }
 
@@ -44,10 +41,8 @@ fn shared() -> Parts {
 /// Two of one token in two groups, handed over to one identity.
 fn handed() -> Parts {
     let mut state = State::new();
-    let unbound = |n, group| Reserve {
-        delivery: Delivery::Unbound,
-        ..reserve(n, Policy::Group, "a", group)
-    };
+    let unbound =
+        |n, group| Reserve { delivery: Delivery::Unbound, ..reserve(n, Policy::Group, "a", group) };
     let second = Reserve { join: Some(id(0)), ..unbound(1, "g-2") };
     let groups = [observe("g-1", vec![device(A)]), observe("g-2", vec![device(B)])];
     run_all(&mut state, &groups);

@@ -15,5 +15,7 @@ mod scenarios;
 mod search;
 mod sriov;
 mod tables;
+mod turns;
+mod words;
 mod world;
 mod worlds;
