@@ -33,6 +33,15 @@ pub(crate) fn keeper(host: &dyn Host, address: PciAddress) -> Option<DeviceFacts
     on_vfio(&physical).then_some(physical)
 }
 
+/// The same, without a look at the machine for the many devices that are no function of such a kind.
+fn keeper_of(tools: &Tools, address: PciAddress) -> Option<DeviceFacts> {
+    let snapshot = tools.records.snapshot();
+    let plain = snapshot
+        .device(address)
+        .is_some_and(|facts| facts.sriov_total == 0 && facts.physical_function.is_none());
+    if plain { None } else { keeper(&*tools.host, address) }
+}
+
 /// Opens a device in a context, by its token where the kernel asks for it. On a physical function the
 /// token is set then, too.
 ///
@@ -44,7 +53,7 @@ pub(crate) fn open(
     context: &dyn Context,
     address: PciAddress,
 ) -> Result<Box<dyn AttachedDevice>, Box<Refusal>> {
-    let keeper = keeper(&*tools.host, address);
+    let keeper = keeper_of(tools, address);
     let opened = match (patiently(|| context.open_device(address)), &keeper) {
         (Err(error), Some(keeper)) if asks_for_token(&error) => {
             let token = token(tools, keeper.address)?;
@@ -93,19 +102,35 @@ fn show(
     shown().map_err(|error| tools.explain(group, &error))
 }
 
-/// Opens a physical function that nobody has, sets its token, and closes it again. While virtual ones
-/// are open by another token the kernel refuses that before it resets anything.
+/// Opens a physical function that nobody has, sets its token, and closes it again. As that resets the
+/// device, nothing is done while virtual ones are used; the kernel refuses it while they are open by
+/// another token, but not while host drivers use them.
+///
+/// # Errors
+/// EBUSY: a virtual one is used, or the physical one is open. Others are the kernel's.
 fn set_on(
     tools: &Tools,
     backend: BackendKind,
     physical: PciAddress,
     token: &VfToken,
 ) -> Result<(), VfioError> {
+    if functions_are_used(&*tools.host, physical) {
+        return Err(VfioError::new("reset", format!("{physical} under its VFs"), Errno::BUSY));
+    }
     let context = tools.host.open_context(backend)?;
     let mut device = patiently(|| context.open_device(physical))?;
     device.set_vf_token(token)?;
     tracing::info!(device = %physical, "VF token set");
     Ok(())
+}
+
+/// Whether a virtual function is open, or on a host driver. What can't be told counts.
+fn functions_are_used(host: &dyn Host, physical: PciAddress) -> bool {
+    let used = |function: &PciAddress| {
+        let by_host = |facts: DeviceFacts| facts.driver.is_some() && !on_vfio(&facts);
+        host.device(*function).map_or(true, by_host) || host.in_use(*function).unwrap_or(true)
+    };
+    host.device(physical).map_or(true, |facts| facts.virtual_functions.iter().any(used))
 }
 
 /// Sets the token of a physical function that is open. Where that fails its virtual ones stay closed
@@ -130,13 +155,12 @@ pub(crate) fn set_before_hold(
     address: PciAddress,
 ) {
     let held = tools.runtime.tables().holds.contains_key(&group.number);
-    let Some(facts) = keeper(&*tools.host, address).filter(|facts| facts.address == address) else {
+    let Some(facts) = keeper_of(tools, address).filter(|facts| facts.address == address) else {
         return;
     };
     let may_have = !facts.virtual_functions.is_empty() || tools.host.settings().vfio_sriov;
-    let in_use = |device: &PciAddress| tools.host.in_use(*device).unwrap_or(true);
-    let mut touched = facts.virtual_functions.iter().chain([&address]);
-    if held || !may_have || !group.others.is_empty() || touched.any(in_use) {
+    let used = || functions_are_used(&*tools.host, address);
+    if held || !may_have || !group.others.is_empty() || used() {
         return;
     }
     let set = token(tools, address).map_err(|refusal| refusal.message.clone()).and_then(|token| {
@@ -166,7 +190,7 @@ pub(crate) fn to_show(
 
 /// The physical function whose token the kernel asks for, through this back end.
 fn asked_by(tools: &Tools, backend: BackendKind, address: PciAddress) -> Option<DeviceFacts> {
-    let keeper = keeper(&*tools.host, address)?;
+    let keeper = keeper_of(tools, address)?;
     if keeper.address == address && keeper.virtual_functions.is_empty() {
         return None;
     }

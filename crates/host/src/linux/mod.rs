@@ -278,7 +278,7 @@ impl Host for LinuxHost {
 
     fn bind_takes_vf_token(&self, device: PciAddress) -> Result<bool, VfioError> {
         self.live("ask about VF tokens")?;
-        vfio::bind_takes_vf_token(&self.root, device)
+        self.open_iommufd()?.takes_vf_token(device)
     }
 
     fn node(&self, node: Node) -> Result<String, HostError> {

@@ -11,10 +11,9 @@ pub(super) use kept::check_node;
 pub(super) use probe::probe_free;
 pub(super) use type1::{OwnHold, Type1Context};
 
-use berth_uapi::{Cdev, Errno, GroupNumber, Iommufd, VfioGroup};
+use berth_uapi::{Errno, GroupNumber, VfioGroup};
 
-use super::tree::Root;
-use crate::{PciAddress, VfioError};
+use crate::VfioError;
 
 /// Opens the node of a group that a device of it was just bound in.
 fn open_new_group(number: u32) -> Result<VfioGroup, VfioError> {
@@ -24,12 +23,6 @@ fn open_new_group(number: u32) -> Result<VfioGroup, VfioError> {
 /// Opens the node of a group.
 fn open_group(number: u32) -> Result<VfioGroup, VfioError> {
     Ok(VfioGroup::open(GroupNumber(number))?)
-}
-
-/// Whether a bind of this device takes a VF token.
-pub(super) fn bind_takes_vf_token(root: &Root, device: PciAddress) -> Result<bool, VfioError> {
-    let cdev = Cdev::from_fd(open_cdev(root, device)?, &device.to_string());
-    Ok(cdev.takes_vf_token(&Iommufd::open()?)?)
 }
 
 /// A duplicate of a descriptor, close-on-exec.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     berthd_handed::becomes,
-    berthd_tools::{Before, is_refused, reserve, text},
+    berthd_tools::{Before, reserve, text},
 };
 use crate::{
     guest::{
@@ -188,7 +188,10 @@ fn set_by_another(daemon: &Daemon, backend: &str, id: &str, function: &str) -> R
     let physical = opens(backend, IGB, None).map_err(|errno| anyhow::anyhow!("{errno}"))?;
     physical.device.set_vf_token(&OTHER)?;
     let answer = daemon.cli(&["attach", id])?;
-    is_refused(&answer, "KERNEL_REFUSED", &[function, IGB, "vfio-pci", "VF token", "EACCES"])?;
+    ensure!(answer.code == Some(3), "exit code {:?}: {}", answer.code, answer.stderr);
+    for word in ["KERNEL_REFUSED", function, IGB, "vfio-pci", "VF token", "EACCES"] {
+        ensure!(answer.stderr.contains(word), "nothing about {word}: {}", answer.stderr);
+    }
     drop(physical);
     daemon.cli(&["attach", id])?.ok()?;
     is_closed(backend, IGB, Some(&OTHER))

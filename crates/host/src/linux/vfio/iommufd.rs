@@ -32,6 +32,12 @@ impl IommufdContext {
         Self { root, iommufd: Arc::new(Iommufd::from(fd)) }
     }
 
+    /// Whether a bind of this device takes a VF token.
+    pub(in crate::linux) fn takes_vf_token(&self, device: PciAddress) -> Result<bool, VfioError> {
+        let cdev = Cdev::open(&cdev_path(&self.root, device)?, &device.to_string())?;
+        Ok(cdev.takes_vf_token(&self.iommufd)?)
+    }
+
     fn bind(
         &self,
         device: PciAddress,
