@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use berth_handover::{FdInfo, FdKind, Iova, MAX_ANSWER_FDS, NodeInfo, NodeKind, Reply, Request};
+use berth_handover::{
+    FdInfo, FdKind, Iova, MAX_ANSWER_FDS, NodeInfo, NodeKind, Reply, Request, VfToken, VfTokenInfo,
+};
 use berth_host::{BackendKind, Node};
 use berth_ownership::{Epoch, HolderProcess, Order, Reason, Refusal, ReservationId};
 
@@ -197,7 +199,7 @@ fn handed_over(
     handed: HandOver,
 ) -> Answer {
     let mut answer = reply(id, Reply::default());
-    let (mut infos, mut nodes) = (Vec::new(), Vec::new());
+    let (mut infos, mut nodes, mut vf_tokens) = (Vec::new(), Vec::new(), Vec::new());
     for item in handed.items {
         match describe(infos.len(), item) {
             Described::Fd(info, fd) => {
@@ -205,6 +207,7 @@ fn handed_over(
                 answer.fds.push(fd);
             }
             Described::Node(info) => nodes.push(info),
+            Described::VfToken(info) => vf_tokens.push(info),
         }
     }
     if let Some(record) = snapshot.state.reservation(id) {
@@ -215,6 +218,7 @@ fn handed_over(
     }
     answer.reply.fds = Some(infos);
     answer.reply.nodes = (!nodes.is_empty()).then_some(nodes);
+    answer.reply.vf_tokens = (!vf_tokens.is_empty()).then_some(vf_tokens);
     answer.sending = Some(handed.sending);
     answer.began = handed.began.then(|| (id.clone(), process));
     answer
@@ -223,6 +227,7 @@ fn handed_over(
 enum Described {
     Fd(FdInfo, OwnedFd),
     Node(NodeInfo),
+    VfToken(VfTokenInfo),
 }
 
 fn describe(index: usize, item: Handed) -> Described {
@@ -256,6 +261,10 @@ fn describe(index: usize, item: Handed) -> Described {
             };
             let devices = devices.iter().map(ToString::to_string).collect();
             Described::Node(NodeInfo { kind, path, address, devices })
+        }
+        Handed::VfToken { address, token } => {
+            let (address, vf_token) = (address.to_string(), VfToken::new(token.text()));
+            Described::VfToken(VfTokenInfo { address, vf_token })
         }
     }
 }
