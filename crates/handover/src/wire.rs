@@ -113,6 +113,18 @@ impl Request {
             | Self::ShowToken { reservation } => reservation,
         }
     }
+
+    /// The same about another reservation: for who passes on what others ask.
+    #[must_use]
+    pub fn of_reservation(mut self, id: &str) -> Self {
+        match &mut self {
+            Self::Fetch { reservation, .. }
+            | Self::Register { reservation, .. }
+            | Self::Unregister { reservation, .. }
+            | Self::ShowToken { reservation } => id.clone_into(reservation),
+        }
+        self
+    }
 }
 
 /// What one handed-over descriptor is.

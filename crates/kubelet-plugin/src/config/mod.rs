@@ -1,11 +1,14 @@
 //! The configuration: which groups are which resource, and where everything is.
 
 mod check;
+mod delivery;
 mod raw;
 
 use std::path::{Path, PathBuf};
 
 use berth_proto::v1;
+
+pub use delivery::Delivery;
 
 /// Where the file is unless told otherwise.
 pub const FILE: &str = "/etc/berth/kubelet-plugin.toml";
@@ -50,6 +53,8 @@ pub struct Config {
     pub cdi_dir: PathBuf,
     /// Where the allocations are recorded.
     pub state_dir: PathBuf,
+    /// Where the sockets are that go into containers.
+    pub socket_dir: PathBuf,
     /// Where the control groups are.
     pub cgroup_root: PathBuf,
     /// What must pass after a start before a container that nobody sees counts as gone, in
@@ -72,6 +77,8 @@ pub struct Resource {
     pub policy: v1::Policy,
     /// On which interface of the kernel.
     pub backend: v1::Backend,
+    /// How containers come to them.
+    pub delivery: Delivery,
     /// The trust label of the reservations.
     pub label: String,
     /// Take devices from their host drivers, where the host doesn't use them.

@@ -13,6 +13,7 @@ pub(super) struct RawConfig {
     pub(super) kubelet_dir: Option<Spanned<PathBuf>>,
     pub(super) cdi_dir: Option<Spanned<PathBuf>>,
     pub(super) state_dir: Option<Spanned<PathBuf>>,
+    pub(super) socket_dir: Option<Spanned<PathBuf>>,
     pub(super) cgroup_root: Option<Spanned<PathBuf>>,
     pub(super) settle_ms: Option<Spanned<u64>>,
     pub(super) release_ms: Option<Spanned<u64>>,

@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, io, sync::Arc};
 
 use berth_proto::v1::{self, reservation::State};
 
-use super::{Allocation, Berthd, BerthdError, HOLDER_PREFIX, Node, Records, records::now_ms};
+use super::{Allocation, Berthd, BerthdError, HOLDER_PREFIX, Records, records::now_ms};
 use crate::{
     config::{Config, Resource},
+    handout::Sockets,
     node::{Cdi, Pods, Processes},
 };
 
@@ -43,9 +44,10 @@ pub enum NotNow {
 pub struct Claims {
     pub(super) config: Arc<Config>,
     pub(super) berthd: Berthd,
-    pub(super) records: Records,
+    pub(super) records: Arc<Records>,
     pub(super) pods: Pods,
     pub(super) cdi: Cdi,
+    pub(super) sockets: Sockets,
     /// Two containers that want the same group are looked at one after the other.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
@@ -56,10 +58,12 @@ impl Claims {
     /// # Errors
     /// They can't be read.
     pub fn open(config: Arc<Config>, berthd: Berthd) -> io::Result<Self> {
+        let records = Arc::new(Records::open(&config.state_dir)?);
         Ok(Self {
-            records: Records::open(&config.state_dir)?,
+            sockets: Sockets::new(&config, Arc::clone(&records)),
+            records,
             pods: Pods::new(&config.pod_resources),
-            cdi: Cdi::new(&config.cdi_dir),
+            cdi: Cdi::new(&config.cdi_dir, &config.socket_dir),
             turn: tokio::sync::Mutex::new(()),
             berthd,
             config,
@@ -67,7 +71,7 @@ impl Claims {
     }
 
     /// Records what a container is to get. Nothing is taken yet, so nothing can be in the way.
-    pub fn allocate(&self, resource: &str, groups: &BTreeSet<String>) -> Allocation {
+    pub fn allocate(&self, resource: &Resource, groups: &BTreeSet<String>) -> Allocation {
         self.records.add(resource, groups)
     }
 
@@ -154,6 +158,7 @@ impl Claims {
             }
         }
         self.cdi.remove(&allocation.name)?;
+        self.sockets.close(&allocation.name)?;
         if self.is_current(allocation) {
             self.records.put(&allocation.without_reservation())?;
         } else {
@@ -202,42 +207,6 @@ impl Claims {
             None => error.into(),
         }
     }
-
-    /// Drops the kernel's hold for the container that comes, and writes its CDI file.
-    async fn let_in(
-        &self,
-        resource: &Resource,
-        allocation: &mut Allocation,
-        reservation: &v1::Reservation,
-    ) -> Result<(), NotNow> {
-        let busy = |why: String| NotNow::Busy { by: allocation.title(), why };
-        match reservation.state() {
-            // Held: a former run had it open, and this process is the holder for as long as it lives.
-            State::Reserved | State::Handed | State::Held => {}
-            State::Preparing => {
-                let pending = reservation.pending.clone();
-                return Err(NotNow::Preparing(reservation.id.clone(), pending));
-            }
-            other => {
-                let state = other.as_str_name().to_lowercase();
-                return Err(busy(format!("{} is {state} {}", reservation.id, reservation.detail)));
-            }
-        }
-        for group in &allocation.groups {
-            let open = self.berthd.open_in(group).await?;
-            if !open.is_empty() {
-                return Err(busy(format!("{group} is open in {}", open.join(", "))));
-            }
-        }
-        let nodes = self.berthd.hand_over(&reservation.id, reservation.epoch).await?;
-        allocation.nodes = nodes.into_iter().map(|node| Node { path: node.path }).collect();
-        allocation.touched_ms = now_ms();
-        allocation.cgroups.clear();
-        self.cdi.write(&resource.cdi_kind(), allocation)?;
-        self.records.put(allocation)?;
-        tracing::info!(allocation = allocation.name, reservation = reservation.id, "let in");
-        Ok(())
-    }
 }
 
 fn request(resource: &Resource, allocation: &Allocation) -> v1::ReserveRequest {
@@ -245,7 +214,7 @@ fn request(resource: &Resource, allocation: &Allocation) -> v1::ReserveRequest {
         holder: format!("{HOLDER_PREFIX}{}", allocation.name),
         groups: allocation.groups.iter().cloned().collect(),
         policy: resource.policy.into(),
-        delivery: v1::Delivery::Node.into(),
+        delivery: v1::Delivery::from(allocation.delivery).into(),
         backend: resource.backend.into(),
         label: resource.label.clone(),
         take_from_host: resource.take_from_host,

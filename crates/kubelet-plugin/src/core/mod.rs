@@ -2,6 +2,7 @@
 
 mod berthd;
 mod claims;
+mod deliver;
 mod inventory;
 mod records;
 mod release;

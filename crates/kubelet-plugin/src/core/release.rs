@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use berth_proto::v1;
 
-use super::{Allocation, Claims, HOLDER_PREFIX, Node, NotNow};
+use super::{Allocation, Claims, HOLDER_PREFIX, NotNow};
 use crate::node::Listed;
 
 impl Claims {
@@ -96,21 +96,19 @@ impl Claims {
         let all = self.records.all();
         let names: BTreeSet<String> = all.iter().map(|one| one.name.clone()).collect();
         self.cdi.keep_only(&names)?;
+        self.sockets.keep_only(&names)?;
         for mut allocation in all {
             let Some(id) = allocation.reservation.clone() else { continue };
             match reservations.iter().find(|one| one.id == id) {
-                Some(there) => match self.berthd.hand_over(&id, there.epoch).await {
-                    Ok(nodes) => {
-                        let nodes = nodes.into_iter().map(|node| Node { path: node.path });
-                        allocation.nodes = nodes.collect();
-                        self.records.put(&allocation)?;
+                Some(there) => {
+                    if let Err(error) = self.deliver(&mut allocation, there).await {
+                        tracing::warn!(%error, reservation = id, "not handed over again");
                     }
-                    Err(error) => tracing::warn!(%error, reservation = id, "not handed over again"),
-                },
+                }
                 None => tracing::warn!(reservation = id, "berthd knows it no more"),
             }
             let resource = self.config.resources.iter().find(|one| one.name == allocation.resource);
-            if let Some(resource) = resource.filter(|_| !allocation.nodes.is_empty()) {
+            if let Some(resource) = resource.filter(|_| allocation.is_delivered()) {
                 self.cdi.write(&resource.cdi_kind(), &allocation)?;
             }
         }

@@ -100,7 +100,7 @@ impl DevicePlugin {
             })
             .collect::<Result<_, _>>()?;
         let groups: BTreeSet<String> = ids.iter().cloned().collect();
-        let allocation = self.claims.allocate(&self.resource.name, &groups);
+        let allocation = self.claims.allocate(&self.resource, &groups);
         tracing::info!(
             resource = self.resource.name,
             allocation = allocation.name,
