@@ -9,7 +9,7 @@ use berth_proto::v1;
 use toml::Spanned;
 
 use super::{
-    Config, ConfigError, Resource, Selector,
+    Baseline, Config, ConfigError, Door, Resource, Selector,
     raw::{RawConfig, RawResource},
 };
 
@@ -61,6 +61,13 @@ impl Source<'_> {
         Err(self.error(value.span(), format!("{} is out of range", value.get_ref()), &way_out))
     }
 
+    fn door(&self, value: &Spanned<String>) -> Result<Door, ConfigError> {
+        Door::parse(value.get_ref()).map_err(|why| {
+            let message = format!("metrics can't be served at {:?}: {why}", value.get_ref());
+            self.error(value.span(), message, "write 127.0.0.1:9711 or unix:/PATH, or leave it out")
+        })
+    }
+
     /// One of some words, or the first of them.
     fn word<T: Copy>(
         &self,
@@ -96,6 +103,7 @@ pub(super) fn resolve(file: &Path, text: &str) -> Result<Config, ConfigError> {
         cgroup_root: source.path(raw.cgroup_root.as_ref(), "/sys/fs/cgroup")?,
         settle_ms: source.number(raw.settle_ms.as_ref(), 10_000, 100..=600_000)?,
         release_ms: source.number(raw.release_ms.as_ref(), 5_000, 100..=600_000)?,
+        metrics: raw.metrics.as_ref().map(|door| source.door(door)).transpose()?,
         resources: resources(&raw.resource, &source)?,
     };
     if config.resources.is_empty() {
@@ -134,6 +142,7 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         ("type1", v1::Backend::Type1),
         ("iommufd", v1::Backend::Iommufd),
     ];
+    let baselines = [("original", Baseline::Original), ("vfio", Baseline::Vfio)];
     source.word(raw.delivery.as_ref(), "delivery", &[("node", ())], ())?;
     let name = raw.name.get_ref();
     if let Err(message) = extended_resource(name) {
@@ -145,13 +154,24 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         let span = raw.label.as_ref().map_or(0..0, Spanned::span);
         return Err(source.error(span, "the label is empty", "leave it out or name a tenant"));
     }
+    let baseline =
+        source.word(raw.baseline.as_ref(), "baseline", &baselines, Baseline::Original)?;
+    let take_from_host = raw.take_from_host.as_ref();
+    if let Some(take) = take_from_host.filter(|take| *take.get_ref())
+        && baseline == Baseline::Vfio
+    {
+        let message = "take_from_host takes from host drivers, and baseline = \"vfio\" offers \
+                       nothing that has one";
+        return Err(source.error(take.span(), message, "leave out one of them"));
+    }
     Ok(Resource {
         name: name.clone(),
         selector: selector(raw, source)?,
         policy: source.word(raw.policy.as_ref(), "policy", &policies, v1::Policy::Group)?,
         backend: source.word(raw.backend.as_ref(), "back end", &backends, v1::Backend::Auto)?,
         label: label.to_owned(),
-        take_from_host: raw.take_from_host,
+        take_from_host: take_from_host.is_some_and(|take| *take.get_ref()),
+        baseline,
     })
 }
 
@@ -264,7 +284,15 @@ mod tests {
             (resource("address = \"x\""), "p.toml:4: \"x\" is not a pattern"),
             (resource("policy = \"shared\""), "p.toml:4: \"shared\" can't be the policy"),
             (resource("delivery = \"held\""), "p.toml:4: \"held\" can't be the delivery"),
+            (resource("baseline = \"none\""), "p.toml:4: \"none\" can't be the baseline"),
+            (
+                resource("baseline = \"vfio\"\ntake_from_host = true"),
+                "p.toml:5: take_from_host takes from host drivers",
+            ),
             (resource("clas = 1"), "p.toml:4: unknown field `clas`"),
+            ("metrics = \"0.0.0.0:9711\"".to_owned(), "p.toml:1: metrics can't be served at"),
+            ("metrics = \"unix:here\"".to_owned(), "p.toml:1: metrics can't be served at"),
+            ("metrics = \"/run/x\"".to_owned(), "p.toml:1: metrics can't be served at"),
             (
                 resource("[[resource]]\nname = \"example/com.gpu\""),
                 "p.toml:5: \"example/com.gpu\" is the same as",

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod more;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -166,6 +168,12 @@ impl Node {
     }
 
     pub(crate) async fn without_plugin(topology: &str, selector: &str) -> Self {
+        let sim = SimHost::from_topology(Topology::builtin(topology).unwrap());
+        Self::on_host(Arc::new(sim), selector).await
+    }
+
+    /// The same on a machine that is there already.
+    pub(crate) async fn on_host(sim: Arc<SimHost>, selector: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         std::fs::create_dir_all(at("kubelet/device-plugins")).unwrap();
@@ -183,7 +191,6 @@ impl Node {
             at("cgroup"),
         );
         std::fs::write(at("plugin.toml"), text).unwrap();
-        let sim = Arc::new(SimHost::from_topology(Topology::builtin(topology).unwrap()));
         let daemon = daemon(dir.path(), &sim).await;
         let shared = Shared::default();
         let mut node =
