@@ -9,7 +9,7 @@ use berth_proto::v1;
 use toml::Spanned;
 
 use super::{
-    Config, ConfigError, Delivery, Resource, Selector,
+    Baseline, Config, ConfigError, Delivery, Door, Resource, Selector,
     raw::{RawConfig, RawResource},
 };
 
@@ -64,6 +64,13 @@ impl Source<'_> {
         Err(self.error(value.span(), format!("{} is out of range", value.get_ref()), &way_out))
     }
 
+    fn door(&self, value: &Spanned<String>) -> Result<Door, ConfigError> {
+        Door::parse(value.get_ref()).map_err(|why| {
+            let message = format!("metrics can't be served at {:?}: {why}", value.get_ref());
+            self.error(value.span(), message, "write 127.0.0.1:9711 or unix:/PATH, or leave it out")
+        })
+    }
+
     /// One of some words, or the first of them.
     fn word<T: Copy>(
         &self,
@@ -100,6 +107,7 @@ pub(super) fn resolve(file: &Path, text: &str) -> Result<Config, ConfigError> {
         cgroup_root: source.path(raw.cgroup_root.as_ref(), "/sys/fs/cgroup")?,
         settle_ms: source.number(raw.settle_ms.as_ref(), 10_000, 100..=600_000)?,
         release_ms: source.number(raw.release_ms.as_ref(), 5_000, 100..=600_000)?,
+        metrics: raw.metrics.as_ref().map(|door| source.door(door)).transpose()?,
         resources: resources(&raw.resource, &source)?,
     };
     let longest = config.socket_dir.join("a-000000000000").join(crate::handout::SOCKET);
@@ -144,6 +152,7 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         ("type1", v1::Backend::Type1),
         ("iommufd", v1::Backend::Iommufd),
     ];
+    let baselines = [("original", Baseline::Original), ("vfio", Baseline::Vfio)];
     let name = raw.name.get_ref();
     if let Err(message) = extended_resource(name) {
         let way_out = "use a domain of yours, a slash and a name, such as example.com/gpu";
@@ -162,6 +171,16 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         let span = raw.delivery.as_ref().map_or(0..0, Spanned::span);
         return Err(source.error(span, message, way_out));
     }
+    let baseline =
+        source.word(raw.baseline.as_ref(), "baseline", &baselines, Baseline::Original)?;
+    let take_from_host = raw.take_from_host.as_ref();
+    if let Some(take) = take_from_host.filter(|take| *take.get_ref())
+        && baseline == Baseline::Vfio
+    {
+        let message = "take_from_host takes from host drivers, and baseline = \"vfio\" offers \
+                       nothing that has one";
+        return Err(source.error(take.span(), message, "leave out one of them"));
+    }
     Ok(Resource {
         name: name.clone(),
         selector: selector(raw, source)?,
@@ -169,7 +188,8 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         policy,
         backend,
         label: label.to_owned(),
-        take_from_host: raw.take_from_host,
+        take_from_host: take_from_host.is_some_and(|take| *take.get_ref()),
+        baseline,
     })
 }
 
@@ -307,7 +327,15 @@ mod tests {
                 "p.toml:4: \"unbound\" is not a delivery of type1",
             ),
             (format!("socket_dir = \"/{}\"", "run/".repeat(20)), "p.toml:1: /run/run/"),
+            (resource("baseline = \"none\""), "p.toml:4: \"none\" can't be the baseline"),
+            (
+                resource("baseline = \"vfio\"\ntake_from_host = true"),
+                "p.toml:5: take_from_host takes from host drivers",
+            ),
             (resource("clas = 1"), "p.toml:4: unknown field `clas`"),
+            ("metrics = \"0.0.0.0:9711\"".to_owned(), "p.toml:1: metrics can't be served at"),
+            ("metrics = \"unix:here\"".to_owned(), "p.toml:1: metrics can't be served at"),
+            ("metrics = \"/run/x\"".to_owned(), "p.toml:1: metrics can't be served at"),
             (
                 resource("[[resource]]\nname = \"example/com.gpu\""),
                 "p.toml:5: \"example/com.gpu\" is the same as",

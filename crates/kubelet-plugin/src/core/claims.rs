@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, io, sync::Arc};
 
 use berth_proto::v1::{self, reservation::State};
 
-use super::{Allocation, Berthd, BerthdError, HOLDER_PREFIX, Records, records::now_ms};
+use tokio::sync::watch;
+
+use super::{
+    Allocation, Berthd, BerthdError, HOLDER_PREFIX, Records, holding::Holding, records::now_ms,
+};
 use crate::{
     config::{Config, Resource},
     handout::Sockets,
@@ -42,12 +46,13 @@ pub enum NotNow {
 /// Everything that gives groups out and takes them back.
 #[derive(Debug)]
 pub struct Claims {
-    pub(super) config: Arc<Config>,
+    pub(super) configs: watch::Receiver<Arc<Config>>,
     pub(super) berthd: Berthd,
     pub(super) records: Arc<Records>,
     pub(super) pods: Pods,
     pub(super) cdi: Cdi,
     pub(super) sockets: Sockets,
+    pub(super) holding: Holding,
     /// Two containers that want the same group are looked at one after the other.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
@@ -57,7 +62,8 @@ impl Claims {
     ///
     /// # Errors
     /// They can't be read.
-    pub fn open(config: Arc<Config>, berthd: Berthd) -> io::Result<Self> {
+    pub fn open(configs: watch::Receiver<Arc<Config>>, berthd: Berthd) -> io::Result<Self> {
+        let config = configs.borrow().clone();
         let records = Arc::new(Records::open(&config.state_dir)?);
         Ok(Self {
             sockets: Sockets::new(&config, Arc::clone(&records)),
@@ -65,14 +71,17 @@ impl Claims {
             pods: Pods::new(&config.pod_resources),
             cdi: Cdi::new(&config.cdi_dir, &config.socket_dir),
             turn: tokio::sync::Mutex::new(()),
+            holding: Holding::default(),
             berthd,
-            config,
+            configs,
         })
     }
 
     /// Records what a container is to get. Nothing is taken yet, so nothing can be in the way.
     pub fn allocate(&self, resource: &Resource, groups: &BTreeSet<String>) -> Allocation {
-        self.records.add(resource, groups)
+        let allocation = self.records.add(resource, groups);
+        self.tell_holding();
+        allocation
     }
 
     /// What is recorded.
@@ -103,7 +112,7 @@ impl Claims {
     }
 
     pub(super) async fn look(&self) -> io::Result<Processes> {
-        let root = self.config.cgroup_root.clone();
+        let root = self.configs.borrow().cgroup_root.clone();
         let looked = tokio::task::spawn_blocking(move || Processes::look(&root)).await;
         looked.map_err(io::Error::other)
     }
@@ -133,7 +142,7 @@ impl Claims {
         let age = now_ms().saturating_sub(allocation.touched_ms);
         let fresh = allocation.reservation.is_some()
             && allocation.cgroups.is_empty()
-            && age < self.config.settle_ms;
+            && age < self.settle_ms();
         fresh.then(|| format!("its container was let in {age} ms ago"))
     }
 

@@ -110,11 +110,12 @@ fn allocations_of(pid: u32) -> BTreeSet<String> {
         .collect()
 }
 
-/// The control group of version 2; unset for the root, which every process could be in.
+/// The control group of version 2; unset for the root, which every process could be in, and for one
+/// outside of this program's own namespace, whose path leads nowhere from the root that it sees.
 fn cgroup_of(pid: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.trim();
-    (path.len() > 1).then(|| path.to_owned())
+    (path.len() > 1 && !path.starts_with("/..")).then(|| path.to_owned())
 }
 
 #[cfg(test)]

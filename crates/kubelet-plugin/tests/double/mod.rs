@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod more;
+
 use std::{
     collections::BTreeMap,
     ops::Deref,
@@ -53,6 +55,12 @@ impl Node {
     }
 
     pub(crate) async fn without_plugin(topology: &str, selector: &str) -> Self {
+        let sim = SimHost::from_topology(Topology::builtin(topology).unwrap());
+        Self::on_host(Arc::new(sim), selector).await
+    }
+
+    /// The same on a machine that is there already.
+    pub(crate) async fn on_host(sim: Arc<SimHost>, selector: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         std::fs::write(at("berthd.toml"), "").unwrap();
@@ -71,7 +79,6 @@ impl Node {
             at("sockets"),
         );
         std::fs::write(at("plugin.toml"), text).unwrap();
-        let sim = Arc::new(SimHost::from_topology(Topology::builtin(topology).unwrap()));
         let daemon = daemon(dir.path(), &sim).await;
         let kubelet = Kubelet::start(&dir.path().join("kubelet"), RESOURCE);
         Self { dir, sim, daemon: Some(daemon), kubelet, plugin: None }
