@@ -31,11 +31,13 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use berth_host::{Host, Inventory, PciAddress};
-use berth_ownership::Command;
+use berth_ownership::{Command, DeviceId};
+use berth_uapi::VfToken;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinError,
 };
+use uuid::Uuid;
 
 pub use clock::Clock;
 pub use feed::Follower;
@@ -240,6 +242,17 @@ impl LedgerHandle {
         baselines: Vec<Baseline>,
     ) -> Result<(), ApiError> {
         self.ask_blocking(|reply| Message::Baselines { intent, baselines, reply })
+    }
+
+    /// The VF token of a physical function, durable before it is answered: the same for as long as
+    /// the device is there. For a thread outside the runtime.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` as in [`Self::submit`].
+    pub fn vf_token_blocking(&self, physical: PciAddress) -> Result<VfToken, ApiError> {
+        let device = DeviceId::new(physical.to_string());
+        let fresh = VfToken(Uuid::new_v4().into_bytes());
+        self.ask_blocking(|reply| Message::VfToken { device, fresh, reply })
     }
 
     /// [`Self::submit`] from a thread outside the runtime.

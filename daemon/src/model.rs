@@ -11,13 +11,13 @@ mod latency;
 mod live;
 mod quota;
 mod rate;
-mod roles;
 mod rules;
 mod snapshot;
 mod who;
 mod whom;
 
-pub use caller::{Caller, Origin, Role, Transport};
+pub use berth_roles::{Call, Over, Role, Row, Standing, Transport, Verdict, Whose};
+pub use caller::{Caller, Origin};
 pub use config_state::ConfigState;
 pub use degraded::Degraded;
 pub use error::ApiError;
@@ -33,7 +33,6 @@ pub use quota::{
     promised_bytes,
 };
 pub use rate::{Pace, Rate, Rates};
-pub use roles::{Call, Over, Row, Standing, Verdict, Whose};
 pub use rules::{DeviceRule, DeviceRules, Ruling};
 pub use snapshot::{Extra, HostUses, InventoryIndex, Looked, Snapshot};
 pub use who::{PeerId, Who};

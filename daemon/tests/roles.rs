@@ -7,7 +7,7 @@ mod roles_support;
 use std::collections::BTreeSet;
 
 use berth_proto::v1;
-use berthd::model::{Call, Over, Role, Standing, Transport, Verdict, Whose};
+use berthd::model::{Call, Transport};
 use front_support::{Running, channel_at};
 use prost::{Message as _, bytes::Bytes};
 use roles_support::{ROLES, STANDINGS, end, expected, for_want_of_rights, reservation};
@@ -71,40 +71,6 @@ fn every_method_and_every_request_of_the_hand_over_has_a_row() {
         Call::ALL.iter().filter_map(|call| call.row().rpc).map(str::to_owned).collect();
     assert_eq!(found.iter().cloned().collect::<BTreeSet<_>>(), wanted);
     assert_eq!(found.len(), wanted.len(), "a call has two rows");
-}
-
-/// What the table is meant to say, in other words than its own.
-#[test]
-fn the_table_keeps_its_promises() {
-    let all = [(false, false), (false, true), (true, false), (true, true)];
-    for call in Call::ALL {
-        let row = call.row();
-        for (is_for, asked) in all {
-            let of = |role, over| call.decide(role, over, Some(Standing { is_for, asked }));
-            let allowed = |role| of(role, Transport::Unix) == Verdict::Allowed;
-            if row.whose != Whose::Holder {
-                assert!(allowed(Role::Operator), "an operator may {call:?}");
-            }
-            for pair in ROLES.windows(2) {
-                assert!(!allowed(pair[0]) || allowed(pair[1]), "{call:?}: more role, less right");
-            }
-            let reads = row.least == Role::Viewer;
-            assert_eq!(row.over == Over::Any, reads, "{call:?}: TCP without TLS is for reading");
-            if !reads {
-                assert_ne!(of(Role::Operator, Transport::Tcp), Verdict::Allowed, "{call:?}");
-                assert!(!allowed(Role::Viewer), "{call:?}: viewers change nothing");
-            }
-            if row.over == Over::Handover && !is_for {
-                assert!(ROLES.into_iter().all(|role| !allowed(role)), "{call:?}: not for it");
-            }
-        }
-    }
-    let force = |role, asked| {
-        let standing = Standing { is_for: true, asked };
-        Call::Revoke.decide(role, Transport::Unix, Some(standing)) == Verdict::Allowed
-    };
-    assert!(!force(Role::Holder, true) && !force(Role::Orchestrator, false));
-    assert!(force(Role::Orchestrator, true) && force(Role::Operator, false));
 }
 
 /// Whether the answer is a refusal for want of rights; `None` is any other answer.

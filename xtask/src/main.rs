@@ -1,9 +1,10 @@
-//! Developer commands: run, test, bench, vm, check, fuzz, sbom.
+//! Developer commands: run, test, bench, vm, check, fuzz, mutants, sbom.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
 mod fuzz;
+mod mutants;
 mod run;
 mod sbom;
 mod tally;
@@ -35,6 +36,8 @@ enum Verb {
     Vm(vm::Arguments),
     /// Run the fuzzers of fuzz/, each for ten minutes.
     Fuzz(fuzz::Arguments),
+    /// Put small bugs into the ownership state machine and the table of roles: tests catch them.
+    Mutants(mutants::Arguments),
     /// Format, lints, dependency arrows, sizes, docs.
     Check,
     /// Write what the installed programs are made of (CycloneDX).
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
+        Verb::Mutants(arguments) => mutants::main(&arguments),
         Verb::Sbom(arguments) => sbom::main(&arguments),
         Verb::Check => check::run().and_then(|tally| tally.verdict()),
     };

@@ -42,10 +42,12 @@ Any other program names what it gets in its words:
   {ioas:ADDRESS}              iommufd's id of the address space that the device is attached to
   {node:ADDRESS}              path of the device's cdev, which it may open
   {group:ADDRESS}             path of the device's group, which it may open
+  {vf-token:ADDRESS}          the VF token that opens it, where its PF is on vfio-pci
   {address}                   address of the device
   {{                          a brace
 Of a single device `:ADDRESS` may be left out. BERTH_RESERVATION, BERTH_EPOCH, BERTH_FDS (JSON) and,
-with delivery node, BERTH_NODES (JSON) are in its environment.
+with delivery node, BERTH_NODES (JSON) are in its environment; BERTH_VF_TOKENS (JSON) where there
+are any. A command line is seen by every user of the host, an environment by the program's own.
 
 The program takes the place of berth: its pid is the holder's. Where it can't be started, or ends,
 the devices are the reservation's again.

@@ -17,7 +17,7 @@ use rustix::{
 use crate::{
     packet::{ANSWER, Received, receive, send},
     refusal::Refusal,
-    wire::{FdInfo, FdKind, Iova, NodeInfo, Reply, Request},
+    wire::{FdInfo, FdKind, Iova, NodeInfo, Reply, Request, VfToken},
 };
 
 /// How long an answer is waited for.
@@ -73,6 +73,13 @@ impl Fetched {
     #[must_use]
     pub fn nodes(&self) -> &[NodeInfo] {
         self.reply.nodes.as_deref().unwrap_or_default()
+    }
+
+    /// What has to be shown to open or bind a device; `None` where the kernel asks for nothing.
+    #[must_use]
+    pub fn vf_token(&self, address: &str) -> Option<&VfToken> {
+        let tokens = self.reply.vf_tokens.as_deref().unwrap_or_default();
+        tokens.iter().find(|token| token.address == address).map(|token| &token.vf_token)
     }
 }
 

@@ -69,7 +69,7 @@ pub use client::{Client, ClientError, Fetched};
 pub use refusal::{Blocker, Owner, Refusal};
 pub use wire::{
     FdInfo, FdKind, Iova, MAX_ANSWER_BYTES, MAX_ANSWER_FDS, MAX_FDS, MAX_PACKET_BYTES, NodeInfo,
-    NodeKind, Reply, Request,
+    NodeKind, Reply, Request, VfToken, VfTokenInfo,
 };
 
 /// Where `berthd` listens unless told otherwise.

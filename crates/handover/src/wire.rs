@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 pub const MAX_PACKET_BYTES: usize = 16 * 1024;
 
 /// Bytes of the largest answer: one that describes [`MAX_ANSWER_FDS`] descriptors.
-pub const MAX_ANSWER_BYTES: usize = 32 * 1024;
+pub const MAX_ANSWER_BYTES: usize = 48 * 1024;
 
 /// Descriptors that one request may carry.
 pub const MAX_FDS: usize = 8;
@@ -113,6 +113,18 @@ impl Request {
             | Self::ShowToken { reservation } => reservation,
         }
     }
+
+    /// The same about another reservation: for who passes on what others ask.
+    #[must_use]
+    pub fn of_reservation(mut self, id: &str) -> Self {
+        match &mut self {
+            Self::Fetch { reservation, .. }
+            | Self::Register { reservation, .. }
+            | Self::Unregister { reservation, .. }
+            | Self::ShowToken { reservation } => id.clone_into(reservation),
+        }
+        self
+    }
 }
 
 /// What one handed-over descriptor is.
@@ -186,6 +198,44 @@ pub struct NodeInfo {
     pub devices: Vec<String>,
 }
 
+/// The secret by which a device is opened: a UUID, as it is appended to the name in
+/// `VFIO_GROUP_GET_DEVICE_FD` (`0000:65:10.0 vf_token=UUID`), as QEMU's `vf-token=` and DPDK's
+/// `--vfio-vf-token` take it, and by its 16 bytes in `VFIO_DEVICE_BIND_IOMMUFD`. It isn't printed by
+/// `{:?}`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VfToken(String);
+
+impl VfToken {
+    /// The secret, as a UUID.
+    #[must_use]
+    pub fn new(uuid: String) -> Self {
+        Self(uuid)
+    }
+
+    /// The UUID.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for VfToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("VfToken(secret)")
+    }
+}
+
+/// What the kernel asks for who opens one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VfTokenInfo {
+    /// The device's address.
+    pub address: String,
+    /// What is to be shown.
+    pub vf_token: VfToken,
+}
+
 /// What the daemon answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -213,6 +263,9 @@ pub struct Reply {
     /// The nodes that the holder opens by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<NodeInfo>>,
+    /// What is to be shown to open or bind devices: of those alone of which the kernel asks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vf_tokens: Option<Vec<VfTokenInfo>>,
     /// Where the memory was mapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iova: Option<Iova>,
@@ -273,6 +326,15 @@ mod tests {
     }
 
     #[test]
+    fn a_vf_token_is_for_the_holder_and_not_for_the_log() {
+        let text = r#"{"ok":true,"vfTokens":[{"address":"0000:65:10.0","vfToken":"01234567-89ab-cdef-0123-456789abcdef"}]}"#;
+        let reply: Reply = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&reply).unwrap(), text);
+        let printed = format!("{reply:?}");
+        assert!(printed.contains("0000:65:10.0") && !printed.contains("01234567"), "{printed}");
+    }
+
+    #[test]
     fn the_longest_answer_fits_into_its_packet() {
         let longest = FdInfo {
             index: MAX_ANSWER_FDS,
@@ -293,6 +355,12 @@ mod tests {
         };
         let bytes = serde_json::to_vec(&reply).unwrap().len();
         assert!(bytes > MAX_PACKET_BYTES && bytes <= MAX_ANSWER_BYTES, "{bytes}");
+        // Devices that are handed over bound need none.
+        let token = VfTokenInfo {
+            address: "ffff:ff:1f.7".to_owned(),
+            vf_token: VfToken::new("01234567-89ab-cdef-0123-456789abcdef".to_owned()),
+        };
+        let reply = Reply { vf_tokens: Some(vec![token; MAX_ANSWER_FDS]), ..reply };
         let longest = NodeInfo {
             kind: NodeKind::Cdev,
             path: "/dev/vfio/devices/vfio1048575".to_owned(),

@@ -2,13 +2,17 @@
 //!
 //! A gRPC client of `berthd`, which knows nothing of Kubernetes. [`core`] knows nothing of the
 //! device plugin API: what may be given away, and what was; [`node`] looks at the node: kubelet's
-//! PodResources, processes, control groups, CDI files; [`plugin`] speaks with the kubelet.
+//! PodResources, processes, control groups, CDI files; [`plugin`] speaks with the kubelet; [`handout`]
+//! speaks with containers that get descriptors; [`metrics`] counts.
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod core;
+pub mod handout;
+pub mod metrics;
 pub mod node;
 pub mod plugin;
+pub mod reload;
 pub mod run;
 
 /// The kubelet's APIs.

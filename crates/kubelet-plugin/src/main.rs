@@ -1,15 +1,25 @@
 //! berth-kubelet-plugin.
 #![forbid(unsafe_code)]
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use berth_kubelet_plugin::{
     config::{Config, FILE},
-    run::run,
+    metrics::Metrics,
+    reload::reload,
+    run::run_with,
 };
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tracing_subscriber::EnvFilter;
 
 /// Makes a host's IOMMU groups schedulable by Kubernetes.
@@ -43,7 +53,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    match start(config) {
+    match start(config, &args.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("berth-kubelet-plugin: {error:#}");
@@ -52,7 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(config: Config) -> Result<()> {
+fn start(config: Config, file: &Path) -> Result<()> {
     let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -66,8 +76,18 @@ fn start(config: Config) -> Result<()> {
     let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+        let mut hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
+        let (turn, configs) = watch::channel(Arc::new(config));
+        let metrics = Arc::new(Metrics::default());
+        let reloading = async {
+            while hangup.recv().await.is_some() {
+                reload(file, &turn, &metrics);
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
-            ended = run(config) => ended,
+            ended = run_with(configs, Arc::clone(&metrics)) => ended,
+            () = reloading => Ok(()),
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         }

@@ -1,33 +1,46 @@
 //! Everything together.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     config::Config,
-    core::{Berthd, Claims, Inventory, NotNow, follow},
-    plugin::{DevicePlugin, serve},
+    core::{Berthd, Claims, Follower, Inventory, NotNow},
+    metrics::{self, Metrics, Page},
+    plugin::Classes,
 };
 
 /// Between two attempts to reach `berthd` at start.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Runs until something can't go on.
+/// Runs with one configuration until something can't go on.
 ///
 /// # Errors
 /// Of the directories, at start.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let config = Arc::new(config);
+    let (_keep, configs) = watch::channel(Arc::new(config));
+    run_with(configs, Arc::new(Metrics::default())).await
+}
+
+/// The same with configurations that come one after the other.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    configs: watch::Receiver<Arc<Config>>,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<()> {
+    let config = configs.borrow().clone();
     let berthd = Berthd::new(&config.berthd, &config.handover);
-    let claims = Arc::new(Claims::open(Arc::clone(&config), berthd.clone())?);
+    let claims = Arc::new(Claims::open(configs.clone(), berthd.clone())?);
     restore(&claims).await?;
     let (publish, inventory) = watch::channel(Arc::new(Inventory::default()));
-    let mut tasks = JoinSet::new();
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let mut ready = inventory.clone();
-    let following = follow(berthd, Arc::clone(&config), publish);
+    let follower = Follower { berthd, configs: configs.clone(), held: claims.held(), publish };
     tasks.spawn(async move {
-        following.await;
+        follower.follow().await;
         Ok(())
     });
     // With nothing in the list the kubelet would take pods' devices for gone.
@@ -40,11 +53,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         releasing.keep_releasing().await;
         Ok(())
     });
-    let dir: Arc<Path> = Arc::from(config.device_plugins.as_path());
-    for resource in &config.resources {
-        let plugin = DevicePlugin::new(resource.clone(), inventory.clone(), Arc::clone(&claims));
-        tasks.spawn(serve(plugin, Arc::clone(&dir)));
-    }
+    let page = Page {
+        metrics: Arc::clone(&metrics),
+        inventory: inventory.clone(),
+        claims: Arc::clone(&claims),
+    };
+    let numbers = configs.clone();
+    tasks.spawn(async move {
+        metrics::serve(page, numbers).await;
+        Ok(())
+    });
+    let classes = Classes { configs, inventory, claims, metrics };
+    tasks.spawn(classes.keep_serving());
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }

@@ -111,7 +111,7 @@ fn check_reservation(records: &Records<'_>, reservation: &Reservation) -> Result
         | ReservationState::Released => 0,
     };
     let (claims, word) = (reservation.claims, reservation.state);
-    if claims != expected || (claims == 0 && expected != 0) {
+    if claims != expected {
         return Err(format!("{id} is {word} with {claims} claims instead of {expected}"));
     }
     let pending = reservation.pending.as_ref().map(|pending| pending.kind);

@@ -41,6 +41,18 @@ impl VfToken {
         let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &hex[part]);
         parts.join("-")
     }
+
+    /// Reads what [`VfToken::text`] writes; `None` where it is anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex: String = text.split('-').collect();
+        let digits = hex.len() == 32 && hex.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let mut token = Self([0; 16]);
+        for (at, byte) in token.0.iter_mut().enumerate().filter(|_| digits) {
+            *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
+        }
+        (digits && token.text() == text.to_ascii_lowercase()).then_some(token)
+    }
 }
 
 /// A device that is open and not bound: it claims nothing, but its driver can't be unbound.
@@ -129,6 +141,37 @@ impl Cdev {
                 let error = IoctlError::new(op.name, &*self.name, errno);
                 Err(BindError { cdev: self, error })
             }
+        }
+    }
+}
+
+impl Cdev {
+    /// Whether a bind of this device takes a VF token, so that one which needs it is refused without
+    /// (`EACCES`). Asked with a token that can't be read, which binds nothing, resets nothing.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: the group node is open. The kernel's, where it took the bind for something else.
+    ///
+    /// # Kernel
+    ///
+    /// `vfio_df_check_token`, 6.17: `EFAULT`. Before, and of devices that have none: `EINVAL`.
+    pub fn takes_vf_token(&self, iommufd: &Iommufd) -> Result<bool, IoctlError> {
+        let op = ioctl::DEVICE_BIND_IOMMUFD;
+        let mut bind = v::vfio_device_bind_iommufd {
+            argsz: len_u32(size_of::<v::vfio_device_bind_iommufd>()),
+            flags: v::VFIO_DEVICE_BIND_FLAG_TOKEN,
+            iommufd: iommufd.as_fd().as_raw_fd(),
+            token_uuid_ptr: 0,
+            ..Default::default()
+        };
+        // SAFETY: the structure of this ioctl, argsz its size; the address in it is that of no
+        // memory, which the kernel finds out.
+        match unsafe { ioctl::with_struct(self.fd.as_fd(), op, &mut bind) } {
+            Err(Errno::FAULT) => Ok(true),
+            Err(Errno::INVAL) => Ok(false),
+            Err(errno) => Err(IoctlError::new(op.name, &*self.name, errno)),
+            Ok(_) => Err(IoctlError::new(op.name, &*self.name, Errno::PROTO)),
         }
     }
 }
@@ -253,5 +296,18 @@ mod tests {
         let token = VfToken(std::array::from_fn(|at| u8::try_from(at * 17).unwrap_or_default()));
         assert_eq!(token.text(), "00112233-4455-6677-8899-aabbccddeeff");
         assert_eq!(format!("{token:?}"), "VfToken(secret)");
+    }
+
+    #[test]
+    fn a_token_is_read_as_it_is_written_and_no_other_way() {
+        let text = "00112233-4455-6677-8899-aabbccddeeff";
+        assert_eq!(VfToken::parse(text).map(|token| token.text()).as_deref(), Some(text));
+        assert_eq!(VfToken::parse(&text.to_uppercase()), VfToken::parse(text));
+        for wrong in
+            ["", "0011", "00112233445566778899aabbccddeeff", &text[1..], &format!("{text}0")]
+        {
+            assert_eq!(VfToken::parse(wrong), None, "{wrong}");
+        }
+        assert_eq!(VfToken::parse("0011223é-4455-6677-8899-aabbccddeef"), None);
     }
 }

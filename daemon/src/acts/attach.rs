@@ -12,6 +12,7 @@ use super::{
     proof,
     runtime::{LiveContext, LiveDevice},
     tools::{Tools, patiently},
+    vf_token,
 };
 use crate::model::Outcome;
 
@@ -96,7 +97,7 @@ fn attach_group(
     }
     for &address in &group.devices {
         if !tools.runtime.tables().devices.contains_key(&address) {
-            let device = patiently(|| context.context.open_device(address)).map_err(explained)?;
+            let device = vf_token::open(tools, group, &*context.context, address)?;
             let live = LiveDevice {
                 reservation: job.reservation.clone(),
                 context: job.context.clone(),

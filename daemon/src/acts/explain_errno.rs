@@ -9,7 +9,7 @@ use berth_host::{
 use berth_ownership::{Blocker, DeviceId, ForeignProcess, OwnerInfo, Reason, Refusal};
 use rustix::io::Errno;
 
-use super::job::GroupJob;
+use super::{job::GroupJob, vf_token};
 
 /// Explains why VFIO or iommufd refused something on a group.
 pub(crate) fn vfio(host: &dyn Host, group: &GroupJob, error: &VfioError) -> Box<Refusal> {
@@ -65,23 +65,29 @@ fn with_op(mut refusal: Box<Refusal>, error: &VfioError) -> Box<Refusal> {
     refusal.with_errno(error.errno)
 }
 
-/// A virtual function whose physical one is on a VFIO driver.
+/// A virtual function whose physical one is on a VFIO driver, or that one, and another token than the
+/// daemon's.
 ///
 /// # Kernel
 /// `vfio_pci_validate_vf_token`: whoever opens it has to show what was set on the physical one.
 fn kept_by_token(host: &dyn Host, group: &GroupJob) -> Option<Box<Refusal>> {
-    members(host, group).iter().find_map(|facts| {
-        let physical = host.device(facts.physical_function?).ok()?;
-        let driver = physical.driver.as_deref().filter(|_| physical.dma == DmaKind::Managed)?;
-        let (vf, pf) = (facts.address, physical.address);
+    group.members.iter().find_map(|&address| {
+        let physical = vf_token::keeper(host, address)?;
+        let (pf, driver) = (physical.address, physical.driver.unwrap_or_default());
+        let (what, ways) = if pf == address {
+            let text = format!("{pf} is on {driver}, and virtual functions of it are open");
+            (text, vec![format!("end who has them: berth sriov set {pf} 0 names one")])
+        } else {
+            let text = format!("{address} is a virtual function of {pf}, which is on {driver}");
+            let who =
+                format!("release or end whoever has {pf} (berth explain {pf}), and try again");
+            let anew = format!("berth sriov set {pf} 0, then N: nobody has the new ones open");
+            (text, vec![who, anew])
+        };
         let text = format!(
-            "{vf} is a virtual function of {pf}, which is on {driver}: the kernel asks for {pf}'s VF \
-             token, and berthd has none"
+            "{what}: the kernel asks for {pf}'s VF token, which isn't the one that berthd keeps: \
+             whoever had or has {pf} open set another"
         );
-        let ways = vec![
-            format!("berth sriov set {pf} 0"),
-            format!("then berth kernel-dma set {pf}, and make its VFs under its host driver"),
-        ];
         Some(Refusal::new(Reason::KernelRefused, &group.id, text).with_resolve(ways))
     })
 }

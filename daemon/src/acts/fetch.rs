@@ -8,6 +8,8 @@ use berth_ownership::{
     ReservationState,
 };
 
+use berth_uapi::VfToken;
+
 use super::{
     engine::Engine,
     job::Job,
@@ -25,6 +27,8 @@ pub(crate) enum Handed {
     Cdev { address: PciAddress, fd: OwnedFd },
     /// The iommufd or container, and the domain in it that devices are attached to.
     Context { backend: BackendKind, ioas: Option<u32>, fd: OwnedFd },
+    /// What is to be shown to open a device.
+    VfToken { address: PciAddress, token: VfToken },
     /// A node that the holder opens by itself, and which devices are in it where it is a group's.
     Node { node: Node, path: String, devices: Vec<PciAddress> },
 }
@@ -42,7 +46,8 @@ pub(crate) struct HandOver {
 impl HandOver {
     /// Whether there is anything that has to be passed on to the holder.
     pub(crate) fn has_descriptors(&self) -> bool {
-        self.items.iter().any(|item| !matches!(item, Handed::Node { .. }))
+        let passed = |item: &Handed| !matches!(item, Handed::Node { .. } | Handed::VfToken { .. });
+        self.items.iter().any(passed)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use berth_ownership::{Command, Delivery, Reason, Refusal, Reservation, ReservationId};
 
-use super::{access, adopt_holder, attach, job::Job, runtime::lock, tools::Tools};
+use super::{access, adopt_holder, attach, job::Job, runtime::lock, tools::Tools, vf_token};
 use crate::model::Outcome;
 
 /// Does it, or leaves the groups held as they were.
@@ -48,7 +48,10 @@ fn attempt(tools: &Tools, intent: u64, job: &Job) -> Result<(), Box<Refusal>> {
         tools.note(intent, "hold dropped", &group.id)?;
     }
     drop_holds(tools, job);
-    Ok(())
+    match adopt_holder::adopting(&tools.records.snapshot(), &job.reservation) {
+        Some(_) => Ok(()),
+        None => vf_token::prove(tools, job),
+    }
 }
 
 /// While a holder attaches by itself no hold of ours is on its groups, whoever else reserved them.

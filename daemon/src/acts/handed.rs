@@ -18,6 +18,7 @@ use super::{
     job::Job,
     ready::ready,
     runtime::lock,
+    vf_token,
 };
 use crate::model::{ApiError, Snapshot};
 
@@ -109,7 +110,7 @@ impl Engine {
             Handed::Device { fd, .. } | Handed::Cdev { fd, .. } | Handed::Context { fd, .. } => {
                 Some(fd)
             }
-            Handed::Node { .. } => None,
+            Handed::Node { .. } | Handed::VfToken { .. } => None,
         };
         Ok(items.into_iter().filter_map(fd).collect())
     }
@@ -125,11 +126,15 @@ impl Engine {
         };
         check_handed(record)?;
         let job = Job::of(snapshot, id)?;
-        match job.delivery {
-            Delivery::Node => self.nodes(&job, record, began),
-            Delivery::Unbound => self.cdevs(&job, record),
-            Delivery::Held | Delivery::Bound => Ok(Vec::new()),
-        }
+        let mut items = match job.delivery {
+            Delivery::Node => self.nodes(&job, record, began)?,
+            Delivery::Unbound => self.cdevs(&job, record)?,
+            Delivery::Held | Delivery::Bound => return Ok(Vec::new()),
+        };
+        let tokens = vf_token::to_show(self.tools(), &job)?;
+        let shown = |(address, token)| Handed::VfToken { address, token };
+        items.extend(tokens.into_iter().map(shown));
+        Ok(items)
     }
 
     /// The paths of the nodes, which the holder's user may open.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_host::{BackendKind, IovaRange, PciAddress};
+use berth_host::{BackendKind, DmaKind, IovaRange, PciAddress};
 use berth_ownership::{
     Backend, ContextId, Delivery, DeviceId, DomainId, GroupId, Policy, Reason, Refusal,
     Reservation, ReservationId, ReservationState,
@@ -112,6 +112,11 @@ pub(crate) fn device_keys(
         touched.insert(address);
         if let Some(facts) = snapshot.device(address) {
             touched.extend(facts.reset_set.iter().copied());
+            // Where its driver is VFIO's its token may have to be set.
+            let managed = |at: &PciAddress| {
+                snapshot.device(*at).is_some_and(|facts| facts.dma == DmaKind::Managed)
+            };
+            touched.extend(facts.physical_function.filter(managed));
         }
     }
     touched.into_iter().map(Key::Device).collect()

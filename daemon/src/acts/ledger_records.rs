@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use berth_host::PciAddress;
 use berth_ownership::Command;
+use berth_uapi::VfToken;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,10 @@ impl Records for LedgerRecords {
 
     fn remember(&self, intent: u64, baseline: Baseline) -> Result<(), ApiError> {
         self.ledger.record_baselines_blocking(intent, vec![baseline])
+    }
+
+    fn vf_token(&self, physical: PciAddress) -> Result<VfToken, ApiError> {
+        self.ledger.vf_token_blocking(physical)
     }
 
     fn outcome(&self, intent: u64, outcome: Outcome) -> Result<(), ApiError> {

@@ -46,6 +46,7 @@ pub(crate) mod runtime;
 mod scheduler;
 pub(crate) mod sriov;
 pub(crate) mod tools;
+pub(crate) mod vf_token;
 mod watchdog;
 pub(crate) mod watched;
 

@@ -7,6 +7,7 @@ use super::{
     access, drivers,
     job::{Job, device_id},
     tools::Tools,
+    vf_token,
 };
 use crate::model::Outcome;
 
@@ -46,6 +47,7 @@ pub(crate) fn make_viable(tools: &Tools, intent: u64, job: &Job) -> Result<(), B
         }
         for &address in &group.devices {
             drivers::to_vfio(tools, intent, job, address)?;
+            vf_token::set_before_hold(tools, group, job.backend, address);
         }
     }
     Ok(())

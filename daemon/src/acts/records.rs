@@ -4,6 +4,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use berth_host::PciAddress;
 use berth_ownership::Command;
+use berth_uapi::VfToken;
 
 use crate::model::{ApiError, Baseline, Live, Outcome, Quotas, Snapshot, StepNote};
 
@@ -24,6 +25,13 @@ pub trait Records: Send + Sync + Debug {
     /// # Errors
     /// The ledger's: then the device must not be touched.
     fn remember(&self, intent: u64, baseline: Baseline) -> Result<(), ApiError>;
+
+    /// The secret that opens the virtual functions of a physical one: made and kept where there is
+    /// none yet.
+    ///
+    /// # Errors
+    /// The ledger's: then there is none to set.
+    fn vf_token(&self, physical: PciAddress) -> Result<VfToken, ApiError>;
 
     /// Records how an intent ended, and what its devices are like now.
     ///

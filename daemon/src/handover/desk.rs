@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use berth_handover::{FdInfo, FdKind, Iova, MAX_ANSWER_FDS, NodeInfo, NodeKind, Reply, Request};
+use berth_handover::{
+    FdInfo, FdKind, Iova, MAX_ANSWER_FDS, NodeInfo, NodeKind, Reply, Request, VfToken, VfTokenInfo,
+};
 use berth_host::{BackendKind, Node};
 use berth_ownership::{Epoch, HolderProcess, Order, Reason, Refusal, ReservationId};
 
@@ -144,10 +146,7 @@ fn fetch(
     if !fds.is_empty() {
         return Err(one_fd(id, "a fetch takes at most a pidfd"));
     }
-    let holder = pidfd.map(|pidfd| named(&pidfd)).transpose().map_err(|unfit| {
-        let text = format!("the descriptor does not name a holder: {unfit}");
-        ApiError::invalid_argument(id, text, SEND_A_PIDFD)
-    })?;
+    let holder = pidfd.map(|pidfd| holder_of(id, &pidfd)).transpose()?;
     let snapshot = may_fetch(engine, peer, id, holder.as_ref())?;
     let own = || peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno));
     let asks = who(peer, id)?;
@@ -167,27 +166,35 @@ fn fetch(
     Ok(handed_over(&snapshot, id, process, handed))
 }
 
-/// Whoever the reservation is for may fetch, for itself and for another process of its user; an
-/// operator may for a process of that user.
+fn holder_of(id: &ReservationId, pidfd: &OwnedFd) -> Result<Named, ApiError> {
+    named(pidfd).map_err(|unfit| {
+        let text = format!("the descriptor does not name a holder: {unfit}");
+        ApiError::invalid_argument(id, text, SEND_A_PIDFD)
+    })
+}
+
+/// Whoever the reservation is for may fetch, for itself and for another process of its user. An
+/// operator may for a process of any user: what is reserved for that user, and what is reserved for
+/// the operator, who vouches for the process then.
 fn may_fetch(
     engine: &Engine,
     peer: &Peer,
     id: &ReservationId,
     holder: Option<&Named>,
 ) -> Result<Arc<Snapshot>, ApiError> {
-    let uid = match holder {
-        Some(holder) if may(peer, Call::FetchForOther) => holder.uid,
-        _ => peer.uid,
-    };
-    let snapshot = engine.reservation_for(id, uid)?;
-    match holder {
-        Some(holder) if holder.uid != uid => Err(ApiError::invalid_argument(
-            id,
-            format!("process {} is of uid:{}, not of uid:{uid}", holder.process.pid, holder.uid),
-            SEND_A_PIDFD,
-        )),
-        _ => Ok(snapshot),
+    let Some(holder) = holder else { return engine.reservation_for(id, peer.uid) };
+    if may(peer, Call::FetchForOther) {
+        return engine
+            .reservation_for(id, holder.uid)
+            .or_else(|refused| engine.reservation_for(id, peer.uid).map_err(|_| refused));
     }
+    let (pid, uid) = (holder.process.pid, holder.uid);
+    let snapshot = engine.reservation_for(id, peer.uid)?;
+    if uid == peer.uid {
+        return Ok(snapshot);
+    }
+    let text = format!("process {pid} is of uid:{uid}, not of uid:{}", peer.uid);
+    Err(ApiError::invalid_argument(id, text, SEND_A_PIDFD))
 }
 
 fn handed_over(
@@ -197,7 +204,7 @@ fn handed_over(
     handed: HandOver,
 ) -> Answer {
     let mut answer = reply(id, Reply::default());
-    let (mut infos, mut nodes) = (Vec::new(), Vec::new());
+    let (mut infos, mut nodes, mut vf_tokens) = (Vec::new(), Vec::new(), Vec::new());
     for item in handed.items {
         match describe(infos.len(), item) {
             Described::Fd(info, fd) => {
@@ -205,6 +212,7 @@ fn handed_over(
                 answer.fds.push(fd);
             }
             Described::Node(info) => nodes.push(info),
+            Described::VfToken(info) => vf_tokens.push(info),
         }
     }
     if let Some(record) = snapshot.state.reservation(id) {
@@ -215,6 +223,7 @@ fn handed_over(
     }
     answer.reply.fds = Some(infos);
     answer.reply.nodes = (!nodes.is_empty()).then_some(nodes);
+    answer.reply.vf_tokens = (!vf_tokens.is_empty()).then_some(vf_tokens);
     answer.sending = Some(handed.sending);
     answer.began = handed.began.then(|| (id.clone(), process));
     answer
@@ -223,6 +232,7 @@ fn handed_over(
 enum Described {
     Fd(FdInfo, OwnedFd),
     Node(NodeInfo),
+    VfToken(VfTokenInfo),
 }
 
 fn describe(index: usize, item: Handed) -> Described {
@@ -257,6 +267,10 @@ fn describe(index: usize, item: Handed) -> Described {
             let devices = devices.iter().map(ToString::to_string).collect();
             Described::Node(NodeInfo { kind, path, address, devices })
         }
+        Handed::VfToken { address, token } => {
+            let (address, vf_token) = (address.to_string(), VfToken::new(token.text()));
+            Described::VfToken(VfTokenInfo { address, vf_token })
+        }
     }
 }
 
@@ -267,13 +281,20 @@ fn register(
     wanted: memory::Wanted,
     mut fds: Vec<OwnedFd>,
 ) -> Result<Answer, ApiError> {
+    let pidfd = if fds.len() == 2 { fds.pop() } else { None };
     let (Some(memory), true) = (fds.pop(), fds.is_empty()) else {
-        return Err(one_fd(id, "a registration takes exactly one memfd"));
+        return Err(one_fd(id, "a registration takes exactly one memfd, and at most a pidfd"));
     };
-    engine.reservation_for(id, peer.uid)?;
-    let pidfd = peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno))?;
-    let iova =
-        engine.register(id, (who(peer, id)?, pidfd, &peer.payer()), memory.as_fd(), wanted)?;
+    let holder = pidfd.map(|pidfd| holder_of(id, &pidfd)).transpose()?;
+    may_fetch(engine, peer, id, holder.as_ref())?;
+    let (process, pidfd) = match holder {
+        Some(holder) => (holder.process, holder.pidfd),
+        None => {
+            let own = peer.pidfd().map_err(|errno| kernel(id, "dup of a pidfd", errno))?;
+            (who(peer, id)?.clone(), own)
+        }
+    };
+    let iova = engine.register(id, (&process, pidfd, &peer.payer()), memory.as_fd(), wanted)?;
     Ok(reply(id, Reply { iova: Some(Iova(iova)), ..Reply::default() }))
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use berth_host::{Inventory, PciAddress};
 use berth_ownership::{DeviceId, Epoch, ReservationId, ReservationState, State, Table};
+use berth_uapi::VfToken;
 use imbl::{OrdMap, Vector};
 
 use super::Clock;
@@ -20,6 +21,8 @@ pub(super) struct Book {
     pub(super) seq: u64,
     pub(super) extras: OrdMap<ReservationId, Arc<Extra>>,
     pub(super) baselines: OrdMap<DeviceId, Arc<Baseline>>,
+    /// Of physical functions. They are never published.
+    pub(super) vf_tokens: OrdMap<DeviceId, VfToken>,
     pub(super) identities: OrdMap<DeviceId, Arc<str>>,
     pub(super) intents: OrdMap<u64, Arc<Intent>>,
     /// Open intents by the reservation or device that they are for.
@@ -74,6 +77,7 @@ impl Book {
             seq: loaded.last_seq,
             extras: OrdMap::new(),
             baselines: OrdMap::new(),
+            vf_tokens: OrdMap::new(),
             identities: OrdMap::new(),
             intents: OrdMap::new(),
             open: OrdMap::new(),
@@ -96,6 +100,9 @@ impl Book {
         }
         for baseline in loaded.baselines.drain(..) {
             book.baselines.insert(baseline.device.clone(), Arc::new(baseline));
+        }
+        for (address, token) in loaded.vf_tokens.drain(..) {
+            book.vf_tokens.insert(address.into(), token);
         }
         for (address, identity) in loaded.identities.drain(..) {
             book.identities.insert(address.into(), identity.into());

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use berth_host::PciAddress;
-use berth_ownership::{Command, Event, Reason, Refusal};
+use berth_ownership::{Command, DeviceId, Event, Reason, Refusal};
+use berth_uapi::VfToken;
 use imbl::OrdMap;
 
 use super::{
@@ -27,6 +28,7 @@ use crate::{
 pub(super) enum Answer {
     Applied(Reply<Applied>, Result<Decided, ApiError>),
     Done(Reply<()>, Result<(), ApiError>),
+    VfToken(Reply<VfToken>, VfToken),
 }
 
 /// What a command came to, before the commit.
@@ -75,6 +77,9 @@ pub(super) fn decide(draft: &mut Draft, known: &mut Known<'_>, message: Message)
         Message::Note { intent, note, reply } => Answer::Done(reply, step(draft, intent, note)),
         Message::Baselines { intent, baselines, reply } => {
             Answer::Done(reply, record_baselines(draft, intent, baselines))
+        }
+        Message::VfToken { device, fresh, reply } => {
+            Answer::VfToken(reply, keep_vf_token(draft, device, fresh))
         }
         Message::Refresh { looked, meta, reply } => {
             let events = refresh(draft, looked, &meta);
@@ -231,6 +236,16 @@ fn record_baselines(
         draft.book.baselines.insert(baseline.device.clone(), Arc::new(baseline));
     }
     Ok(())
+}
+
+/// The token that is kept, or from now on this one.
+fn keep_vf_token(draft: &mut Draft, device: DeviceId, fresh: VfToken) -> VfToken {
+    if let Some(kept) = draft.book.vf_tokens.get(&device) {
+        return *kept;
+    }
+    draft.rows.vf_tokens.push((device.to_string(), fresh));
+    draft.book.vf_tokens.insert(device, fresh);
+    fresh
 }
 
 fn open(draft: &Draft, intent: u64) -> Result<(), ApiError> {

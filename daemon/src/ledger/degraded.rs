@@ -144,6 +144,7 @@ impl Task {
         let same = found.seq == book.seq
             && found.state.parts() == book.state.parts()
             && found.baselines == book.baselines
+            && found.vf_tokens == book.vf_tokens
             && found.intents == book.intents;
         if same {
             return Ok(());
@@ -191,6 +192,7 @@ fn refuse(batch: Batch, degraded: &Degraded) {
             Answer::Applied(reply, Ok(_)) => drop(reply.send(Err(degraded.refusal()))),
             Answer::Done(reply, Err(error)) => drop(reply.send(Err(error))),
             Answer::Done(reply, Ok(())) => drop(reply.send(Err(degraded.refusal()))),
+            Answer::VfToken(reply, _) => drop(reply.send(Err(degraded.refusal()))),
         }
     }
 }

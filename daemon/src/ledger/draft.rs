@@ -208,6 +208,9 @@ impl Draft {
                 if self.book.baselines.remove(device).is_some() {
                     self.rows.baselines_gone.push(device.to_string());
                 }
+                if self.book.vf_tokens.remove(device).is_some() {
+                    self.rows.vf_tokens_gone.push(device.to_string());
+                }
             }
             _ => {}
         }

@@ -1,6 +1,7 @@
 //! What the task is asked.
 
-use berth_ownership::{Command, Refusal};
+use berth_ownership::{Command, DeviceId, Refusal};
+use berth_uapi::VfToken;
 use tokio::sync::oneshot;
 
 use super::{Scan, condition::Found};
@@ -41,6 +42,12 @@ pub(super) enum Message {
         baselines: Vec<Baseline>,
         reply: Reply<()>,
     },
+    /// The VF token of a physical function: the one that is kept, else this fresh one is from now on.
+    VfToken {
+        device: DeviceId,
+        fresh: VfToken,
+        reply: Reply<VfToken>,
+    },
     Refresh {
         looked: Vec<Looked>,
         meta: Meta,
@@ -72,6 +79,7 @@ impl Message {
             Self::Outcome { .. }
             | Self::Note { .. }
             | Self::Baselines { .. }
+            | Self::VfToken { .. }
             | Self::Refresh { .. }
             | Self::Observe { .. }
             | Self::Condition { .. }
@@ -92,6 +100,7 @@ impl Message {
             | Self::Baselines { reply, .. }
             | Self::Condition { reply, .. }
             | Self::Turn { reply } => drop(reply.send(Err(error))),
+            Self::VfToken { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }

@@ -80,6 +80,7 @@ impl Task {
             match answer {
                 Answer::Applied(reply, _) => drop(reply.send(Err(error.clone()))),
                 Answer::Done(reply, _) => drop(reply.send(Err(error.clone()))),
+                Answer::VfToken(reply, _) => drop(reply.send(Err(error.clone()))),
             }
         }
     }
@@ -88,6 +89,9 @@ impl Task {
         match answer {
             Answer::Done(reply, result) => {
                 let _ = reply.send(result);
+            }
+            Answer::VfToken(reply, token) => {
+                let _ = reply.send(Ok(token));
             }
             Answer::Applied(reply, result) => {
                 let applied = result.map(|decided| Applied {

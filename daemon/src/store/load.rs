@@ -1,6 +1,7 @@
 //! Reading all current rows, once, at start.
 
 use berth_ownership::{Context, Device, Domain, Epoch, Group, Parts, Reservation};
+use berth_uapi::VfToken;
 use serde::de::DeserializeOwned;
 use sqlx::SqliteConnection;
 
@@ -19,6 +20,8 @@ pub struct Loaded {
     pub extras: Vec<(String, Extra)>,
     /// Baselines.
     pub baselines: Vec<Baseline>,
+    /// VF tokens by the address of the physical function.
+    pub vf_tokens: Vec<(String, VfToken)>,
     /// Identities by address.
     pub identities: Vec<(String, String)>,
     /// Intents without an outcome.
@@ -76,6 +79,7 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, StoreErr
     let mut loaded = Loaded::default();
     load_records(conn, &mut loaded).await?;
     load_baselines(conn, &mut loaded).await?;
+    load_vf_tokens(conn, &mut loaded).await?;
     load_intents(conn, &mut loaded).await?;
     load_meta(conn, &mut loaded).await?;
     Ok(loaded)
@@ -150,6 +154,25 @@ async fn load_baselines(
             driver_override: row.driver_override,
         })
         .collect();
+    Ok(())
+}
+
+async fn load_vf_tokens(
+    conn: &mut SqliteConnection,
+    loaded: &mut Loaded,
+) -> Result<(), StoreError> {
+    let rows = sqlx::query!("SELECT address, token FROM vf_tokens")
+        .fetch_all(conn)
+        .await
+        .map_err(StoreError::sql("read the VF tokens"))?;
+    for row in rows {
+        // What it is instead isn't told: it may be most of one.
+        let message = || format!("the VF token of {} is no UUID", row.address);
+        let token = VfToken::parse(&row.token);
+        let token =
+            token.ok_or_else(|| StoreError::Row { table: "vf_tokens", message: message() })?;
+        loaded.vf_tokens.push((row.address, token));
+    }
     Ok(())
 }
 

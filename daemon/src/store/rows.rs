@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use berth_uapi::VfToken;
+
 use super::EventRecord;
 
 /// Everything that one transaction writes.
@@ -23,6 +25,10 @@ pub struct Rows {
     pub baselines: Vec<BaselineRow>,
     /// Devices whose baseline is restored.
     pub baselines_gone: Vec<String>,
+    /// VF tokens by the address of the physical function, where there is none yet.
+    pub vf_tokens: Vec<(String, VfToken)>,
+    /// Physical functions that are gone.
+    pub vf_tokens_gone: Vec<String>,
     /// Contexts by id.
     pub contexts: Vec<(String, String)>,
     /// Contexts that went.
@@ -88,6 +94,8 @@ impl Rows {
             && self.identities.is_empty()
             && self.baselines.is_empty()
             && self.baselines_gone.is_empty()
+            && self.vf_tokens.is_empty()
+            && self.vf_tokens_gone.is_empty()
             && self.steps.is_empty()
             && self.requests.is_empty()
             && self.answers.is_empty()

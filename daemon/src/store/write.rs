@@ -155,6 +155,18 @@ fn devices(commit: &mut Commit, rows: &Rows) {
         &rows.baselines_gone,
         text,
     );
+    commit.rows(
+        Form::insert("INSERT OR IGNORE INTO vf_tokens (address, token)", "(?, ?)"),
+        &rows.vf_tokens,
+        |(address, token), values| {
+            values.add(&**address).add(token.text());
+        },
+    );
+    commit.rows(
+        Form::new("DELETE FROM vf_tokens WHERE address IN (", "?", ")"),
+        &rows.vf_tokens_gone,
+        text,
+    );
 }
 
 /// Intents and request ids: each can be opened and ended in one commit.

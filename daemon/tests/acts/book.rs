@@ -12,6 +12,7 @@ use berth_ownership::{
     BootId, Command, DeviceFacts, DeviceId, DriverDma, Event, GroupFacts, HostUse, KernelDmaOp,
     OperationKind, Pending, Refusal, ReservationId, State, Time, UnixMs,
 };
+use berth_uapi::VfToken;
 use berthd::{
     acts::Records,
     model::{
@@ -42,6 +43,7 @@ struct Kept {
     snapshot: Arc<Snapshot>,
     intents: BTreeMap<u64, (Intent, Vec<StepNote>)>,
     baselines: BTreeMap<DeviceId, Arc<Baseline>>,
+    vf_tokens: BTreeMap<PciAddress, VfToken>,
     last_failure: BTreeMap<ReservationId, Refusal>,
     given_back: BTreeMap<ReservationId, Vec<GivenBack>>,
     next: u64,
@@ -65,6 +67,7 @@ impl Book {
             snapshot,
             intents: BTreeMap::new(),
             baselines: BTreeMap::new(),
+            vf_tokens: BTreeMap::new(),
             last_failure: BTreeMap::new(),
             given_back: BTreeMap::new(),
             next: 1,
@@ -212,6 +215,12 @@ impl Records for Book {
         }
         self.crash.point("after a baseline");
         Ok(())
+    }
+
+    fn vf_token(&self, physical: PciAddress) -> Result<VfToken, ApiError> {
+        let mut kept = self.kept();
+        let next = u8::try_from(kept.vf_tokens.len()).unwrap() + 1;
+        Ok(*kept.vf_tokens.entry(physical).or_insert(VfToken([next; 16])))
     }
 
     fn outcome(&self, intent: u64, outcome: Outcome) -> Result<(), ApiError> {

@@ -17,6 +17,7 @@ use berth_host::{
     GroupHold, Health, Host, HostError, HostUse, Inventory, IovaRange, Node, PciAddress,
     ProcessUse, Settings, Uevents, VfioError, sim::SimHost,
 };
+use berth_uapi::VfToken;
 
 /// What a crash unwinds with.
 struct Crashed;
@@ -158,6 +159,9 @@ impl Host for CrashHost {
     fn open_cdev(&self, device: PciAddress) -> Result<OwnedFd, VfioError> {
         self.around("opening a cdev", || self.sim.open_cdev(device))
     }
+    fn bind_takes_vf_token(&self, device: PciAddress) -> Result<bool, VfioError> {
+        self.sim.bind_takes_vf_token(device)
+    }
     fn node(&self, node: Node) -> Result<String, HostError> {
         self.sim.node(node)
     }
@@ -215,6 +219,15 @@ impl Context for CrashContext {
         let inner = around(&self.crash, "opening a device", || self.inner.open_device(device))?;
         Ok(Box::new(CrashDevice { inner, crash: Arc::clone(&self.crash) }))
     }
+    fn open_by_token(
+        &self,
+        device: PciAddress,
+        token: &VfToken,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        let open = || self.inner.open_by_token(device, token);
+        let inner = around(&self.crash, "opening a device by its token", open)?;
+        Ok(Box::new(CrashDevice { inner, crash: Arc::clone(&self.crash) }))
+    }
     fn adopt_device(
         &self,
         device: PciAddress,
@@ -269,6 +282,9 @@ impl AttachedDevice for CrashDevice {
     }
     fn reset(&mut self) -> Result<(), VfioError> {
         self.inner.reset()
+    }
+    fn set_vf_token(&mut self, token: &VfToken) -> Result<(), VfioError> {
+        around(&self.crash, "setting a VF token", || self.inner.set_vf_token(token))
     }
     fn fd(&self) -> Result<OwnedFd, VfioError> {
         self.inner.fd()

@@ -291,6 +291,46 @@ async fn an_operator_fetches_for_a_process_of_the_user_alone() {
     }
 }
 
+/// What is reserved for the operator goes to the process that it vouches for, of whatever user.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_names_any_process_as_the_holder_of_what_is_its_own() {
+    use std::os::unix::process::CommandExt as _;
+    if uid() != 0 {
+        return;
+    }
+    for (role, answers) in [
+        (Role::Operator, ["NOT_FOR_YOU", "ok"]),
+        (Role::Holder, ["INVALID_ARGUMENT", "INVALID_ARGUMENT"]),
+    ] {
+        let operator = Access {
+            role,
+            rules: vec![Rule { who: Who::Uid(0), role: Some(role), label: None }],
+            others: None,
+            label: None,
+        };
+        let desk = desk_with(World::new(), operator);
+        desk.world.reserve(&unbound()).unwrap();
+        let theirs = sleeper().uid(12345).gid(12345).spawn().unwrap();
+        let (who, again) = (pidfd(&theirs), pidfd(&theirs));
+        let named = client(&desk.path, move |client| client.fetch_for("r-1", 0, &who)).await;
+        assert_eq!(reason(named), answers[1], "{role}");
+        let holder = process(&desk.world).map(|process| process.pid);
+        assert_eq!(holder, (role == Role::Operator).then(|| theirs.id()));
+        // Of somebody else's it may still name no process but that user's.
+        let mut other = Ask { name: "r-2", ..node(Backend::Iommufd) };
+        "uid:54321".clone_into(&mut other.uid);
+        if role == Role::Operator {
+            other.devices = &["0000:02:01.0", "0000:02:02.0"];
+            other.policy = Policy::Group;
+            desk.world.reserve(&other).unwrap();
+            let named = client(&desk.path, move |client| client.fetch_for("r-2", 0, &again)).await;
+            assert_eq!(reason(named), answers[0]);
+        }
+        desk.world.check();
+        end(theirs);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_for_itself_names_no_process_of_others() {
     let desk = reserved(&unbound());

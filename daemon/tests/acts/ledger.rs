@@ -12,6 +12,7 @@ use std::{
 
 use berth_host::{Host, PciAddress, sim::SimHost};
 use berth_ownership::{Command, Order, Policy, ReservationState};
+use berth_uapi::VfToken;
 use berthd::{
     acts::{Engine, EngineConfig, LedgerRecords, Records},
     ledger::{self, LedgerConfig, LedgerHandle},
@@ -23,7 +24,7 @@ use sqlx::{Connection, SqliteConnection};
 use crate::{
     book::PATIENCE,
     crash::{Crash, CrashHost},
-    world::{Ask, World, id},
+    world::{Ask, World, at, id},
 };
 
 /// The ledger's end must not wait for an engine that waits for the ledger.
@@ -86,6 +87,10 @@ impl Records for UpToCrash {
     fn remember(&self, intent: u64, baseline: Baseline) -> Result<(), ApiError> {
         self.crash.point("before a baseline");
         self.records.remember(intent, baseline)
+    }
+    fn vf_token(&self, physical: PciAddress) -> Result<VfToken, ApiError> {
+        self.crash.point("before a VF token");
+        self.records.vf_token(physical)
     }
     fn outcome(&self, intent: u64, outcome: Outcome) -> Result<(), ApiError> {
         self.crash.point("before an outcome");
@@ -167,6 +172,12 @@ impl Core {
         self.ledger.snapshot()
     }
 
+    async fn vf_token(&self, physical: &str) -> VfToken {
+        let (ledger, physical) = (self.ledger.clone(), at(physical));
+        let asked = tokio::task::spawn_blocking(move || ledger.vf_token_blocking(physical));
+        asked.await.unwrap().unwrap()
+    }
+
     fn state(&self, name: &str) -> Option<ReservationState> {
         self.snapshot().state.reservation(&id(name)).map(|record| record.state)
     }
@@ -178,6 +189,43 @@ impl Core {
         tokio::task::spawn_blocking(move || engine.close(PATIENCE)).await.unwrap();
         tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vf_token_survives_the_process_goes_with_its_device_and_is_told_nowhere() {
+    const PF: &str = "0000:3b:00.0";
+    let sim = SimHost::builtin("sriov-nic").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let crash = Arc::new(Crash::default());
+    let core = start(&sim, &crash, dir.path()).await;
+    let token = core.vf_token(PF).await;
+    assert_eq!(core.vf_token(PF).await, token);
+    assert_ne!(core.vf_token("0000:3b:00.1").await, token, "one for two cards");
+    core.end().await;
+    let core = start(&sim, &crash, dir.path()).await;
+    assert_eq!(core.vf_token(PF).await, token, "after the restart");
+    let (text, told) = (token.text(), format!("{:?}", core.snapshot()));
+    assert!(!told.contains(&text) && !told.contains(&format!("{:?}", token.0)));
+    let url = format!("sqlite://{}", dir.path().join("berth.db").display());
+    let mut store = SqliteConnection::connect(&url).await.unwrap();
+    let events = "SELECT count(*) FROM events WHERE instr(concat(before, after, cause), ?) > 0";
+    let told: i64 = sqlx::query_scalar(events).bind(&text).fetch_one(&mut store).await.unwrap();
+    assert_eq!(told, 0, "an event tells it");
+    let kept = "SELECT token FROM vf_tokens WHERE address = ?";
+    let kept: String = sqlx::query_scalar(kept).bind(PF).fetch_one(&mut store).await.unwrap();
+    assert_eq!(kept, text);
+
+    core.order(Command::SriovSet {
+        device: PF.into(),
+        to: berth_ownership::SriovTo::Vfs(0),
+        from: berth_ownership::Sriov { vfs: 8, autoprobe: true },
+    })
+    .await
+    .unwrap();
+    sim.unplug(at(PF)).unwrap();
+    core.ledger.rescan(Meta::internal("unplugged")).await.unwrap();
+    assert_ne!(core.vf_token(PF).await, token, "another card has another");
+    core.end().await;
 }
 
 fn commands(world: &World) -> Vec<Command> {

@@ -22,5 +22,6 @@ mod life;
 mod memlock;
 mod register;
 mod sriov;
+mod vf_token;
 mod wedged;
 mod world;

@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("berth-dma", &["berth-uapi"]),
     ("berth-handover", &[]),
     ("berth-ownership", &[]),
+    ("berth-roles", &[]),
     ("berth-proto", &[]),
     ("berth-host", &["berth-uapi", "berth-dma"]),
     ("berth-confine", &["berth-uapi"]),
@@ -22,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "berth-dma",
             "berth-handover",
             "berth-ownership",
+            "berth-roles",
             "berth-proto",
             "berth-host",
             "berth-helper",
@@ -30,6 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("berth", &["berth-proto", "berth-handover"]),
     ("berth-kubelet-plugin", &["berth-proto", "berth-handover"]),
+    ("berth-kubelet-double", &["berth-kubelet-plugin"]),
     (
         "berth-testvm",
         &["berth-uapi", "berth-dma", "berth-host", "berth-helper", "berth-proto", "berthd"],

@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     ("unsafe only in uapi, dma and the guest", tree::unsafe_code),
     ("nothing of this machine in the tree", tree::machine_traces),
     ("migrations are numbered", tree::migrations),
+    ("mutants were run of what there is", crate::mutants::check),
     ("the README quotes the benchmarks as they are", crate::bench::quote::check),
     ("format", format),
     ("clippy", clippy),
@@ -72,6 +73,16 @@ impl std::error::Error for Skipped {}
 pub(crate) fn root() -> Result<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     Ok(own.parent().context("xtask has no parent directory")?.to_owned())
+}
+
+/// All files of the tree.
+pub(crate) fn files(root: &Path) -> Result<Vec<String>> {
+    tree::files(root, &[""])
+}
+
+/// What is Rust of the tree.
+pub(crate) fn rust_files(root: &Path) -> Result<Vec<String>> {
+    tree::files(root, &[".rs"])
 }
 
 /// The documents of the tree.

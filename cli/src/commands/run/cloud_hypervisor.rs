@@ -8,12 +8,14 @@ use berth_proto::v1::Backend;
 use super::{
     binds_by_itself,
     hand::{Device, Hand},
+    shows_no_token,
 };
 use crate::{address, error::CliError};
 
 /// The command line with the reservation's devices in it.
 pub(super) fn fill(words: &[String], hand: &Hand) -> Result<Vec<String>, CliError> {
     binds_by_itself("cloud-hypervisor", hand)?;
+    shows_no_token("cloud-hypervisor", hand, &[])?;
     let mut words = split_equals(words);
     platform(&mut words, hand)?;
     devices(&mut words, hand)?;

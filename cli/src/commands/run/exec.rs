@@ -77,5 +77,8 @@ fn environment(
     if !fetched.nodes().is_empty() {
         variables.push(("BERTH_NODES", serde_json::to_string(fetched.nodes())?));
     }
+    if let Some(tokens) = &fetched.reply.vf_tokens {
+        variables.push(("BERTH_VF_TOKENS", serde_json::to_string(tokens)?));
+    }
     Ok(variables)
 }

@@ -16,6 +16,8 @@ pub(super) struct Hand {
     pub(super) devices: Vec<Device>,
     /// Number of the iommufd's or container's descriptor.
     pub(super) context: Option<String>,
+    /// Nothing was fetched yet.
+    pub(super) promised: bool,
 }
 
 /// One device.
@@ -30,6 +32,8 @@ pub(super) struct Device {
     pub(super) node: Option<String>,
     /// Path of its group.
     pub(super) group: Option<String>,
+    /// What is to be shown to open it; before the fetch nobody knows whether the kernel asks for it.
+    pub(super) vf_token: Option<String>,
 }
 
 impl Hand {
@@ -48,6 +52,7 @@ impl Hand {
                 ioas: (delivery == Delivery::Bound && iommufd).then(|| named("ioas")),
                 node: (node && iommufd).then(|| named("node")),
                 group: (node && !iommufd).then(|| named("group")),
+                vf_token: None,
                 address,
             }
         });
@@ -58,6 +63,7 @@ impl Hand {
             backend,
             devices: devices.collect(),
             context: with_fds.then(|| context.to_owned()),
+            promised: true,
         }
     }
 
@@ -74,6 +80,7 @@ impl Hand {
             backend: backend.ok_or_else(|| unknown("back end"))?,
             devices: Vec::new(),
             context: None,
+            promised: false,
         };
         for (info, fd) in &fetched.fds {
             let number = Some(fd.as_raw_fd().to_string());
@@ -102,6 +109,10 @@ impl Hand {
                 })),
                 NodeKind::Iommufd | NodeKind::Container => {}
             }
+        }
+        for device in &mut hand.devices {
+            let token = fetched.vf_token(&device.address);
+            device.vf_token = token.map(|token| token.as_str().to_owned());
         }
         Ok(hand)
     }

@@ -155,6 +155,27 @@ fn binds_by_itself(vmm: &str, hand: &Hand) -> Result<(), CliError> {
     Err(CliError::Refused(Box::new(refusal), 3))
 }
 
+/// # Errors
+/// The kernel asks for a VF token, and the VMM has no way to show one.
+fn shows_no_token(vmm: &str, hand: &Hand, ways: &[&str]) -> Result<(), CliError> {
+    let Some(device) = hand.devices.iter().find(|device| device.vf_token.is_some()) else {
+        return Ok(());
+    };
+    let (id, address, backend) = (&hand.reservation, &device.address, hand.backend_word());
+    let host_driver = "make the VFs under the PF's host driver, which takes no token".to_owned();
+    let refusal = v1::Refusal {
+        reason: "UNSUPPORTED".to_owned(),
+        object: id.clone(),
+        message: format!(
+            "the PF of {address} is on vfio-pci, so the kernel asks who opens it for a VF token, and \
+             {vmm} shows none on {backend}"
+        ),
+        resolve: ways.iter().map(|way| (*way).to_owned()).chain([host_driver]).collect(),
+        ..v1::Refusal::default()
+    };
+    Err(CliError::Refused(Box::new(refusal), 3))
+}
+
 /// The words as a shell reads them.
 fn shell(words: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);

@@ -1,5 +1,7 @@
 //! Placeholders in the words of any program.
 
+use berth_proto::v1::Delivery;
+
 use super::hand::{Device, Hand};
 use crate::{address, error::CliError};
 
@@ -18,11 +20,12 @@ enum Of {
     Ioas,
     Node,
     Group,
+    VfToken,
     Address,
 }
 
 const ALL: &str = "{iommufd}, {container}, {device:ADDRESS}, {ioas:ADDRESS}, {node:ADDRESS}, \
-                   {group:ADDRESS} and {address} are known; {{ writes a brace";
+                   {group:ADDRESS}, {vf-token:ADDRESS} and {address} are known; {{ writes a brace";
 
 /// Whether every word can be read, whatever is handed over.
 pub(super) fn check(words: &[String]) -> Result<(), CliError> {
@@ -82,6 +85,7 @@ fn placeholder(word: &str, inside: &str) -> Result<Part, CliError> {
         "ioas" => Of::Ioas,
         "node" => Of::Node,
         "group" => Of::Group,
+        "vf-token" => Of::VfToken,
         _ => return Err(usage(word, &format!("{{{inside}}} is no placeholder; {ALL}"))),
     };
     let full = |text| {
@@ -106,9 +110,24 @@ fn of_device(word: &str, of: Of, address: Option<&str>, hand: &Hand) -> Result<S
         Of::Ioas => ("ioas", &device.ioas),
         Of::Node => ("node", &device.node),
         Of::Group => ("group", &device.group),
+        Of::VfToken => return vf_token(word, device, hand),
         Of::Address => return Ok(device.address.clone()),
     };
     value.clone().ok_or_else(|| not_given(word, what, hand))
+}
+
+/// Only the fetch tells whether the kernel asks for one.
+fn vf_token(word: &str, device: &Device, hand: &Hand) -> Result<String, CliError> {
+    let opens_itself = matches!(hand.delivery, Delivery::Unbound | Delivery::Node);
+    match &device.vf_token {
+        Some(token) => Ok(token.clone()),
+        None if !opens_itself => Err(not_given(word, "vf-token", hand)),
+        None if hand.promised => Ok(format!("{{vf-token:{}}}", device.address)),
+        None => {
+            let text = format!("{} is opened without a VF token; leave it out", device.address);
+            Err(usage(word, &text))
+        }
+    }
 }
 
 fn the_device<'a>(
@@ -155,7 +174,10 @@ fn usage(word: &str, message: &str) -> CliError {
 mod tests {
     use berth_proto::v1::{Backend, Delivery};
 
-    use super::{super::testing::hand, *};
+    use super::{
+        super::testing::{TOKEN, by_token, hand},
+        *,
+    };
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
@@ -216,6 +238,23 @@ mod tests {
             };
             assert!(text.contains(said), "{word}: {text}");
             check(&words(&["x", word])).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_vf_token_stands_where_the_kernel_asks_for_it() {
+        let group = hand(Delivery::Node, Backend::Type1, 1);
+        let line = words(&["./driver", "--vfio-vf-token={vf-token}", "{vf-token:65:00.0}"]);
+        let given = fill(&line, &by_token(group.clone())).unwrap();
+        assert_eq!(given[1..], [format!("--vfio-vf-token={TOKEN}"), TOKEN.to_owned()]);
+        let promised = fill(&line, &Hand { promised: true, ..group.clone() }).unwrap();
+        assert_eq!(promised[2], "{vf-token:0000:65:00.0}");
+        for (hand, said) in [
+            (group, "0000:65:00.0 is opened without a VF token"),
+            (hand(Delivery::Bound, Backend::Iommufd, 1), "no {vf-token} to give"),
+        ] {
+            let Err(CliError::Usage(text)) = fill(&line, &hand) else { panic!("{said}: filled") };
+            assert!(text.contains(said), "{text}");
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     binds_by_itself,
     hand::{Device, Hand},
     qemu_opts::Opts,
+    shows_no_token,
 };
 use crate::{address, error::CliError};
 
@@ -29,6 +30,9 @@ pub(super) fn fill(words: &[String], hand: &Hand) -> Result<Vec<String>, CliErro
         Backend::Iommufd => Some(line.iommufd(hand)?),
         _ => None,
     };
+    if iommufd.is_some() {
+        shows_no_token("QEMU", hand, &["reserve with --delivery node --backend type1"])?;
+    }
     for device in &hand.devices {
         line.serve(device, iommufd.as_deref(), hand)?;
     }
@@ -145,17 +149,23 @@ impl Line {
                 None => format!("host={address}"),
             };
             let iommufd = iommufd.map(|id| format!(",iommufd={id}")).unwrap_or_default();
-            self.words.extend(["-device".to_owned(), format!("vfio-pci,{what}{iommufd}")]);
+            let token = device.vf_token.as_ref().map(|token| format!(",vf-token={token}"));
+            let token = token.unwrap_or_default();
+            self.words.extend(["-device".to_owned(), format!("vfio-pci,{what}{iommufd}{token}")]);
             return Ok(());
         };
         let Some(iommufd) = iommufd else {
-            return match opts.get("iommufd") {
-                None => Ok(()),
-                Some(id) => Err(CliError::Usage(format!(
+            if let Some(id) = opts.get("iommufd") {
+                return Err(CliError::Usage(format!(
                     "-device for {address} has iommufd={id}, and {} is on type1: leave it out",
                     hand.reservation
-                ))),
-            };
+                )));
+            }
+            if let Some(token) = &device.vf_token {
+                opts.replace(&["vf-token"], &[("vf-token", token)]);
+                self.words[at] = opts.write();
+            }
+            return Ok(());
         };
         match &device.fd {
             Some(fd) => {

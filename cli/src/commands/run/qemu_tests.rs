@@ -1,6 +1,9 @@
 use berth_proto::v1::Delivery;
 
-use super::{super::testing::hand, *};
+use super::{
+    super::testing::{TOKEN, by_token, hand},
+    *,
+};
 
 fn words(line: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
@@ -173,5 +176,33 @@ fn what_qemu_could_not_do_is_refused() {
             panic!("{line} was filled in");
         };
         assert!(text.contains(said), "{line}: {text}");
+    }
+}
+
+#[test]
+fn a_vf_token_is_shown_on_type1_and_refused_where_qemu_shows_none() {
+    let type1 = by_token(hand(Delivery::Node, Backend::Type1, 1));
+    let device = format!("-device vfio-pci,host=0000:65:00.0,vf-token={TOKEN}");
+    all_are_filled(&[
+        (&type1, "qemu", &format!("qemu {device}")),
+        (
+            &type1,
+            "qemu -device vfio-pci,host=65:00.0,id=nic",
+            &format!("qemu -device vfio-pci,host=65:00.0,id=nic,vf-token={TOKEN}"),
+        ),
+        (
+            &type1,
+            "qemu -device vfio-pci,host=65:00.0,vf-token=x",
+            &format!("qemu -device vfio-pci,host=65:00.0,vf-token={TOKEN}"),
+        ),
+    ]);
+    for delivery in [Delivery::Unbound, Delivery::Node] {
+        let iommufd = by_token(hand(delivery, Backend::Iommufd, 1));
+        let Err(CliError::Refused(refusal, 3)) = fill(&words("qemu"), &iommufd) else {
+            panic!("{delivery:?} is filled in");
+        };
+        assert_eq!(refusal.reason, "UNSUPPORTED");
+        assert!(refusal.message.contains("0000:65:00.0") && !refusal.message.contains(TOKEN));
+        assert!(refusal.resolve[0].contains("--backend type1"), "{:?}", refusal.resolve);
     }
 }

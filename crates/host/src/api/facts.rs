@@ -20,6 +20,8 @@ pub struct Settings {
     pub unsafe_interrupts: Vec<(String, bool)>,
     /// Whether the driver `vfio-pci` is registered; `None` where that can't be told.
     pub vfio_pci: Option<bool>,
+    /// Whether `vfio-pci` makes virtual functions: its parameter `enable_sriov`.
+    pub vfio_sriov: bool,
 }
 
 /// One IOMMU group.

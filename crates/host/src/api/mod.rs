@@ -108,6 +108,13 @@ pub trait Host: Send + Sync + Debug {
     /// ENOENT when it has none; EOPNOTSUPP where the kernel has no cdevs.
     fn open_cdev(&self, device: PciAddress) -> Result<std::os::fd::OwnedFd, VfioError>;
 
+    /// Whether the kernel asks who binds this device by its cdev for a VF token, where its physical
+    /// function is on a VFIO driver. Has no effect. Who opens one by its group is always asked.
+    ///
+    /// # Errors
+    /// EBUSY while the node of its group is open; ENOENT when it has no cdev.
+    fn bind_takes_vf_token(&self, device: PciAddress) -> Result<bool, VfioError>;
+
     /// The path of a node.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::{any::Any, fmt::Debug, os::fd::OwnedFd};
 
 use berth_dma::AddressSpace;
+use berth_uapi::VfToken;
 
 use super::{IovaRange, PciAddress, VfioError};
 
@@ -59,6 +60,18 @@ pub trait Context: Send + Sync + Debug {
     /// (when the group isn't in it yet), `SET_IOMMU` and `GET_DEVICE_FD`. The device isn't
     /// attached yet on iommufd; on type1 it is.
     fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError>;
+
+    /// Like [`Context::open_device`], and shows the secret that the kernel asks for where the
+    /// physical function is on a VFIO driver: of a virtual function, and of the physical one while
+    /// virtual ones are open.
+    ///
+    /// # Errors
+    /// EACCES: it is another one. EINVAL: the kernel asks for none.
+    fn open_by_token(
+        &self,
+        device: PciAddress,
+        token: &VfToken,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError>;
 
     /// Takes over a device that this context owns already, by a duplicate of its descriptor: what
     /// [`AttachedDevice::device_id`] said of it, and what it is attached to. On type1 its group's
@@ -126,6 +139,13 @@ pub trait AttachedDevice: Send + Debug {
 
     /// `VFIO_DEVICE_RESET`.
     fn reset(&mut self) -> Result<(), VfioError>;
+
+    /// Sets the secret that whoever opens a virtual function of this physical one has to show. It
+    /// stays until the physical function leaves its driver.
+    ///
+    /// # Errors
+    /// ENOTTY: it is no physical function.
+    fn set_vf_token(&mut self, token: &VfToken) -> Result<(), VfioError>;
 
     /// A duplicate of the device's descriptor, for the hand-over.
     fn fd(&self) -> Result<OwnedFd, VfioError>;

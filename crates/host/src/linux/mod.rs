@@ -276,6 +276,11 @@ impl Host for LinuxHost {
         vfio::open_cdev(&self.root, device)
     }
 
+    fn bind_takes_vf_token(&self, device: PciAddress) -> Result<bool, VfioError> {
+        self.live("ask about VF tokens")?;
+        self.open_iommufd()?.takes_vf_token(device)
+    }
+
     fn node(&self, node: Node) -> Result<String, HostError> {
         nodes::find(&self.root, node).map(|place| place.path)
     }

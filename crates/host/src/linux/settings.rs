@@ -15,11 +15,17 @@ pub(super) fn read(root: &Root) -> Settings {
             .filter_map(|module| {
                 let parameter = format!("sys/module/{module}/parameters/allow_unsafe_interrupts");
                 let value = text(root, &parameter)?;
-                Some((module.to_owned(), value == "Y" || value == "1"))
+                Some((module.to_owned(), is_on(&value)))
             })
             .collect(),
+        vfio_sriov: text(root, "sys/module/vfio_pci/parameters/enable_sriov")
+            .is_some_and(|value| is_on(&value)),
         vfio_pci: drivers.map(|names| names.iter().any(|name| name == "vfio-pci")),
     }
+}
+
+fn is_on(value: &str) -> bool {
+    value == "Y" || value == "1"
 }
 
 fn text(root: &Root, below: &str) -> Option<String> {
@@ -46,5 +52,12 @@ mod tests {
         assert_eq!(found.vfio_pci, Some(false));
         fs::create_dir(dir.path().join("sys/bus/pci/drivers/vfio-pci")).unwrap();
         assert_eq!(read(&root).vfio_pci, Some(true));
+        assert!(!read(&root).vfio_sriov);
+        let parameters = dir.path().join("sys/module/vfio_pci/parameters");
+        fs::create_dir_all(&parameters).unwrap();
+        for (value, on) in [("Y\n", true), ("N\n", false)] {
+            fs::write(parameters.join("enable_sriov"), value).unwrap();
+            assert_eq!(read(&root).vfio_sriov, on);
+        }
     }
 }

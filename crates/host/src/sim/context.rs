@@ -8,6 +8,7 @@ use std::{
 };
 
 use berth_dma::AddressSpace;
+use berth_uapi::VfToken;
 use rustix::io::Errno;
 
 use super::{
@@ -204,7 +205,23 @@ impl SimContext {
         space.map_err(failed(op, self.object(domain)))
     }
 
-    fn open_cdev(&self, device: PciAddress) -> Result<SimDevice, VfioError> {
+    fn open(
+        &self,
+        device: PciAddress,
+        token: Option<VfToken>,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        let opened = match self.backend {
+            BackendKind::Iommufd => self.open_cdev(device, token)?,
+            BackendKind::Type1 => self.open_by_group(device, token)?,
+        };
+        Ok(Box::new(opened))
+    }
+
+    fn open_cdev(
+        &self,
+        device: PciAddress,
+        token: Option<VfToken>,
+    ) -> Result<SimDevice, VfioError> {
         let shared = self.shared();
         let name = device.to_string();
         shared.pass(Site::OpenDevice, Some(device), None).map_err(failed("open", &name))?;
@@ -212,12 +229,16 @@ impl SimContext {
         let file = shared.own(id, Kind::Device(device));
         let device_id = shared
             .pass(Site::BindIommufd, Some(device), None)
-            .and_then(|()| shared.kernel().bind_iommufd(id, self.id()))
+            .and_then(|()| shared.kernel().bind_iommufd_by(id, self.id(), token))
             .map_err(failed("VFIO_DEVICE_BIND_IOMMUFD", &name))?;
         Ok(self.device(device, device_id, file, None))
     }
 
-    fn open_by_group(&self, device: PciAddress) -> Result<SimDevice, VfioError> {
+    fn open_by_group(
+        &self,
+        device: PciAddress,
+        token: Option<VfToken>,
+    ) -> Result<SimDevice, VfioError> {
         let shared = self.shared();
         let name = device.to_string();
         let number = shared.kernel().group_of(device).map_err(failed("find group", &name))?;
@@ -225,7 +246,7 @@ impl SimContext {
         self.groups.set_iommu()?;
         let id = shared
             .pass(Site::OpenDevice, Some(device), Some(number))
-            .and_then(|()| shared.kernel().get_device_fd(group.id, device))
+            .and_then(|()| shared.kernel().get_device_fd_by(group.id, device, token))
             .map_err(failed("VFIO_GROUP_GET_DEVICE_FD", &name))?;
         let file = shared.own(id, Kind::Device(device));
         Ok(self.device(device, 0, file, Some(group)))
@@ -278,11 +299,15 @@ impl Context for SimContext {
     }
 
     fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError> {
-        let opened = match self.backend {
-            BackendKind::Iommufd => self.open_cdev(device)?,
-            BackendKind::Type1 => self.open_by_group(device)?,
-        };
-        Ok(Box::new(opened))
+        self.open(device, None)
+    }
+
+    fn open_by_token(
+        &self,
+        device: PciAddress,
+        token: &VfToken,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        self.open(device, Some(*token))
     }
 
     fn adopt_device(
@@ -451,6 +476,11 @@ impl AttachedDevice for SimDevice {
             ResetKind::Failed => Err(Errno::IO),
         });
         answer.map_err(failed(op, self.address.to_string()))
+    }
+
+    fn set_vf_token(&mut self, token: &VfToken) -> Result<(), VfioError> {
+        let set = self.file.shared.kernel().set_token(self.address, *token);
+        set.map_err(failed("VFIO_DEVICE_FEATURE", self.address.to_string()))
     }
 
     fn fd(&self) -> Result<OwnedFd, VfioError> {

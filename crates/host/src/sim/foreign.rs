@@ -2,6 +2,7 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
+use berth_uapi::VfToken;
 use rustix::io::Errno;
 
 use super::{
@@ -88,10 +89,22 @@ impl Foreign {
     /// # Errors
     /// As [`Self::open_group`]; nothing stays open then.
     pub fn open_by_group(&self, device: PciAddress) -> Result<(), Errno> {
+        self.open_by_group_showing(device, None)
+    }
+
+    /// The same, with a VF token.
+    ///
+    /// # Errors
+    /// As [`Self::open_by_group`]; EACCES: it is another one. EINVAL: it takes none.
+    pub fn open_by_group_showing(
+        &self,
+        device: PciAddress,
+        token: Option<VfToken>,
+    ) -> Result<(), Errno> {
         let number = self.shared.kernel().group_of(device)?;
         let [file, container] = self.contained(number)?;
         self.shared.kernel().set_iommu(container.id)?;
-        let id = self.shared.kernel().get_device_fd(file.id, device)?;
+        let id = self.shared.kernel().get_device_fd_by(file.id, device, token)?;
         let opened = self.shared.own(id, Kind::Device(device));
         self.keep_files([opened, file, container])
     }
@@ -162,9 +175,21 @@ impl Foreign {
     /// # Errors
     /// EBADF: it has no such descriptors. Else the kernel's.
     pub fn bind_received(&self, device: PciAddress) -> Result<(), Errno> {
+        self.bind_received_showing(device, None)
+    }
+
+    /// The same, with a VF token.
+    ///
+    /// # Errors
+    /// As [`Self::bind_received`]; EACCES: it is another one. EINVAL: it takes none.
+    pub fn bind_received_showing(
+        &self,
+        device: PciAddress,
+        token: Option<VfToken>,
+    ) -> Result<(), Errno> {
         let cdev = self.received(Kind::Device(device)).ok_or(Errno::BADF)?;
         let context = self.received(Kind::Iommufd).ok_or(Errno::BADF)?;
-        self.shared.kernel().bind_iommufd(cdev, context).map(drop)
+        self.shared.kernel().bind_iommufd_by(cdev, context, token).map(drop)
     }
 
     /// Maps a page at an address in an I/O address space that it makes in the iommufd that it was

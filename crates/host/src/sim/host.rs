@@ -136,7 +136,11 @@ impl Host for SimHost {
             .filter(|(_, there)| *there)
             .map(|(module, _)| (module.to_owned(), has.allow_unsafe_interrupts))
             .collect();
-        Settings { unsafe_interrupts, vfio_pci: Some(!kernel.unloaded.contains("vfio-pci")) }
+        Settings {
+            unsafe_interrupts,
+            vfio_pci: Some(!kernel.unloaded.contains("vfio-pci")),
+            vfio_sriov: kernel.vfio_sriov,
+        }
     }
 
     fn kernel_hold(&self) -> bool {
@@ -260,6 +264,15 @@ impl Host for SimHost {
             self.shared.descriptor(&file, &format!("simulated cdev of {device}\n"))
         });
         opened.map_err(failed("open", name))
+    }
+
+    fn bind_takes_vf_token(&self, device: PciAddress) -> Result<bool, VfioError> {
+        let name = device.to_string();
+        let mut kernel = self.shared.kernel();
+        let cdev = kernel.open_cdev(device).map_err(failed("open", &name))?;
+        kernel.close_device_file(cdev);
+        // The simulated kernel is one that asks.
+        Ok(true)
     }
 
     fn node(&self, node: Node) -> Result<String, HostError> {

@@ -2,6 +2,7 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
+use berth_uapi::VfToken;
 use rustix::io::Errno;
 
 use super::{
@@ -35,6 +36,19 @@ impl SimHost {
     /// Breaks a rule of the kernel, to see that somebody notices.
     pub fn break_rule(&self, rule: Rule) {
         self.shared.kernel().broken.insert(rule);
+    }
+
+    /// Sets vfio-pci's parameter `enable_sriov`.
+    pub fn let_vfio_make_functions(&self) {
+        self.shared.kernel().vfio_sriov = true;
+    }
+
+    /// Somebody who has a physical function sets its VF token, as `VFIO_DEVICE_FEATURE` does.
+    ///
+    /// # Errors
+    /// ENODEV: it isn't on a VFIO driver. ENOTTY: it is no physical function.
+    pub fn set_vf_token(&self, device: PciAddress, token: VfToken) -> Result<(), Errno> {
+        self.shared.kernel().set_token(device, token)
     }
 
     /// Changes what a device shows of its health.

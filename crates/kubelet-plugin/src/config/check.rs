@@ -9,9 +9,12 @@ use berth_proto::v1;
 use toml::Spanned;
 
 use super::{
-    Config, ConfigError, Resource, Selector,
+    Baseline, Config, ConfigError, Delivery, Door, Resource, Selector,
     raw::{RawConfig, RawResource},
 };
+
+/// What the kernel takes as a socket's path, without the zero at its end.
+const SOCKET_PATH_BYTES: usize = 107;
 
 /// The text of a file, for errors that name a place in it.
 struct Source<'a> {
@@ -61,6 +64,13 @@ impl Source<'_> {
         Err(self.error(value.span(), format!("{} is out of range", value.get_ref()), &way_out))
     }
 
+    fn door(&self, value: &Spanned<String>) -> Result<Door, ConfigError> {
+        Door::parse(value.get_ref()).map_err(|why| {
+            let message = format!("metrics can't be served at {:?}: {why}", value.get_ref());
+            self.error(value.span(), message, "write 127.0.0.1:9711 or unix:/PATH, or leave it out")
+        })
+    }
+
     /// One of some words, or the first of them.
     fn word<T: Copy>(
         &self,
@@ -93,11 +103,19 @@ pub(super) fn resolve(file: &Path, text: &str) -> Result<Config, ConfigError> {
         pod_resources: kubelet.join("pod-resources/kubelet.sock"),
         cdi_dir: source.path(raw.cdi_dir.as_ref(), "/var/run/cdi")?,
         state_dir: source.path(raw.state_dir.as_ref(), "/var/lib/berth-kubelet-plugin")?,
+        socket_dir: source.path(raw.socket_dir.as_ref(), "/run/berth-kubelet-plugin")?,
         cgroup_root: source.path(raw.cgroup_root.as_ref(), "/sys/fs/cgroup")?,
         settle_ms: source.number(raw.settle_ms.as_ref(), 10_000, 100..=600_000)?,
         release_ms: source.number(raw.release_ms.as_ref(), 5_000, 100..=600_000)?,
+        metrics: raw.metrics.as_ref().map(|door| source.door(door)).transpose()?,
         resources: resources(&raw.resource, &source)?,
     };
+    let longest = config.socket_dir.join("a-000000000000").join(crate::handout::SOCKET);
+    if longest.as_os_str().len() > SOCKET_PATH_BYTES {
+        let span = raw.socket_dir.as_ref().map_or(0..0, Spanned::span);
+        let message = format!("{}: the path of a socket is too long", longest.display());
+        return Err(source.error(span, message, "name a directory with a shorter path"));
+    }
     if config.resources.is_empty() {
         let way_out = "add a [[resource]] with a name such as example.com/gpu and a class";
         return Err(source.error(0..0, "there is no [[resource]]", way_out));
@@ -134,7 +152,7 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         ("type1", v1::Backend::Type1),
         ("iommufd", v1::Backend::Iommufd),
     ];
-    source.word(raw.delivery.as_ref(), "delivery", &[("node", ())], ())?;
+    let baselines = [("original", Baseline::Original), ("vfio", Baseline::Vfio)];
     let name = raw.name.get_ref();
     if let Err(message) = extended_resource(name) {
         let way_out = "use a domain of yours, a slash and a name, such as example.com/gpu";
@@ -145,14 +163,53 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         let span = raw.label.as_ref().map_or(0..0, Spanned::span);
         return Err(source.error(span, "the label is empty", "leave it out or name a tenant"));
     }
+    let policy = source.word(raw.policy.as_ref(), "policy", &policies, v1::Policy::Group)?;
+    let backend = source.word(raw.backend.as_ref(), "back end", &backends, v1::Backend::Auto)?;
+    let delivery =
+        source.word(raw.delivery.as_ref(), "delivery", &Delivery::WORDS, Delivery::Node)?;
+    if let Some((message, way_out)) = unfit(delivery, policy, backend) {
+        let span = raw.delivery.as_ref().map_or(0..0, Spanned::span);
+        return Err(source.error(span, message, way_out));
+    }
+    let baseline =
+        source.word(raw.baseline.as_ref(), "baseline", &baselines, Baseline::Original)?;
+    let take_from_host = raw.take_from_host.as_ref();
+    if let Some(take) = take_from_host.filter(|take| *take.get_ref())
+        && baseline == Baseline::Vfio
+    {
+        let message = "take_from_host takes from host drivers, and baseline = \"vfio\" offers \
+                       nothing that has one";
+        return Err(source.error(take.span(), message, "leave out one of them"));
+    }
     Ok(Resource {
         name: name.clone(),
         selector: selector(raw, source)?,
-        policy: source.word(raw.policy.as_ref(), "policy", &policies, v1::Policy::Group)?,
-        backend: source.word(raw.backend.as_ref(), "back end", &backends, v1::Backend::Auto)?,
+        delivery,
+        policy,
+        backend,
         label: label.to_owned(),
-        take_from_host: raw.take_from_host,
+        take_from_host: take_from_host.is_some_and(|take| *take.get_ref()),
+        baseline,
     })
+}
+
+/// What berthd would refuse whoever asks, and the way out.
+fn unfit(
+    delivery: Delivery,
+    policy: v1::Policy,
+    backend: v1::Backend,
+) -> Option<(&'static str, &'static str)> {
+    match delivery {
+        Delivery::Bound if policy == v1::Policy::Group => Some((
+            "\"bound\" is not a delivery of policy group, whose owner attaches by itself",
+            "use policy = \"exclusive\", or unbound, held or node",
+        )),
+        Delivery::Unbound if backend == v1::Backend::Type1 => Some((
+            "\"unbound\" is not a delivery of type1, where nothing is bound",
+            "use backend = \"iommufd\", or node",
+        )),
+        _ => None,
+    }
 }
 
 fn selector(raw: &RawResource, source: &Source<'_>) -> Result<Selector, ConfigError> {
@@ -263,8 +320,22 @@ mod tests {
             (resource("device = \"10de:1\""), "p.toml:4: \"10de:1\" is not a vendor"),
             (resource("address = \"x\""), "p.toml:4: \"x\" is not a pattern"),
             (resource("policy = \"shared\""), "p.toml:4: \"shared\" can't be the policy"),
-            (resource("delivery = \"held\""), "p.toml:4: \"held\" can't be the delivery"),
+            (resource("delivery = \"fd\""), "p.toml:4: \"fd\" can't be the delivery"),
+            (resource("delivery = \"bound\""), "p.toml:4: \"bound\" is not a delivery of policy"),
+            (
+                resource("delivery = \"unbound\"\nbackend = \"type1\""),
+                "p.toml:4: \"unbound\" is not a delivery of type1",
+            ),
+            (format!("socket_dir = \"/{}\"", "run/".repeat(20)), "p.toml:1: /run/run/"),
+            (resource("baseline = \"none\""), "p.toml:4: \"none\" can't be the baseline"),
+            (
+                resource("baseline = \"vfio\"\ntake_from_host = true"),
+                "p.toml:5: take_from_host takes from host drivers",
+            ),
             (resource("clas = 1"), "p.toml:4: unknown field `clas`"),
+            ("metrics = \"0.0.0.0:9711\"".to_owned(), "p.toml:1: metrics can't be served at"),
+            ("metrics = \"unix:here\"".to_owned(), "p.toml:1: metrics can't be served at"),
+            ("metrics = \"/run/x\"".to_owned(), "p.toml:1: metrics can't be served at"),
             (
                 resource("[[resource]]\nname = \"example/com.gpu\""),
                 "p.toml:5: \"example/com.gpu\" is the same as",

@@ -1,11 +1,17 @@
 //! The configuration: which groups are which resource, and where everything is.
 
 mod check;
+mod delivery;
+mod door;
 mod raw;
+mod reload;
 
 use std::path::{Path, PathBuf};
 
 use berth_proto::v1;
+
+pub use delivery::Delivery;
+pub use door::Door;
 
 /// Where the file is unless told otherwise.
 pub const FILE: &str = "/etc/berth/kubelet-plugin.toml";
@@ -50,6 +56,8 @@ pub struct Config {
     pub cdi_dir: PathBuf,
     /// Where the allocations are recorded.
     pub state_dir: PathBuf,
+    /// Where the sockets are that go into containers.
+    pub socket_dir: PathBuf,
     /// Where the control groups are.
     pub cgroup_root: PathBuf,
     /// What must pass after a start before a container that nobody sees counts as gone, in
@@ -57,6 +65,8 @@ pub struct Config {
     pub settle_ms: u64,
     /// How often it is looked what is free again, in milliseconds.
     pub release_ms: u64,
+    /// Where the metrics are served; unset: nowhere.
+    pub metrics: Option<Door>,
     /// What is offered. A group belongs to the first that it fits.
     pub resources: Vec<Resource>,
 }
@@ -72,10 +82,24 @@ pub struct Resource {
     pub policy: v1::Policy,
     /// On which interface of the kernel.
     pub backend: v1::Backend,
+    /// How containers come to them.
+    pub delivery: Delivery,
     /// The trust label of the reservations.
     pub label: String,
     /// Take devices from their host drivers, where the host doesn't use them.
     pub take_from_host: bool,
+    /// What its devices are while nobody has them.
+    pub baseline: Baseline,
+}
+
+/// What a resource's devices are while nobody has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Baseline {
+    /// Whatever they were before: each pod's start and end may change drivers.
+    #[default]
+    Original,
+    /// On their VFIO driver, bound ahead of time: no pod waits for a driver. Others aren't offered.
+    Vfio,
 }
 
 /// Which groups: by a member that all of these fit. An empty one fits every device.
@@ -106,6 +130,12 @@ impl Config {
         Self::parse(file, &text)
     }
 
+    /// A resource by its name.
+    #[must_use]
+    pub fn resource(&self, name: &str) -> Option<&Resource> {
+        self.resources.iter().find(|one| one.name == name)
+    }
+
     /// The same of a text that a file had.
     ///
     /// # Errors
@@ -115,6 +145,13 @@ impl Config {
     }
 }
 
+/// The kind of a resource's CDI devices. No dot after the slash: those need CDI 0.6.0.
+#[must_use]
+pub(crate) fn cdi_kind(resource: &str) -> String {
+    let (domain, name) = resource.split_once('/').unwrap_or(("berth", resource));
+    format!("{domain}/{}", name.replace('.', "-"))
+}
+
 impl Resource {
     /// How the name appears in the names of environment variables.
     #[must_use]
@@ -122,11 +159,10 @@ impl Resource {
         self.name.to_uppercase().replace(['/', '.'], "_")
     }
 
-    /// The kind of its CDI devices. No dot after the slash: those need CDI 0.6.0.
+    /// The kind of its CDI devices.
     #[must_use]
     pub fn cdi_kind(&self) -> String {
-        let (domain, name) = self.name.split_once('/').unwrap_or(("berth", &self.name));
-        format!("{domain}/{}", name.replace('.', "-"))
+        cdi_kind(&self.name)
     }
 
     /// The name of its socket, and of the file that keeps a second instance away.

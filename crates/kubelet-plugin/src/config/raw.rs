@@ -13,9 +13,11 @@ pub(super) struct RawConfig {
     pub(super) kubelet_dir: Option<Spanned<PathBuf>>,
     pub(super) cdi_dir: Option<Spanned<PathBuf>>,
     pub(super) state_dir: Option<Spanned<PathBuf>>,
+    pub(super) socket_dir: Option<Spanned<PathBuf>>,
     pub(super) cgroup_root: Option<Spanned<PathBuf>>,
     pub(super) settle_ms: Option<Spanned<u64>>,
     pub(super) release_ms: Option<Spanned<u64>>,
+    pub(super) metrics: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) resource: Vec<RawResource>,
 }
@@ -32,6 +34,6 @@ pub(super) struct RawResource {
     pub(super) delivery: Option<Spanned<String>>,
     pub(super) backend: Option<Spanned<String>>,
     pub(super) label: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) take_from_host: bool,
+    pub(super) baseline: Option<Spanned<String>>,
+    pub(super) take_from_host: Option<Spanned<bool>>,
 }

@@ -168,6 +168,21 @@ impl Berthd {
         Ok(self.reservations().reserve(request).await?.into_inner())
     }
 
+    /// Attaches its devices.
+    ///
+    /// # Errors
+    /// A refusal, or no answer.
+    pub async fn attach(&self, id: &str, epoch: u64) -> Result<v1::Reservation, BerthdError> {
+        let request = v1::AttachRequest {
+            id: id.to_owned(),
+            epoch,
+            request_id: uuid::Uuid::new_v4().to_string(),
+            wait_ms: WAIT_MS,
+            ..v1::AttachRequest::default()
+        };
+        Ok(self.reservations().attach(request).await?.into_inner())
+    }
+
     /// Gives back, if nobody has it open.
     ///
     /// # Errors

@@ -4,9 +4,14 @@ use std::{collections::BTreeSet, io, sync::Arc};
 
 use berth_proto::v1::{self, reservation::State};
 
-use super::{Allocation, Berthd, BerthdError, HOLDER_PREFIX, Node, Records, records::now_ms};
+use tokio::sync::watch;
+
+use super::{
+    Allocation, Berthd, BerthdError, HOLDER_PREFIX, Records, holding::Holding, records::now_ms,
+};
 use crate::{
     config::{Config, Resource},
+    handout::Sockets,
     node::{Cdi, Pods, Processes},
 };
 
@@ -41,11 +46,13 @@ pub enum NotNow {
 /// Everything that gives groups out and takes them back.
 #[derive(Debug)]
 pub struct Claims {
-    pub(super) config: Arc<Config>,
+    pub(super) configs: watch::Receiver<Arc<Config>>,
     pub(super) berthd: Berthd,
-    pub(super) records: Records,
+    pub(super) records: Arc<Records>,
     pub(super) pods: Pods,
     pub(super) cdi: Cdi,
+    pub(super) sockets: Sockets,
+    pub(super) holding: Holding,
     /// Two containers that want the same group are looked at one after the other.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
@@ -55,20 +62,26 @@ impl Claims {
     ///
     /// # Errors
     /// They can't be read.
-    pub fn open(config: Arc<Config>, berthd: Berthd) -> io::Result<Self> {
+    pub fn open(configs: watch::Receiver<Arc<Config>>, berthd: Berthd) -> io::Result<Self> {
+        let config = configs.borrow().clone();
+        let records = Arc::new(Records::open(&config.state_dir)?);
         Ok(Self {
-            records: Records::open(&config.state_dir)?,
+            sockets: Sockets::new(&config, Arc::clone(&records)),
+            records,
             pods: Pods::new(&config.pod_resources),
-            cdi: Cdi::new(&config.cdi_dir),
+            cdi: Cdi::new(&config.cdi_dir, &config.socket_dir),
             turn: tokio::sync::Mutex::new(()),
+            holding: Holding::default(),
             berthd,
-            config,
+            configs,
         })
     }
 
     /// Records what a container is to get. Nothing is taken yet, so nothing can be in the way.
-    pub fn allocate(&self, resource: &str, groups: &BTreeSet<String>) -> Allocation {
-        self.records.add(resource, groups)
+    pub fn allocate(&self, resource: &Resource, groups: &BTreeSet<String>) -> Allocation {
+        let allocation = self.records.add(resource, groups);
+        self.tell_holding();
+        allocation
     }
 
     /// What is recorded.
@@ -99,7 +112,7 @@ impl Claims {
     }
 
     pub(super) async fn look(&self) -> io::Result<Processes> {
-        let root = self.config.cgroup_root.clone();
+        let root = self.configs.borrow().cgroup_root.clone();
         let looked = tokio::task::spawn_blocking(move || Processes::look(&root)).await;
         looked.map_err(io::Error::other)
     }
@@ -129,7 +142,7 @@ impl Claims {
         let age = now_ms().saturating_sub(allocation.touched_ms);
         let fresh = allocation.reservation.is_some()
             && allocation.cgroups.is_empty()
-            && age < self.config.settle_ms;
+            && age < self.settle_ms();
         fresh.then(|| format!("its container was let in {age} ms ago"))
     }
 
@@ -154,6 +167,7 @@ impl Claims {
             }
         }
         self.cdi.remove(&allocation.name)?;
+        self.sockets.close(&allocation.name)?;
         if self.is_current(allocation) {
             self.records.put(&allocation.without_reservation())?;
         } else {
@@ -202,42 +216,6 @@ impl Claims {
             None => error.into(),
         }
     }
-
-    /// Drops the kernel's hold for the container that comes, and writes its CDI file.
-    async fn let_in(
-        &self,
-        resource: &Resource,
-        allocation: &mut Allocation,
-        reservation: &v1::Reservation,
-    ) -> Result<(), NotNow> {
-        let busy = |why: String| NotNow::Busy { by: allocation.title(), why };
-        match reservation.state() {
-            // Held: a former run had it open, and this process is the holder for as long as it lives.
-            State::Reserved | State::Handed | State::Held => {}
-            State::Preparing => {
-                let pending = reservation.pending.clone();
-                return Err(NotNow::Preparing(reservation.id.clone(), pending));
-            }
-            other => {
-                let state = other.as_str_name().to_lowercase();
-                return Err(busy(format!("{} is {state} {}", reservation.id, reservation.detail)));
-            }
-        }
-        for group in &allocation.groups {
-            let open = self.berthd.open_in(group).await?;
-            if !open.is_empty() {
-                return Err(busy(format!("{group} is open in {}", open.join(", "))));
-            }
-        }
-        let nodes = self.berthd.hand_over(&reservation.id, reservation.epoch).await?;
-        allocation.nodes = nodes.into_iter().map(|node| Node { path: node.path }).collect();
-        allocation.touched_ms = now_ms();
-        allocation.cgroups.clear();
-        self.cdi.write(&resource.cdi_kind(), allocation)?;
-        self.records.put(allocation)?;
-        tracing::info!(allocation = allocation.name, reservation = reservation.id, "let in");
-        Ok(())
-    }
 }
 
 fn request(resource: &Resource, allocation: &Allocation) -> v1::ReserveRequest {
@@ -245,7 +223,7 @@ fn request(resource: &Resource, allocation: &Allocation) -> v1::ReserveRequest {
         holder: format!("{HOLDER_PREFIX}{}", allocation.name),
         groups: allocation.groups.iter().cloned().collect(),
         policy: resource.policy.into(),
-        delivery: v1::Delivery::Node.into(),
+        delivery: v1::Delivery::from(allocation.delivery).into(),
         backend: resource.backend.into(),
         label: resource.label.clone(),
         take_from_host: resource.take_from_host,

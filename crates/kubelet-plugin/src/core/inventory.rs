@@ -1,19 +1,12 @@
 //! The groups that are offered, kept equal to what `berthd` says.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use berth_proto::v1;
 use tokio::sync::watch;
 
-use super::{Berthd, BerthdError, HOLDER_PREFIX};
-use crate::config::{Config, Resource, Selector};
-
-/// How long `berthd` may be away before its groups count as unhealthy: a restart is shorter.
-const AWAY: Duration = Duration::from_secs(30);
-/// Changes that come together are looked at together.
-const TOGETHER: Duration = Duration::from_millis(50);
-/// Between two attempts to reach `berthd`.
-const AGAIN: Duration = Duration::from_millis(500);
+use super::{HOLDER_PREFIX, Held};
+use crate::config::{Baseline, Resource, Selector};
 
 /// One device of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +47,8 @@ pub struct Offer {
 pub struct Inventory {
     /// By stable id.
     pub offers: BTreeMap<String, Offer>,
+    /// When the event was that led to it; unset where none did.
+    pub event: Option<SystemTime>,
 }
 
 impl Inventory {
@@ -64,20 +59,28 @@ impl Inventory {
         groups: &[v1::Group],
         reservations: &[v1::Reservation],
         resources: &[Resource],
+        held: &Held,
         before: &Self,
     ) -> Self {
         let mut offers = BTreeMap::new();
         for group in groups {
-            let Some((resource, primary)) = resource_of(group, resources) else { continue };
+            let fit = resource_of(group, resources);
+            let id = &group.stable_id;
+            if let Some(name) = held.get(id).filter(|name| !is_of(fit, name)) {
+                offers.extend(left_over(group, name, fit, before).map(|one| (id.clone(), one)));
+                continue;
+            }
+            let Some((resource, primary)) = fit else { continue };
             let unhealthy =
                 unhealthy(group, resource).or_else(|| held_by_others(group, reservations));
-            let held = !group.reservations.is_empty();
-            if unhealthy.is_none() || held || before.offers.contains_key(&group.stable_id) {
-                let offer = offer(group, resource, primary, unhealthy);
+            let reserved = !group.reservations.is_empty();
+            let known = before.offers.get(id).is_some_and(|one| one.resource == resource.name);
+            if unhealthy.is_none() || reserved || known {
+                let offer = offer(group, &resource.name, primary, unhealthy);
                 offers.insert(offer.id.clone(), offer);
             }
         }
-        Self { offers }
+        Self { offers, event: None }
     }
 
     /// The offers of one resource.
@@ -85,7 +88,7 @@ impl Inventory {
         self.offers.values().filter(move |offer| offer.resource == resource)
     }
 
-    fn all_unhealthy(&self, why: &str) -> Self {
+    pub(super) fn all_unhealthy(&self, why: &str) -> Self {
         let mut away = self.clone();
         away.offers.values_mut().for_each(|offer| offer.unhealthy = Some(why.to_owned()));
         away
@@ -103,6 +106,30 @@ fn resource_of<'a, 'b>(
         fitting.sort_by_key(|device| address(device.address.as_ref()));
         Some((resource, *fitting.first()?))
     })
+}
+
+fn is_of(fit: Option<(&Resource, &v1::Device)>, name: &str) -> bool {
+    fit.is_some_and(|(resource, _)| resource.name == name)
+}
+
+/// A group that a pod got as another resource than the configuration has it for now. It stays that
+/// resource's until it is released, and nobody else gets it meanwhile.
+fn left_over(
+    group: &v1::Group,
+    name: &str,
+    fit: Option<(&Resource, &v1::Device)>,
+    before: &Inventory,
+) -> Option<Offer> {
+    let was = before.offers.get(&group.stable_id).filter(|was| was.resource == name);
+    let mut all: Vec<&v1::Device> = functions(group).collect();
+    all.sort_by_key(|device| address(device.address.as_ref()));
+    let same = |device: &&&v1::Device| {
+        was.is_some_and(|was| was.primary == address(device.address.as_ref()))
+    };
+    let primary = all.iter().find(same).or(all.first())?;
+    let now = fit.map_or("no resource", |(resource, _)| resource.name.as_str());
+    let why = format!("given out as {name}; by the configuration it is of {now} once it is free");
+    Some(offer(group, name, primary, Some(why)))
 }
 
 fn functions(group: &v1::Group) -> impl Iterator<Item = &v1::Device> {
@@ -156,6 +183,16 @@ fn unhealthy(group: &v1::Group, resource: &Resource) -> Option<String> {
             owner.processes.iter().map(|p| format!("{} ({})", p.name, p.pid)).collect();
         return Some(format!("used by {}", pids.join(", ")));
     }
+    if resource.baseline == Baseline::Vfio
+        && let Some(other) = functions(group).find(|device| !is_vfio(device))
+    {
+        let driver = match before_berth(other) {
+            "" => "no driver",
+            driver => driver,
+        };
+        let address = address(other.address.as_ref());
+        return Some(format!("{address} has {driver} while it is free, not {}", other.vfio_driver));
+    }
     if group.viable {
         return None;
     }
@@ -170,6 +207,16 @@ fn unhealthy(group: &v1::Group, resource: &Resource) -> Option<String> {
     })
 }
 
+/// The driver that a device has while nobody has it.
+fn before_berth(device: &v1::Device) -> &str {
+    device.baseline.as_ref().map_or(&device.driver, |baseline| &baseline.driver)
+}
+
+fn is_vfio(device: &v1::Device) -> bool {
+    let driver = before_berth(device);
+    driver == "vfio-pci" || (!driver.is_empty() && driver == device.vfio_driver)
+}
+
 /// A reservation that isn't of the kubelet's, with claims or without.
 fn held_by_others(group: &v1::Group, reservations: &[v1::Reservation]) -> Option<String> {
     group.reservations.iter().find_map(|id| {
@@ -181,7 +228,7 @@ fn held_by_others(group: &v1::Group, reservations: &[v1::Reservation]) -> Option
 
 fn offer(
     group: &v1::Group,
-    resource: &Resource,
+    resource: &str,
     primary: &v1::Device,
     unhealthy: Option<String>,
 ) -> Offer {
@@ -204,7 +251,7 @@ fn offer(
     Offer {
         id: group.stable_id.clone(),
         number: group.number,
-        resource: resource.name.clone(),
+        resource: resource.to_owned(),
         primary: first,
         numa_node: Some(primary.numa_node).filter(|node| *node >= 0),
         reset_with,
@@ -213,56 +260,10 @@ fn offer(
     }
 }
 
-/// Follows `berthd`'s events, and publishes what is offered after each change. Never returns.
-pub async fn follow(berthd: Berthd, config: Arc<Config>, publish: watch::Sender<Arc<Inventory>>) {
-    let mut seen = tokio::time::Instant::now();
-    loop {
-        let ended = one_watch(&berthd, &config, &publish, &mut seen).await;
-        if let Err(error) = ended {
-            tracing::debug!(%error, "berthd is away");
-            if seen.elapsed() > AWAY {
-                let away = publish.borrow().all_unhealthy("berthd doesn't answer");
-                show(&publish, away);
-            }
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-async fn one_watch(
-    berthd: &Berthd,
-    config: &Config,
-    publish: &watch::Sender<Arc<Inventory>>,
-    seen: &mut tokio::time::Instant,
-) -> Result<(), BerthdError> {
-    let mut since = refresh(berthd, config, publish).await?;
-    let mut events = berthd.watch(since).await?;
-    loop {
-        *seen = tokio::time::Instant::now();
-        let Some(event) = events.message().await.map_err(BerthdError::from)? else { return Ok(()) };
-        *seen = tokio::time::Instant::now();
-        if event.seq > since {
-            tokio::time::sleep(TOGETHER).await;
-            since = refresh(berthd, config, publish).await?;
-        }
-    }
-}
-
-async fn refresh(
-    berthd: &Berthd,
-    config: &Config,
-    publish: &watch::Sender<Arc<Inventory>>,
-) -> Result<u64, BerthdError> {
-    let answer = berthd.groups().await?;
-    let reservations = berthd.list().await?;
-    let next = Inventory::of(&answer.groups, &reservations, &config.resources, &publish.borrow());
-    show(publish, next);
-    Ok(answer.resume_seq)
-}
-
-fn show(publish: &watch::Sender<Arc<Inventory>>, next: Inventory) {
+/// Publishes what is offered, and logs what is different.
+pub(super) fn show(publish: &watch::Sender<Arc<Inventory>>, next: Inventory) {
     let before = publish.borrow().clone();
-    if *before == next {
+    if before.offers == next.offers {
         return;
     }
     for offer in next.offers.values() {

@@ -2,12 +2,18 @@
 
 mod berthd;
 mod claims;
+mod deliver;
+mod follow;
+mod holding;
 mod inventory;
+mod reason;
 mod records;
 mod release;
 
 pub(crate) use berthd::channel;
 pub use berthd::{Berthd, BerthdError, HOLDER_PREFIX};
 pub use claims::{Claims, NotNow};
-pub use inventory::{Inventory, Member, Offer, follow};
+pub use follow::Follower;
+pub use holding::Held;
+pub use inventory::{Inventory, Member, Offer};
 pub use records::{Allocation, Node, Records};

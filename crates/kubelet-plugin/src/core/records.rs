@@ -10,6 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{Delivery, Resource};
+
 /// A node that a container opens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Node {
@@ -24,6 +26,9 @@ pub struct Allocation {
     pub name: String,
     /// The resource.
     pub resource: String,
+    /// How the container comes to its devices: what it was told when it was admitted stays.
+    #[serde(default)]
+    pub delivery: Delivery,
     /// Stable ids of the groups.
     pub groups: BTreeSet<String>,
     /// Counts up: of those with the same groups the highest is the one that the kubelet means.
@@ -50,6 +55,12 @@ impl Allocation {
             Some(pod) => format!("pod {pod} ({})", self.name),
             None => format!("allocation {}", self.name),
         }
+    }
+
+    /// Whether a runtime can make a container with it.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.delivery.by_socket() || !self.nodes.is_empty()
     }
 
     /// As it was before it started.
@@ -108,13 +119,14 @@ impl Records {
 
     /// A new one. It counts even where it can't be written: an error would end the pod, and the
     /// next change writes it, too.
-    pub fn add(&self, resource: &str, groups: &BTreeSet<String>) -> Allocation {
+    pub fn add(&self, resource: &Resource, groups: &BTreeSet<String>) -> Allocation {
         let digits = uuid::Uuid::new_v4().simple().to_string();
         let mut all = self.lock();
         let serial = all.values().map(|one| one.serial).max().unwrap_or(0) + 1;
         let allocation = Allocation {
             name: format!("a-{}", digits.get(..12).unwrap_or(&digits)),
-            resource: resource.to_owned(),
+            resource: resource.name.clone(),
+            delivery: resource.delivery,
             groups: groups.clone(),
             serial,
             touched_ms: now_ms(),
@@ -131,6 +143,12 @@ impl Records {
     #[must_use]
     pub fn all(&self) -> Vec<Allocation> {
         self.lock().values().cloned().collect()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Allocation> {
+        self.lock().get(name).cloned()
     }
 
     /// The newest with exactly these groups.

@@ -1,24 +1,23 @@
 //! Release without a Deallocate: PodResources, processes, control groups and open descriptors
 //! decide together. What the kubelet leaves out of its list is not free for that alone.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use berth_proto::v1;
 
-use super::{Allocation, Claims, HOLDER_PREFIX, Node, NotNow};
-use crate::node::Listed;
+use super::{Allocation, Claims, HOLDER_PREFIX, NotNow};
+use crate::{config::cdi_kind, node::Listed};
 
 impl Claims {
     /// Looks at every allocation, again and again. Never returns.
     pub async fn keep_releasing(&self) {
-        let mut beat =
-            tokio::time::interval(std::time::Duration::from_millis(self.config.release_ms));
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            beat.tick().await;
             if let Err(error) = self.release_pass().await {
                 tracing::debug!(%error, "nothing is given back now");
             }
+            self.tell_holding();
+            let beat = self.configs.borrow().release_ms;
+            tokio::time::sleep(Duration::from_millis(beat)).await;
         }
     }
 
@@ -30,6 +29,7 @@ impl Claims {
     pub async fn release_pass(&self) -> Result<Vec<String>, NotNow> {
         let _turn = self.turn.lock().await;
         let listed = self.pods.list().await?;
+        self.holding.lists(&listed);
         let processes = self.look().await?;
         let mut freed = Vec::new();
         for mut allocation in self.records.all() {
@@ -78,8 +78,7 @@ impl Claims {
         let newer_waits = self.records.all().iter().any(|one| {
             one.serial > allocation.serial && one.meets(allocation) && one.reservation.is_none()
         });
-        age < self.config.settle_ms
-            || (newer_waits && listed.iter().any(|one| one.is_of(allocation)))
+        age < self.settle_ms() || (newer_waits && listed.iter().any(|one| one.is_of(allocation)))
     }
 
     /// At start: reservations and records are matched, and what a container may be using is handed
@@ -96,24 +95,23 @@ impl Claims {
         let all = self.records.all();
         let names: BTreeSet<String> = all.iter().map(|one| one.name.clone()).collect();
         self.cdi.keep_only(&names)?;
+        self.sockets.keep_only(&names)?;
         for mut allocation in all {
             let Some(id) = allocation.reservation.clone() else { continue };
             match reservations.iter().find(|one| one.id == id) {
-                Some(there) => match self.berthd.hand_over(&id, there.epoch).await {
-                    Ok(nodes) => {
-                        let nodes = nodes.into_iter().map(|node| Node { path: node.path });
-                        allocation.nodes = nodes.collect();
-                        self.records.put(&allocation)?;
+                Some(there) => {
+                    if let Err(error) = self.deliver(&mut allocation, there).await {
+                        tracing::warn!(%error, reservation = id, "not handed over again");
                     }
-                    Err(error) => tracing::warn!(%error, reservation = id, "not handed over again"),
-                },
+                }
                 None => tracing::warn!(reservation = id, "berthd knows it no more"),
             }
-            let resource = self.config.resources.iter().find(|one| one.name == allocation.resource);
-            if let Some(resource) = resource.filter(|_| !allocation.nodes.is_empty()) {
-                self.cdi.write(&resource.cdi_kind(), &allocation)?;
+            // Also of a resource that the configuration has no more: its pods run.
+            if allocation.is_delivered() && !allocation.resource.is_empty() {
+                self.cdi.write(&cdi_kind(&allocation.resource), &allocation)?;
             }
         }
+        self.tell_holding();
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! CDI files: one for each allocation, written when a container may start, removed when the groups
-//! are free. Nodes have no uid, gid or mode: the runtime makes them the container user's.
+//! are free. Nodes have no uid, gid or mode: the runtime makes them the container user's. Who gets
+//! descriptors has no nodes, but the directory of its socket.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +10,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::core::{Allocation, Node};
+use crate::{
+    core::{Allocation, Node},
+    handout,
+};
 
 /// The lowest version that has all that is written, as a runtime refuses what it doesn't know.
 const VERSION: &str = "0.5.0";
@@ -19,13 +23,14 @@ const PREFIX: &str = "berth-";
 #[derive(Debug, Clone)]
 pub struct Cdi {
     dir: PathBuf,
+    socket_dir: PathBuf,
 }
 
 impl Cdi {
-    /// In a directory, which is made when it is needed.
+    /// In a directory, which is made when it is needed; with sockets in another one.
     #[must_use]
-    pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+    pub fn new(dir: &Path, socket_dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), socket_dir: socket_dir.to_owned() }
     }
 
     fn file(&self, allocation: &str) -> PathBuf {
@@ -37,7 +42,12 @@ impl Cdi {
     /// # Errors
     /// Of the system.
     pub fn write(&self, kind: &str, allocation: &Allocation) -> io::Result<()> {
-        let bytes = serde_json::to_vec_pretty(&spec(kind, &allocation.name, &allocation.nodes))
+        let edits = if allocation.delivery.by_socket() {
+            json!({"mounts": [mount(&allocation.name, &self.socket_dir.join(&allocation.name))]})
+        } else {
+            json!({"deviceNodes": nodes(&allocation.nodes)})
+        };
+        let bytes = serde_json::to_vec_pretty(&spec(kind, &allocation.name, &edits))
             .map_err(io::Error::other)?;
         let file = self.file(&allocation.name);
         if fs::read(&file).is_ok_and(|there| there == bytes) {
@@ -83,12 +93,23 @@ impl Cdi {
     }
 }
 
-fn spec(kind: &str, name: &str, nodes: &[Node]) -> Value {
-    let nodes: Vec<Value> =
-        nodes.iter().map(|node| json!({"path": node.path, "permissions": "rw"})).collect();
+fn nodes(nodes: &[Node]) -> Value {
+    nodes.iter().map(|node| json!({"path": node.path, "permissions": "rw"})).collect()
+}
+
+/// A read-only mount lets its processes connect and nothing else.
+fn mount(allocation: &str, dir: &Path) -> Value {
+    json!({
+        "hostPath": dir,
+        "containerPath": handout::container_dir(allocation),
+        "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+    })
+}
+
+fn spec(kind: &str, name: &str, edits: &Value) -> Value {
     json!({
         "cdiVersion": VERSION,
         "kind": kind,
-        "devices": [{"name": name, "containerEdits": {"deviceNodes": nodes}}],
+        "devices": [{"name": name, "containerEdits": edits}],
     })
 }

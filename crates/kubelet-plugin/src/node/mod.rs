@@ -8,7 +8,7 @@ use std::{fs, io, io::Write as _, path::Path};
 
 pub use cdi::Cdi;
 pub use pods::{Listed, Pods};
-pub use processes::{ALLOCATION_ENV, Process, Processes};
+pub use processes::{ALLOCATION_ENV, Process, Processes, is_in_container};
 
 /// Writes a file so that a reader, and a crash, see the old one or the new one.
 ///

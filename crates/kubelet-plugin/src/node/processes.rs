@@ -85,6 +85,21 @@ impl Processes {
     }
 }
 
+/// Whether a process is in an allocation's container: it has the variable, or is in a control group,
+/// or below one, in which one that had it was seen. Blocks.
+#[must_use]
+pub fn is_in_container(pid: u32, allocation: &Allocation, cgroup_root: &Path) -> bool {
+    if allocations_of(pid).contains(&allocation.name) {
+        return true;
+    }
+    let Some(own) = cgroup_of(&pid.to_string()) else { return false };
+    let within = |seen: &String| {
+        own.strip_prefix(seen.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    allocation.cgroups.iter().any(within)
+        || Processes::look(cgroup_root).cgroups(&allocation.name).iter().any(within)
+}
+
 /// The values of the variable; one for each resource that the container has.
 fn allocations_of(pid: u32) -> BTreeSet<String> {
     let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -95,11 +110,12 @@ fn allocations_of(pid: u32) -> BTreeSet<String> {
         .collect()
 }
 
-/// The control group of version 2; unset for the root, which every process could be in.
+/// The control group of version 2; unset for the root, which every process could be in, and for one
+/// outside of this program's own namespace, whose path leads nowhere from the root that it sees.
 fn cgroup_of(pid: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.trim();
-    (path.len() > 1).then(|| path.to_owned())
+    (path.len() > 1 && !path.starts_with("/..")).then(|| path.to_owned())
 }
 
 #[cfg(test)]

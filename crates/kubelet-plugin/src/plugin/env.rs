@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use crate::{
     config::Resource,
     core::{Allocation, Offer},
+    handout::container_socket,
     node::ALLOCATION_ENV,
 };
 
-/// For KubeVirt, for what knows the SR-IOV plugin, and Berth's own.
+/// For KubeVirt, for what knows the SR-IOV plugin, and Berth's own. The reservation is made later, so
+/// what is delivered by socket is asked for by the allocation's name.
 ///
 /// KubeVirt takes as many addresses as host devices were asked for, by position: so it gets the
 /// primary function of each group, and nothing of its siblings.
@@ -22,13 +24,19 @@ pub(super) fn variables(
     let suffix = resource.env();
     let primary: Vec<&str> = offers.iter().map(|offer| offer.primary.as_str()).collect();
     let primary = primary.join(",");
-    BTreeMap::from([
+    let mut variables = BTreeMap::from([
         (format!("PCI_RESOURCE_{suffix}"), primary.clone()),
         (format!("PCIDEVICE_{suffix}"), primary),
-        (format!("PCIDEVICE_{suffix}_INFO"), sriov_info(offers).to_string()),
         (format!("{ALLOCATION_ENV}{suffix}"), allocation.name.clone()),
         (format!("BERTH_DEVICES_{suffix}"), all(resource, allocation, offers).to_string()),
-    ])
+    ]);
+    if allocation.delivery.by_socket() {
+        variables.insert(format!("BERTH_RESERVATION_{suffix}"), allocation.name.clone());
+        variables.insert(format!("BERTH_HANDOVER_{suffix}"), container_socket(&allocation.name));
+    } else {
+        variables.insert(format!("PCIDEVICE_{suffix}_INFO"), sriov_info(offers).to_string());
+    }
+    variables
 }
 
 fn sriov_info(offers: &[&Offer]) -> Value {

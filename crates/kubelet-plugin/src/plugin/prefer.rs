@@ -116,7 +116,7 @@ mod tests {
             };
             (offer.id.clone(), offer)
         });
-        Inventory { offers: offers.collect() }
+        Inventory { offers: offers.collect(), event: None }
     }
 
     fn chosen(inventory: &Inventory, must: &[&str], size: usize) -> Vec<String> {

@@ -24,6 +24,7 @@ use crate::{
         registration_client::RegistrationClient,
     },
     core::channel,
+    metrics::Registration,
 };
 
 /// How often the sockets are looked at.
@@ -86,7 +87,10 @@ impl Drop for Served {
 /// # Errors
 /// Of the directory of device plugins.
 pub async fn serve(plugin: DevicePlugin, dir: Arc<Path>) -> io::Result<()> {
-    let stem = plugin.resource().file_stem();
+    let resource = plugin.resource();
+    let stem = resource.file_stem();
+    let stands = |now| plugin.metrics().registration(&resource.name, now);
+    stands(Registration::WaitsForInstance);
     fs::create_dir_all(&dir)?;
     let _alone = alone(&dir.join(format!(".{stem}.lock"))).await?;
     let (path, kubelet) = (dir.join(format!("{stem}.sock")), dir.join("kubelet.sock"));
@@ -97,16 +101,21 @@ pub async fn serve(plugin: DevicePlugin, dir: Arc<Path>) -> io::Result<()> {
             drop(served);
             served = Served::start(&path, &plugin)?;
         }
-        if let Some(known) = identity(&kubelet) {
-            match register(&plugin, &kubelet, &path).await {
-                Ok(()) => {
-                    tracing::info!(resource = plugin.resource().name, "registered");
-                    until_forgotten(&plugin, &served, &kubelet, known).await;
-                }
-                Err(error) => {
-                    tracing::warn!(resource = plugin.resource().name, %error, "not registered");
-                    tokio::time::sleep(PATIENCE).await;
-                }
+        let Some(known) = identity(&kubelet) else {
+            stands(Registration::WaitsForKubelet);
+            tokio::time::sleep(LOOK).await;
+            continue;
+        };
+        match register(&plugin, &kubelet, &path).await {
+            Ok(()) => {
+                stands(Registration::Registered);
+                tracing::info!(resource = resource.name, "registered");
+                until_forgotten(&plugin, &served, &kubelet, known).await;
+            }
+            Err(error) => {
+                stands(Registration::Refused);
+                tracing::warn!(resource = resource.name, %error, "not registered");
+                tokio::time::sleep(PATIENCE).await;
             }
         }
         tokio::time::sleep(LOOK).await;
@@ -150,10 +159,11 @@ async fn register(
 /// follows no list: it disconnected the plugin, and tells nobody otherwise.
 async fn until_forgotten(plugin: &DevicePlugin, served: &Served, kubelet: &Path, known: Identity) {
     let streams = plugin.streams();
+    let resource = plugin.resource();
+    let name = &resource.name;
     let mut followed = tokio::time::Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
-        let name = &plugin.resource().name;
         if identity(kubelet) != Some(known) {
             tracing::info!(resource = name, "the kubelet started anew");
             return;

@@ -19,11 +19,12 @@ use crate::{
     api::v1beta1::{self as api, device_plugin_server},
     config::Resource,
     core::{Claims, Inventory, Offer},
+    metrics::Metrics,
 };
 
 /// How many lists the kubelet follows: none means that it has forgotten the plugin.
 #[derive(Debug, Clone, Default)]
-pub struct Streams(Arc<AtomicUsize>);
+pub struct Streams(pub(super) Arc<AtomicUsize>);
 
 impl Streams {
     /// Now.
@@ -50,9 +51,10 @@ impl Drop for OpenStream {
 /// What the kubelet calls, for one resource.
 #[derive(Debug, Clone)]
 pub struct DevicePlugin {
-    resource: Arc<Resource>,
+    resource: watch::Receiver<Arc<Resource>>,
     inventory: watch::Receiver<Arc<Inventory>>,
     claims: Arc<Claims>,
+    metrics: Arc<Metrics>,
     streams: Streams,
 }
 
@@ -62,20 +64,28 @@ pub(super) fn options() -> api::DevicePluginOptions {
 }
 
 impl DevicePlugin {
-    /// For a resource.
+    /// For a resource, as it is at each call; its lists end with the sender.
     #[must_use]
     pub fn new(
-        resource: Resource,
+        resource: watch::Receiver<Arc<Resource>>,
         inventory: watch::Receiver<Arc<Inventory>>,
         claims: Arc<Claims>,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { resource: Arc::new(resource), inventory, claims, streams: Streams::default() }
+        let streams = Streams(metrics.lists(&resource.borrow().name));
+        Self { resource, inventory, claims, metrics, streams }
     }
 
-    /// The resource.
+    /// The resource, now.
     #[must_use]
-    pub fn resource(&self) -> &Resource {
-        &self.resource
+    pub fn resource(&self) -> Arc<Resource> {
+        Arc::clone(&self.resource.borrow())
+    }
+
+    /// Where it is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The lists that are followed.
@@ -89,27 +99,28 @@ impl DevicePlugin {
         inventory: &Inventory,
         ids: &[String],
     ) -> Result<api::ContainerAllocateResponse, Status> {
+        let resource = self.resource();
         let offers: Vec<&Offer> = ids
             .iter()
             .map(|id| {
                 let known = inventory.offers.get(id);
-                known.filter(|offer| offer.resource == self.resource.name).ok_or_else(|| {
-                    let name = &self.resource.name;
+                known.filter(|offer| offer.resource == resource.name).ok_or_else(|| {
+                    let name = &resource.name;
                     Status::not_found(format!("{id} is not a group of {name} on this node"))
                 })
             })
             .collect::<Result<_, _>>()?;
         let groups: BTreeSet<String> = ids.iter().cloned().collect();
-        let allocation = self.claims.allocate(&self.resource.name, &groups);
+        let allocation = self.claims.allocate(&resource, &groups);
         tracing::info!(
-            resource = self.resource.name,
+            resource = resource.name,
             allocation = allocation.name,
             groups = ids.join(","),
             "allocated"
         );
-        let name = format!("{}={}", self.resource.cdi_kind(), allocation.name);
+        let name = format!("{}={}", resource.cdi_kind(), allocation.name);
         Ok(api::ContainerAllocateResponse {
-            envs: env::variables(&self.resource, &allocation, &offers),
+            envs: env::variables(&resource, &allocation, &offers),
             cdi_devices: vec![api::CdiDevice { name }],
             ..api::ContainerAllocateResponse::default()
         })
@@ -129,9 +140,9 @@ fn listed(resource: &str, inventory: &Inventory) -> api::ListAndWatchResponse {
 }
 
 /// A list that is followed, counted until the kubelet lets go of it.
-#[derive(Debug)]
 struct Lists<S> {
     lists: S,
+    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     _open: OpenStream,
 }
 
@@ -139,6 +150,9 @@ impl<S: Stream + Unpin> Stream for Lists<S> {
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        if self.ended.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
         Pin::new(&mut self.lists).poll_next(context)
     }
 }
@@ -160,16 +174,23 @@ impl device_plugin_server::DevicePlugin for DevicePlugin {
         &self,
         _: Request<api::Empty>,
     ) -> Result<Response<Self::ListAndWatchStream>, Status> {
-        let name = self.resource.name.clone();
+        let name = self.resource().name.clone();
+        let metrics = Arc::clone(&self.metrics);
         let mut last = None;
         let lists = WatchStream::new(self.inventory.clone()).filter_map(move |inventory| {
             let list = listed(&name, &inventory);
             // Another resource's change is none of this one.
             let new = last.as_ref() != Some(&list);
-            last = Some(list.clone());
+            // The first list of a stream says how it is; no event led to it.
+            let first = last.replace(list.clone()).is_none();
+            if let Some(event) = inventory.event.filter(|_| new && !first) {
+                metrics.listed(&name, event);
+            }
             new.then_some(Ok(list))
         });
-        let lists = Lists { lists, _open: self.streams.begin() };
+        let mut resource = self.resource.clone();
+        let ended = Box::pin(async move { while resource.changed().await.is_ok() {} });
+        let lists = Lists { lists, ended, _open: self.streams.begin() };
         Ok(Response::new(Box::pin(lists)))
     }
 
@@ -199,7 +220,9 @@ impl device_plugin_server::DevicePlugin for DevicePlugin {
             .container_requests
             .iter()
             .map(|one| self.allocate_one(&inventory, &one.devices_ids))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, _>>();
+        self.metrics.allocate(&self.resource().name, container_responses.is_ok());
+        let container_responses = container_responses?;
         Ok(Response::new(api::AllocateResponse { container_responses }))
     }
 
@@ -209,12 +232,17 @@ impl device_plugin_server::DevicePlugin for DevicePlugin {
     ) -> Result<Response<api::PreStartContainerResponse>, Status> {
         let groups: BTreeSet<String> = request.into_inner().devices_ids.into_iter().collect();
         // A call that the kubelet gives up on is finished all the same.
-        let (claims, resource) = (Arc::clone(&self.claims), Arc::clone(&self.resource));
+        let (claims, resource) = (Arc::clone(&self.claims), self.resource());
+        let name = resource.name.clone();
         let taken = tokio::spawn(async move { claims.take(&resource, &groups).await }).await;
         match taken.map_err(|error| Status::internal(error.to_string()))? {
-            Ok(()) => Ok(Response::new(api::PreStartContainerResponse {})),
+            Ok(()) => {
+                self.metrics.let_in(&name);
+                Ok(Response::new(api::PreStartContainerResponse {}))
+            }
             Err(why) => {
-                tracing::info!(resource = self.resource.name, %why, "a container waits");
+                self.metrics.waits(&name, &why.reason());
+                tracing::info!(resource = name, %why, "a container waits");
                 Err(Status::failed_precondition(why.to_string()))
             }
         }

@@ -1,6 +1,7 @@
 //! Tests of the state machine.
 
 mod adopt;
+mod broken;
 mod condition;
 pub(crate) mod coverage;
 mod fixture;
@@ -14,5 +15,7 @@ mod scenarios;
 mod search;
 mod sriov;
 mod tables;
+mod turns;
+mod words;
 mod world;
 mod worlds;

@@ -17,8 +17,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_uapi::{
-    BoundDevice, Cdev, DevId, Device, Errno, IoasId, Iommufd, IovaChoice, PtId, VfioContainer,
-    VfioGroup,
+    BoundDevice, Cdev, DevId, Device, Errno, IoasId, Iommufd, IovaChoice, PtId, RegionIndex,
+    VfToken, VfioContainer, VfioGroup,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -30,6 +30,10 @@ pub const VERB: &str = "holder";
 /// What holders may lock: the kernel's usual limit.
 const MEMLOCK_BYTES: u64 = 8 << 20;
 const PAGE: u64 = 4096;
+/// QEMU's `edu`, by its device id.
+const EDU: u16 = 0x11e8;
+/// Where network cards of the igb family have their status register, virtual functions too.
+const STATUS: u64 = 8;
 /// Threads that map in a storm.
 const MAPPERS: u64 = 3;
 
@@ -39,8 +43,9 @@ enum Order {
     Ping,
     Nodes { paths: Vec<PathBuf> },
     Ask { socket: PathBuf, request: Value, beside: Beside },
-    Bind { device: String },
-    Open { device: String, nodes: Vec<PathBuf> },
+    Bind { device: String, token: Option<String> },
+    Open { device: String, nodes: Vec<PathBuf>, token: Option<String> },
+    Registers { device: String },
     Memory { pages: u64, sealed: bool },
     ReopenForReading { memory: usize },
     Truncate { memory: usize },
@@ -159,7 +164,15 @@ impl Holder {
     /// # Errors
     /// It was handed none, or anything after the bind fails.
     pub fn bind(&mut self, device: &str) -> Result<i32> {
-        self.order(&Order::Bind { device: device.to_owned() })
+        self.bind_by(device, None)
+    }
+
+    /// The same, with the VF token that is shown.
+    ///
+    /// # Errors
+    /// As [`Holder::bind`].
+    pub fn bind_by(&mut self, device: &str, token: Option<&str>) -> Result<i32> {
+        self.order(&Order::Bind { device: device.to_owned(), token: token.map(str::to_owned) })
     }
 
     /// Opens a device by these nodes, as a program does that is given paths: its cdev and
@@ -169,7 +182,29 @@ impl Holder {
     /// # Errors
     /// Anything after the opening fails.
     pub fn open(&mut self, device: &str, nodes: Vec<PathBuf>) -> Result<i32> {
-        self.order(&Order::Open { device: device.to_owned(), nodes })
+        self.open_by(device, nodes, None)
+    }
+
+    /// The same, with the VF token that is shown.
+    ///
+    /// # Errors
+    /// As [`Holder::open`].
+    pub fn open_by(
+        &mut self,
+        device: &str,
+        nodes: Vec<PathBuf>,
+        token: Option<&str>,
+    ) -> Result<i32> {
+        let token = token.map(str::to_owned);
+        self.order(&Order::Open { device: device.to_owned(), nodes, token })
+    }
+
+    /// Reads the ids of a device that it has open, vendor's first, and a word of its registers.
+    ///
+    /// # Errors
+    /// It has no such device, or the device doesn't answer.
+    pub fn registers(&mut self, device: &str) -> Result<(u16, u16, u32)> {
+        self.order(&Order::Registers { device: device.to_owned() })
     }
 
     /// Fetches a reservation's descriptors.
@@ -447,8 +482,11 @@ impl Hands {
                 return Ok(serde_json::to_value(tried)?);
             }
             Order::Ask { socket, request, beside } => return self.ask(&socket, &request, beside),
-            Order::Bind { device } => return Ok(json!(self.bind(&device)?)),
-            Order::Open { device, nodes } => return Ok(json!(self.open(&device, &nodes)?)),
+            Order::Bind { device, token } => return Ok(json!(self.bind(&device, read(token)?)?)),
+            Order::Open { device, nodes, token } => {
+                return Ok(json!(self.open(&device, &nodes, read(token)?)?));
+            }
+            Order::Registers { device } => return Ok(json!(self.registers(&device)?)),
             Order::Memory { pages, sealed } => {
                 let make = if sealed { Memory::sealed } else { Memory::new };
                 return Ok(self.add(make(pages * PAGE)?));
@@ -598,16 +636,39 @@ impl Hands {
         Ok(packet.json)
     }
 
-    fn bind(&mut self, address: &str) -> Result<i32> {
+    fn registers(&self, address: &str) -> Result<(u16, u16, u32)> {
+        let device = self.device(address)?;
+        let (mut ids, mut word) = ([0; 4], [0; 4]);
+        device.read_region(RegionIndex::CONFIG, 0, &mut ids)?;
+        device.read_region(RegionIndex(0), STATUS, &mut word)?;
+        let [vendor, id] = [[ids[0], ids[1]], [ids[2], ids[3]]].map(u16::from_le_bytes);
+        Ok((vendor, id, u32::from_le_bytes(word)))
+    }
+
+    /// What is opened is driven where it is an `edu`.
+    fn keep(&mut self, device: Device, id: u16) -> Result<()> {
+        if id == EDU {
+            self.devices.insert(device.name().to_owned(), Edu::on_vfio(&device)?);
+        }
+        self.open.push(device);
+        Ok(())
+    }
+
+    fn bind(&mut self, address: &str, token: Option<VfToken>) -> Result<i32> {
         let cdev = self.cdevs.remove(address).context("no cdev was handed over")?;
         let context = self.unbound.take().context("no iommufd was handed over")?;
-        let errno = self.bind_to(address, cdev, &context)?;
+        let errno = self.bind_to(address, (cdev, token), &context)?;
         self.unbound = Some(context);
         Ok(errno)
     }
 
-    fn bind_to(&mut self, address: &str, cdev: Cdev, context: &Iommufd) -> Result<i32> {
-        let bound = match cdev.bind_iommufd(context, None) {
+    fn bind_to(
+        &mut self,
+        address: &str,
+        (cdev, token): (Cdev, Option<VfToken>),
+        context: &Iommufd,
+    ) -> Result<i32> {
+        let bound = match cdev.bind_iommufd(context, token.as_ref()) {
             Ok(bound) => bound,
             Err(failed) => return Ok(failed.error.errno().raw_os_error()),
         };
@@ -616,13 +677,13 @@ impl Hands {
             _ => context.ioas_alloc()?,
         };
         bound.attach_pt(PtId::Ioas(ioas))?;
-        self.devices.insert(address.to_owned(), Edu::on_vfio(bound.device())?);
-        self.open.push(Device::from_fd(bound.into_fd(), address));
+        let id = id_of(bound.device())?;
+        self.keep(Device::from_fd(bound.into_fd(), address), id)?;
         self.mapper = Some(Mapper::Iommufd(context.try_clone()?, ioas));
         Ok(0)
     }
 
-    fn open(&mut self, address: &str, nodes: &[PathBuf]) -> Result<i32> {
+    fn open(&mut self, address: &str, nodes: &[PathBuf], token: Option<VfToken>) -> Result<i32> {
         let [device, context] = nodes else { bail!("the nodes of one device are two: {nodes:?}") };
         if context.ends_with("iommu") {
             let context = match Iommufd::open_path(context) {
@@ -630,7 +691,7 @@ impl Hands {
                 Err(error) => return Ok(error.errno().raw_os_error()),
             };
             return match Cdev::open(device, address) {
-                Ok(cdev) => self.bind_to(address, cdev, &context),
+                Ok(cdev) => self.bind_to(address, (cdev, token), &context),
                 Err(error) => Ok(error.errno().raw_os_error()),
             };
         }
@@ -644,9 +705,13 @@ impl Hands {
         };
         group.set_container(&container)?;
         container.set_iommu_type1v2()?;
-        let opened = group.get_device_fd(address, None)?;
-        self.devices.insert(address.to_owned(), Edu::on_vfio(&opened)?);
-        self.open.push(opened);
+        let token = token.map(|token| token.text());
+        let opened = match group.get_device_fd(address, token.as_deref()) {
+            Ok(opened) => opened,
+            Err(error) => return Ok(error.errno().raw_os_error()),
+        };
+        let id = id_of(&opened)?;
+        self.keep(opened, id)?;
         self.group = Some(group);
         self.mapper = Some(Mapper::Container(container));
         Ok(0)
@@ -676,6 +741,17 @@ impl Mapper {
         ensure!(unmapped == length, "{unmapped} bytes were unmapped, not {length}");
         Ok(())
     }
+}
+
+fn read(token: Option<String>) -> Result<Option<VfToken>> {
+    let parsed = |text: String| VfToken::parse(&text).context("a VF token that is no UUID");
+    token.map(parsed).transpose()
+}
+
+fn id_of(device: &Device) -> Result<u16> {
+    let mut id = [0; 2];
+    device.read_region(RegionIndex::CONFIG, 2, &mut id)?;
+    Ok(u16::from_le_bytes(id))
 }
 
 fn errno_of_open(path: &Path) -> i32 {

@@ -39,6 +39,7 @@ mod berthd_run_restarts;
 mod berthd_shared;
 mod berthd_sriov;
 mod berthd_tools;
+mod berthd_vf_token;
 mod berthd_wedged;
 mod conformance;
 mod daemon;
@@ -80,6 +81,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_exclusive::SCENARIOS,
     berthd_shared::SCENARIOS,
     berthd_sriov::SCENARIOS,
+    berthd_vf_token::SCENARIOS,
     berthd_group::SCENARIOS,
     berthd_host_use::SCENARIOS,
     berthd_hotplug::SCENARIOS,

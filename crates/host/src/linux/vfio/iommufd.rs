@@ -7,7 +7,7 @@ use std::{
 };
 
 use berth_dma::AddressSpace;
-use berth_uapi::{BoundDevice, Cdev, DevId, Errno, IoasId, Iommufd, PtId};
+use berth_uapi::{BoundDevice, Cdev, DevId, Errno, IoasId, Iommufd, PtId, VfToken};
 
 use super::{
     check_node, duplicate,
@@ -31,6 +31,28 @@ impl IommufdContext {
     pub(in crate::linux) fn new(root: Root, fd: OwnedFd) -> Self {
         Self { root, iommufd: Arc::new(Iommufd::from(fd)) }
     }
+
+    /// Whether a bind of this device takes a VF token.
+    pub(in crate::linux) fn takes_vf_token(&self, device: PciAddress) -> Result<bool, VfioError> {
+        let cdev = Cdev::open(&cdev_path(&self.root, device)?, &device.to_string())?;
+        Ok(cdev.takes_vf_token(&self.iommufd)?)
+    }
+
+    fn bind(
+        &self,
+        device: PciAddress,
+        token: Option<&VfToken>,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        let path = cdev_path(&self.root, device)?;
+        let name = device.to_string();
+        // The cdev is opened for each try: one that the kernel refused is of no further use.
+        // EAGAIN: the reset at the first open couldn't take a lock.
+        let bound = while_transient(Errno::AGAIN, || {
+            let cdev = when_given(|| Cdev::open(&path, &name))?;
+            Ok(cdev.bind_iommufd(&self.iommufd, token)?)
+        })?;
+        Ok(Box::new(CdevDevice { address: device, bound, iommufd: Arc::clone(&self.iommufd) }))
+    }
 }
 
 impl Context for IommufdContext {
@@ -51,15 +73,15 @@ impl Context for IommufdContext {
     }
 
     fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError> {
-        let path = cdev_path(&self.root, device)?;
-        let name = device.to_string();
-        // The cdev is opened for each try: one that the kernel refused is of no further use.
-        // EAGAIN: the reset at the first open couldn't take a lock.
-        let bound = while_transient(Errno::AGAIN, || {
-            let cdev = when_given(|| Cdev::open(&path, &name))?;
-            Ok(cdev.bind_iommufd(&self.iommufd, None)?)
-        })?;
-        Ok(Box::new(CdevDevice { address: device, bound, iommufd: Arc::clone(&self.iommufd) }))
+        self.bind(device, None)
+    }
+
+    fn open_by_token(
+        &self,
+        device: PciAddress,
+        token: &VfToken,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        self.bind(device, Some(token))
     }
 
     fn adopt_device(
@@ -177,6 +199,10 @@ impl AttachedDevice for CdevDevice {
 
     fn reset(&mut self) -> Result<(), VfioError> {
         Ok(while_transient(Errno::AGAIN, || self.bound.device().reset())?)
+    }
+
+    fn set_vf_token(&mut self, token: &VfToken) -> Result<(), VfioError> {
+        Ok(self.bound.device().set_vf_token(token)?)
     }
 
     fn fd(&self) -> Result<OwnedFd, VfioError> {

@@ -6,7 +6,7 @@ use super::{iommufd::cdev_path, open_group};
 use crate::{
     DmaKind, PciAddress, VfioError,
     linux::{
-        drivers,
+        drivers, nodes,
         tree::{self, Root},
     },
 };
@@ -47,7 +47,7 @@ fn without_node(root: &Root, group: u32) -> Result<bool, VfioError> {
         }
     }
     match members.iter().find_map(|member| Some((*member, cdev_path(root, *member).ok()?))) {
-        Some((member, path)) => bind_and_close(member, &path),
+        Some((member, path)) => bind_and_close(root, member, &path),
         None => Ok(true),
     }
 }
@@ -58,12 +58,21 @@ fn host_driver(root: &Root, member: PciAddress) -> bool {
     matches!(drivers::dma_kind(driver), DmaKind::Kernel | DmaKind::Assumed)
 }
 
-fn bind_and_close(member: PciAddress, path: &std::path::Path) -> Result<bool, VfioError> {
+fn bind_and_close(
+    root: &Root,
+    member: PciAddress,
+    path: &std::path::Path,
+) -> Result<bool, VfioError> {
     let iommufd = Iommufd::open()?;
     match Cdev::open(path, &member.to_string())?.bind_iommufd(&iommufd, None) {
         Ok(_) => Ok(true),
         Err(failed) => match failed.error.errno {
             Errno::PERM | Errno::BUSY | Errno::INVAL => Ok(false),
+            // A VF token is asked for before the group's owner is looked at.
+            Errno::ACCESS => {
+                let unknown = |_| VfioError::new("look at", member.to_string(), Errno::NODEV);
+                nodes::in_use(root, member).map(|used| !used).map_err(unknown)
+            }
             _ => Err(failed.error.into()),
         },
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use berth_dma::AddressSpace;
-use berth_uapi::{Device, Errno, VfioContainer, VfioGroup};
+use berth_uapi::{Device, Errno, VfToken, VfioContainer, VfioGroup};
 
 use super::{duplicate, kept::check_group_device, lock, no_domain, open_new_group};
 use crate::{
@@ -92,6 +92,29 @@ impl Type1Context {
             .and_then(|target| target.file_name()?.to_str()?.parse().ok())
             .ok_or_else(|| VfioError::new("find group", device.to_string(), Errno::NODEV))
     }
+
+    fn enter_and_open(
+        &self,
+        device: PciAddress,
+        token: Option<&VfToken>,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        let group = self.group_of(device)?;
+        self.shared.enter(group, |member| member.devices += 1)?;
+        let opened = self.shared.set_iommu().and_then(|()| self.shared.open(group, device, token));
+        match opened {
+            Ok(opened) => Ok(Box::new(GroupDevice {
+                address: device,
+                attached: None,
+                device: Some(opened),
+                group,
+                shared: Arc::clone(&self.shared),
+            })),
+            Err(error) => {
+                self.shared.leave(group, |member| member.devices -= 1);
+                Err(error)
+            }
+        }
+    }
 }
 
 impl Shared {
@@ -148,13 +171,18 @@ impl Shared {
         Ok(())
     }
 
-    fn open(&self, number: u32, device: PciAddress) -> Result<Device, VfioError> {
+    fn open(
+        &self,
+        number: u32,
+        device: PciAddress,
+        token: Option<&VfToken>,
+    ) -> Result<Device, VfioError> {
         let state = lock(&self.state);
         let name = device.to_string();
         let member = state.groups.get(&number);
         let member =
             member.ok_or_else(|| VfioError::new("find group", name.as_str(), Errno::NODEV))?;
-        Ok(member.group.get_device_fd(&name, None)?)
+        Ok(member.group.get_device_fd(&name, token.map(VfToken::text).as_deref())?)
     }
 }
 
@@ -186,22 +214,15 @@ impl Context for Type1Context {
     }
 
     fn open_device(&self, device: PciAddress) -> Result<Box<dyn AttachedDevice>, VfioError> {
-        let group = self.group_of(device)?;
-        self.shared.enter(group, |member| member.devices += 1)?;
-        let opened = self.shared.set_iommu().and_then(|()| self.shared.open(group, device));
-        match opened {
-            Ok(opened) => Ok(Box::new(GroupDevice {
-                address: device,
-                attached: None,
-                device: Some(opened),
-                group,
-                shared: Arc::clone(&self.shared),
-            })),
-            Err(error) => {
-                self.shared.leave(group, |member| member.devices -= 1);
-                Err(error)
-            }
-        }
+        self.enter_and_open(device, None)
+    }
+
+    fn open_by_token(
+        &self,
+        device: PciAddress,
+        token: &VfToken,
+    ) -> Result<Box<dyn AttachedDevice>, VfioError> {
+        self.enter_and_open(device, Some(token))
     }
 
     fn adopt_device(
@@ -388,6 +409,10 @@ impl AttachedDevice for GroupDevice {
 
     fn reset(&mut self) -> Result<(), VfioError> {
         Ok(self.open()?.reset()?)
+    }
+
+    fn set_vf_token(&mut self, token: &VfToken) -> Result<(), VfioError> {
+        Ok(self.open()?.set_vf_token(token)?)
     }
 
     fn fd(&self) -> Result<OwnedFd, VfioError> {

@@ -3,6 +3,7 @@
 //! # Source
 //! `drivers/vfio/device_cdev.c`, `drivers/iommu/iommufd/device.c`.
 
+use berth_uapi::VfToken;
 use rustix::io::Errno;
 
 use super::{
@@ -27,8 +28,18 @@ impl Kernel {
         Ok(id)
     }
 
-    /// `BIND_IOMMUFD`: answers the device's id in the context.
+    /// `BIND_IOMMUFD` without a token: answers the device's id in the context.
     pub(crate) fn bind_iommufd(&mut self, file: FileId, ctx: FileId) -> Result<u32, Errno> {
+        self.bind_iommufd_by(file, ctx, None)
+    }
+
+    /// `BIND_IOMMUFD`, with a VF token too.
+    pub(crate) fn bind_iommufd_by(
+        &mut self,
+        file: FileId,
+        ctx: FileId,
+        token: Option<VfToken>,
+    ) -> Result<u32, Errno> {
         let (address, via) = {
             let file = self.device_file(file)?;
             (file.address, file.via)
@@ -43,6 +54,7 @@ impl Kernel {
         if bound.is_some() {
             return Err(Errno::INVAL);
         }
+        self.check_token(address, token)?;
         if !self.iommufds.contains_key(&ctx) {
             return Err(Errno::BADFD);
         }

@@ -123,7 +123,12 @@ impl Kernel {
         let cdev = (self.features.cdev && self.features.iommufd).then(|| self.free_cdev());
         let incarnation = self.fresh();
         self.group_mut(number)?.vfio.get_or_insert_with(|| VfioGroup::new(incarnation));
-        self.dev_mut(address)?.vfio = Some(VfioDevice { cdev, ..VfioDevice::default() });
+        let facts = &self.dev(address)?.model.facts;
+        let on_vfio = |physical: &PciAddress| self.dev(*physical).is_ok_and(|it| it.vfio.is_some());
+        let made_by = facts.physical_function.filter(on_vfio);
+        let token = (facts.sriov_total > 0).then(|| self.unknown_token());
+        let vfio = VfioDevice { cdev, token, made_by, ..VfioDevice::default() };
+        self.dev_mut(address)?.vfio = Some(vfio);
         Ok(())
     }
 
@@ -135,6 +140,12 @@ impl Kernel {
 
     /// The end of a write to `unbind`, once nobody has the device open.
     pub(crate) fn unbind_driver(&mut self, address: PciAddress) -> Result<(), Errno> {
+        if self.dev(address)?.vfio.is_some() {
+            // `vfio_pci_core_unregister_device` takes away what it made.
+            for function in self.dev(address)?.model.facts.virtual_functions.clone() {
+                self.remove_device(function)?;
+            }
+        }
         let device = self.dev_mut(address)?;
         let Some(driver) = device.model.facts.driver.take() else { return Err(Errno::NODEV) };
         let kind = std::mem::replace(&mut device.model.facts.dma, DmaKind::None);

@@ -13,6 +13,7 @@ pub(crate) mod owner;
 pub(crate) mod sriov;
 pub(crate) mod type1;
 pub(crate) mod uevents;
+mod vf_token;
 pub(crate) mod vfio_group;
 pub(crate) mod vhost;
 
@@ -21,6 +22,7 @@ use std::{
     sync::Weak,
 };
 
+use berth_uapi::VfToken;
 use rustix::io::Errno;
 
 use self::{
@@ -57,6 +59,10 @@ pub(crate) struct VfioDevice {
     pub(crate) files: u32,
     /// Of the cdev.
     pub(crate) access: AccessList,
+    /// Of a physical function: what its virtual ones are opened by.
+    pub(crate) token: Option<VfToken>,
+    /// Of a virtual function: the physical one whose VFIO driver made it.
+    pub(crate) made_by: Option<PciAddress>,
 }
 
 /// An IOMMU group.
@@ -86,6 +92,8 @@ pub(crate) struct Kernel {
     pub(crate) broken: BTreeSet<Rule>,
     /// Drivers whose module was removed.
     pub(crate) unloaded: BTreeSet<String>,
+    /// vfio-pci's parameter `enable_sriov`.
+    pub(crate) vfio_sriov: bool,
     /// Devices that stay bus masters when they are closed.
     pub(crate) masters: BTreeSet<PciAddress>,
     /// Who is told what happens to devices.
@@ -110,6 +118,7 @@ impl Kernel {
             iommu_access: AccessList::new(),
             broken: BTreeSet::new(),
             unloaded: BTreeSet::new(),
+            vfio_sriov: false,
             masters: BTreeSet::new(),
             subscribers: Vec::new(),
             last_id: 0,

@@ -2,7 +2,8 @@
 //!
 //! # Source
 //! `sriov_numvfs_store` and `sriov_drivers_autoprobe_store` in `drivers/pci/iov.c`,
-//! `vfio_pci_sriov_configure` in `drivers/vfio/pci/vfio_pci.c`.
+//! `vfio_pci_sriov_configure` in `drivers/vfio/pci/vfio_pci.c`, `vfio_pci_bus_notifier` in
+//! `drivers/vfio/pci/vfio_pci_core.c`.
 
 use rustix::io::Errno;
 
@@ -44,7 +45,8 @@ impl Kernel {
             return Ok(());
         }
         // No driver, or one without `sriov_configure`; vfio-pci refuses unless `enable_sriov` is set.
-        let makes = |driver: &str| !is_vfio(driver) && driver != "pci-stub";
+        let on_vfio = facts.driver.as_deref().is_some_and(is_vfio);
+        let makes = |driver: &str| driver != "pci-stub" && (!is_vfio(driver) || self.vfio_sriov);
         if !facts.driver.as_deref().is_some_and(makes) {
             return Err(Errno::NOENT);
         }
@@ -58,6 +60,11 @@ impl Kernel {
             return Err(Errno::BUSY);
         }
         self.make_functions(address, count);
+        if on_vfio {
+            for function in self.dev(address)?.model.facts.virtual_functions.clone() {
+                self.set_override(function, Some("vfio-pci"))?;
+            }
+        }
         if self.dev(address)?.model.facts.sriov_autoprobe {
             for function in self.dev(address)?.model.facts.virtual_functions.clone() {
                 // What no driver takes is left without one.

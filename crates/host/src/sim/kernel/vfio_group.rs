@@ -3,6 +3,7 @@
 //! # Source
 //! `drivers/vfio/group.c`.
 
+use berth_uapi::VfToken;
 use rustix::io::Errno;
 
 use super::{
@@ -133,11 +134,21 @@ impl Kernel {
         }
     }
 
-    /// `GET_DEVICE_FD`.
+    /// `GET_DEVICE_FD` of a name alone.
     pub(crate) fn get_device_fd(
         &mut self,
         file: FileId,
         address: PciAddress,
+    ) -> Result<FileId, Errno> {
+        self.get_device_fd_by(file, address, None)
+    }
+
+    /// `GET_DEVICE_FD`, of a name with `vf_token=` too.
+    pub(crate) fn get_device_fd_by(
+        &mut self,
+        file: FileId,
+        address: PciAddress,
+        token: Option<VfToken>,
     ) -> Result<FileId, Errno> {
         let (number, vfio) = self.vfio_of(file)?;
         let container = vfio.container;
@@ -145,6 +156,7 @@ impl Kernel {
         if !member || self.dev(address)?.vfio.is_none() {
             return Err(Errno::NODEV);
         }
+        self.check_token(address, token)?;
         let container = container.ok_or(Errno::INVAL)?;
         if !self.containers.get(&container).is_some_and(|container| container.iommu_driver()) {
             return Err(Errno::INVAL);

@@ -147,15 +147,22 @@ impl Call {
     /// which: then it is decided as for one's own.
     #[must_use]
     pub fn decide(self, role: Role, transport: Transport, standing: Option<Standing>) -> Verdict {
-        let row = self.row();
-        if role < row.least {
-            return Verdict::NeedsRole(row.least);
+        self.row().decide(role, transport, standing)
+    }
+}
+
+impl Row {
+    /// Decides a call of which this is the row.
+    #[must_use]
+    pub fn decide(self, role: Role, transport: Transport, standing: Option<Standing>) -> Verdict {
+        if role < self.least {
+            return Verdict::NeedsRole(self.least);
         }
-        if row.over != Over::Any && transport == Transport::Tcp {
+        if self.over != Over::Any && transport == Transport::Tcp {
             return Verdict::NotProven;
         }
         let Some(Standing { is_for, asked }) = standing else { return Verdict::Allowed };
-        match row.whose {
+        match self.whose {
             Whose::All => Verdict::Allowed,
             Whose::Own if role >= Role::Orchestrator || is_for || asked => Verdict::Allowed,
             Whose::Asked if role >= Role::Operator || asked => Verdict::Allowed,
