@@ -124,11 +124,14 @@ where
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };
-    let words = runtime.block_on(tokio::time::timeout(PATIENCE, async {
-        let channel = client::connect(&cli.global).await.ok()?;
-        words(channel).await.ok()
-    }));
-    let fitting = words.ok().flatten().unwrap_or_default().into_iter().filter_map(|word| {
+    let words = runtime.block_on(async {
+        let asked = async {
+            let channel = client::connect(&cli.global).await.ok()?;
+            words(channel).await.ok()
+        };
+        tokio::time::timeout(PATIENCE, asked).await.ok().flatten()
+    });
+    let fitting = words.unwrap_or_default().into_iter().filter_map(|word| {
         let form = word.forms.into_iter().find(|form| form.starts_with(current))?;
         Some(CompletionCandidate::new(form).help(Some(word.what.into())))
     });
