@@ -9,8 +9,9 @@ use berth_proto::v1;
 use toml::Spanned;
 
 use super::{
-    Config, ConfigError, Delivery, Resource, Selector,
+    Config, ConfigError, Delivery, Limit, Resource, Selector,
     raw::{RawConfig, RawResource},
+    size::bytes_of,
 };
 
 /// What the kernel takes as a socket's path, without the zero at its end.
@@ -64,6 +65,14 @@ impl Source<'_> {
         Err(self.error(value.span(), format!("{} is out of range", value.get_ref()), &way_out))
     }
 
+    /// A size of memory.
+    fn size(&self, value: &Spanned<String>) -> Result<u64, ConfigError> {
+        bytes_of(value.get_ref()).ok_or_else(|| {
+            let message = format!("{:?} is not a size of memory", value.get_ref());
+            self.error(value.span(), message, "write it like 16G or in bytes")
+        })
+    }
+
     /// One of some words, or the first of them.
     fn word<T: Copy>(
         &self,
@@ -98,6 +107,8 @@ pub(super) fn resolve(file: &Path, text: &str) -> Result<Config, ConfigError> {
         state_dir: source.path(raw.state_dir.as_ref(), "/var/lib/berth-kubelet-plugin")?,
         socket_dir: source.path(raw.socket_dir.as_ref(), "/run/berth-kubelet-plugin")?,
         cgroup_root: source.path(raw.cgroup_root.as_ref(), "/sys/fs/cgroup")?,
+        memlock: raw.memlock.as_ref().map(|value| memlock(value, &source)).transpose()?,
+        runtime: raw.runtime.as_ref().map(|path| source.path(Some(path), "")).transpose()?,
         settle_ms: source.number(raw.settle_ms.as_ref(), 10_000, 100..=600_000)?,
         release_ms: source.number(raw.release_ms.as_ref(), 5_000, 100..=600_000)?,
         resources: resources(&raw.resource, &source)?,
@@ -113,6 +124,13 @@ pub(super) fn resolve(file: &Path, text: &str) -> Result<Config, ConfigError> {
         return Err(source.error(0..0, "there is no [[resource]]", way_out));
     }
     Ok(config)
+}
+
+fn memlock(value: &Spanned<String>, source: &Source<'_>) -> Result<Limit, ConfigError> {
+    match value.get_ref().as_str() {
+        "unlimited" => Ok(Limit::Unlimited),
+        _ => source.size(value).map(Limit::Bytes),
+    }
 }
 
 fn resources(raw: &[RawResource], source: &Source<'_>) -> Result<Vec<Resource>, ConfigError> {
@@ -166,6 +184,7 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         name: name.clone(),
         selector: selector(raw, source)?,
         delivery,
+        memory_bytes: raw.memory.as_ref().map(|value| source.size(value)).transpose()?,
         policy,
         backend,
         label: label.to_owned(),
@@ -307,6 +326,8 @@ mod tests {
                 "p.toml:4: \"unbound\" is not a delivery of type1",
             ),
             (format!("socket_dir = \"/{}\"", "run/".repeat(20)), "p.toml:1: /run/run/"),
+            (resource("memory = \"16 G\""), "p.toml:4: \"16 G\" is not a size of memory; write"),
+            ("memlock = \"none\"".to_owned(), "p.toml:1: \"none\" is not a size of memory"),
             (resource("clas = 1"), "p.toml:4: unknown field `clas`"),
             (
                 resource("[[resource]]\nname = \"example/com.gpu\""),

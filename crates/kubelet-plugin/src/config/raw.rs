@@ -15,6 +15,8 @@ pub(super) struct RawConfig {
     pub(super) state_dir: Option<Spanned<PathBuf>>,
     pub(super) socket_dir: Option<Spanned<PathBuf>>,
     pub(super) cgroup_root: Option<Spanned<PathBuf>>,
+    pub(super) memlock: Option<Spanned<String>>,
+    pub(super) runtime: Option<Spanned<PathBuf>>,
     pub(super) settle_ms: Option<Spanned<u64>>,
     pub(super) release_ms: Option<Spanned<u64>>,
     #[serde(default)]
@@ -32,6 +34,7 @@ pub(super) struct RawResource {
     pub(super) policy: Option<Spanned<String>>,
     pub(super) delivery: Option<Spanned<String>>,
     pub(super) backend: Option<Spanned<String>>,
+    pub(super) memory: Option<Spanned<String>>,
     pub(super) label: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) take_from_host: bool,

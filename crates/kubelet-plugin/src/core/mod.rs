@@ -4,6 +4,7 @@ mod berthd;
 mod claims;
 mod deliver;
 mod inventory;
+mod memlock;
 mod records;
 mod release;
 
@@ -11,4 +12,5 @@ pub(crate) use berthd::channel;
 pub use berthd::{Berthd, BerthdError, HOLDER_PREFIX};
 pub use claims::{Claims, NotNow};
 pub use inventory::{Inventory, Member, Offer, follow};
+pub use memlock::{Memlock, Whose};
 pub use records::{Allocation, Node, Records};
