@@ -171,6 +171,8 @@ async fn the_process_that_fetches_is_the_holder_and_keeps_the_next_pod_out() {
     assert_eq!(fetched["reply"]["reservation"], node.reservations().await[0].id.as_str());
     assert_eq!(node.state().await, State::Handed);
     assert_eq!(holder(&node).await, Some(container.pid()));
+    // The plugin learns the pod's name when it looks what is free.
+    tokio::time::sleep(Duration::from_millis(700)).await;
     // Deleted by force, and the kubelet gives its device to the next.
     node.pods(&[]);
     let new = node.allocate(&[&ids[0]]).await;

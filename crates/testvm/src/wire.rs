@@ -81,6 +81,8 @@ pub enum Capability {
     Strace,
     /// `berthd` and `berth` were built and staged.
     Daemon,
+    /// The device plugin and a kubelet's double were, too.
+    Kubelet,
     /// The host's QEMU takes opened devices: a cdev and an iommufd (9.0 or newer).
     Qemu,
     /// A bridge driver that does DMA for the host (shpchp) sits on the shared bridges.

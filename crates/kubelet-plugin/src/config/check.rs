@@ -9,8 +9,9 @@ use berth_proto::v1;
 use toml::Spanned;
 
 use super::{
-    Baseline, Config, ConfigError, Delivery, Door, Resource, Selector,
+    Baseline, Config, ConfigError, Delivery, Door, Limit, Resource, Selector,
     raw::{RawConfig, RawResource},
+    size::bytes_of,
 };
 
 /// What the kernel takes as a socket's path, without the zero at its end.
@@ -71,6 +72,14 @@ impl Source<'_> {
         })
     }
 
+    /// A size of memory.
+    fn size(&self, value: &Spanned<String>) -> Result<u64, ConfigError> {
+        bytes_of(value.get_ref()).ok_or_else(|| {
+            let message = format!("{:?} is not a size of memory", value.get_ref());
+            self.error(value.span(), message, "write it like 16G or in bytes")
+        })
+    }
+
     /// One of some words, or the first of them.
     fn word<T: Copy>(
         &self,
@@ -105,6 +114,8 @@ pub(super) fn resolve(file: &Path, text: &str) -> Result<Config, ConfigError> {
         state_dir: source.path(raw.state_dir.as_ref(), "/var/lib/berth-kubelet-plugin")?,
         socket_dir: source.path(raw.socket_dir.as_ref(), "/run/berth-kubelet-plugin")?,
         cgroup_root: source.path(raw.cgroup_root.as_ref(), "/sys/fs/cgroup")?,
+        memlock: raw.memlock.as_ref().map(|value| memlock(value, &source)).transpose()?,
+        runtime: raw.runtime.as_ref().map(|path| source.path(Some(path), "")).transpose()?,
         settle_ms: source.number(raw.settle_ms.as_ref(), 10_000, 100..=600_000)?,
         release_ms: source.number(raw.release_ms.as_ref(), 5_000, 100..=600_000)?,
         metrics: raw.metrics.as_ref().map(|door| source.door(door)).transpose()?,
@@ -121,6 +132,13 @@ pub(super) fn resolve(file: &Path, text: &str) -> Result<Config, ConfigError> {
         return Err(source.error(0..0, "there is no [[resource]]", way_out));
     }
     Ok(config)
+}
+
+fn memlock(value: &Spanned<String>, source: &Source<'_>) -> Result<Limit, ConfigError> {
+    match value.get_ref().as_str() {
+        "unlimited" => Ok(Limit::Unlimited),
+        _ => source.size(value).map(Limit::Bytes),
+    }
 }
 
 fn resources(raw: &[RawResource], source: &Source<'_>) -> Result<Vec<Resource>, ConfigError> {
@@ -185,6 +203,7 @@ fn resource(raw: &RawResource, source: &Source<'_>) -> Result<Resource, ConfigEr
         name: name.clone(),
         selector: selector(raw, source)?,
         delivery,
+        memory_bytes: raw.memory.as_ref().map(|value| source.size(value)).transpose()?,
         policy,
         backend,
         label: label.to_owned(),
@@ -332,6 +351,8 @@ mod tests {
                 resource("baseline = \"vfio\"\ntake_from_host = true"),
                 "p.toml:5: take_from_host takes from host drivers",
             ),
+            (resource("memory = \"16 G\""), "p.toml:4: \"16 G\" is not a size of memory; write"),
+            ("memlock = \"none\"".to_owned(), "p.toml:1: \"none\" is not a size of memory"),
             (resource("clas = 1"), "p.toml:4: unknown field `clas`"),
             ("metrics = \"0.0.0.0:9711\"".to_owned(), "p.toml:1: metrics can't be served at"),
             ("metrics = \"unix:here\"".to_owned(), "p.toml:1: metrics can't be served at"),

@@ -5,6 +5,7 @@ mod delivery;
 mod door;
 mod raw;
 mod reload;
+mod size;
 
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,10 @@ pub struct Config {
     pub socket_dir: PathBuf,
     /// Where the control groups are.
     pub cgroup_root: PathBuf,
+    /// What containers may lock; as their runtime may where it isn't said.
+    pub memlock: Option<Limit>,
+    /// The runtime's socket; that of a known one where it isn't said.
+    pub runtime: Option<PathBuf>,
     /// What must pass after a start before a container that nobody sees counts as gone, in
     /// milliseconds.
     pub settle_ms: u64,
@@ -84,6 +89,8 @@ pub struct Resource {
     pub backend: v1::Backend,
     /// How containers come to them.
     pub delivery: Delivery,
+    /// What one container maps for them, in bytes, where that is said.
+    pub memory_bytes: Option<u64>,
     /// The trust label of the reservations.
     pub label: String,
     /// Take devices from their host drivers, where the host doesn't use them.
@@ -100,6 +107,15 @@ pub enum Baseline {
     Original,
     /// On their VFIO driver, bound ahead of time: no pod waits for a driver. Others aren't offered.
     Vfio,
+}
+
+/// A limit of what may be locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// None, or a capability that is above it.
+    Unlimited,
+    /// Bytes.
+    Bytes(u64),
 }
 
 /// Which groups: by a member that all of these fit. An empty one fits every device.

@@ -7,7 +7,8 @@ use berth_proto::v1::{self, reservation::State};
 use tokio::sync::watch;
 
 use super::{
-    Allocation, Berthd, BerthdError, HOLDER_PREFIX, Records, holding::Holding, records::now_ms,
+    Allocation, Berthd, BerthdError, HOLDER_PREFIX, Memlock, Records, holding::Holding, memlock,
+    records::now_ms,
 };
 use crate::{
     config::{Config, Resource},
@@ -29,6 +30,9 @@ pub enum NotNow {
     /// There was no Allocate for these groups.
     #[error("no allocation of {0} is known here; delete the pod, so that it is admitted again")]
     Unknown(String),
+    /// It could not lock what it maps.
+    #[error(transparent)]
+    Memlock(#[from] Memlock),
     /// `berthd` is at it.
     #[error("reservation {0} is being prepared: {1}")]
     Preparing(String, String),
@@ -100,6 +104,10 @@ impl Claims {
             let names: Vec<&str> = groups.iter().map(String::as_str).collect();
             return Err(NotNow::Unknown(names.join(", ")));
         };
+        if !allocation.delivery.by_socket() {
+            let (limit, runtime) = (self.config.memlock, self.config.runtime.as_deref());
+            memlock::check(resource, limit, runtime).await?;
+        }
         let processes = self.look().await?;
         if let Some(by) = processes.running(&allocation) {
             // Its own former run: the kubelet starts a container again once it has ended.
@@ -218,6 +226,11 @@ impl Claims {
     }
 }
 
+/// What the holder's limit is raised to. With nodes the holder is this process, which maps nothing.
+fn memory_bytes(resource: &Resource, allocation: &Allocation) -> u64 {
+    resource.memory_bytes.filter(|_| allocation.delivery.by_socket()).unwrap_or(0)
+}
+
 fn request(resource: &Resource, allocation: &Allocation) -> v1::ReserveRequest {
     v1::ReserveRequest {
         holder: format!("{HOLDER_PREFIX}{}", allocation.name),
@@ -227,6 +240,7 @@ fn request(resource: &Resource, allocation: &Allocation) -> v1::ReserveRequest {
         backend: resource.backend.into(),
         label: resource.label.clone(),
         take_from_host: resource.take_from_host,
+        memory_bytes: memory_bytes(resource, allocation),
         request_id: allocation.request_id.clone(),
         ..v1::ReserveRequest::default()
     }

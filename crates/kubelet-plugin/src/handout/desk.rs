@@ -34,15 +34,15 @@ pub(super) struct Desk {
     records: Arc<Records>,
 }
 
-/// The answer that says no.
-pub(super) fn refusal(reason: &str, object: &str, message: String, way_out: &str) -> Answer {
+/// Why not.
+pub(super) fn refusal(reason: &str, object: &str, message: String, way_out: &str) -> Box<Refusal> {
     let (errno, name) = match reason {
         "NOT_FOUND" => (Errno::NOENT, "ENOENT"),
         "NOT_FOR_YOU" => (Errno::ACCESS, "EACCES"),
         "INVALID_ARGUMENT" => (Errno::INVAL, "EINVAL"),
         _ => (Errno::AGAIN, "EAGAIN"),
     };
-    refused(Refusal {
+    Box::new(Refusal {
         reason: reason.to_owned(),
         errno: errno.raw_os_error(),
         errno_name: name.to_owned(),
@@ -53,8 +53,9 @@ pub(super) fn refusal(reason: &str, object: &str, message: String, way_out: &str
     })
 }
 
-fn refused(refusal: Refusal) -> Answer {
-    (Reply { ok: false, refusal: Some(Box::new(refusal)), ..Reply::default() }, Vec::new())
+/// The answer that says no.
+pub(super) fn refused(refusal: Box<Refusal>) -> Answer {
+    (Reply { ok: false, refusal: Some(refusal), ..Reply::default() }, Vec::new())
 }
 
 impl Desk {
@@ -73,10 +74,9 @@ impl Desk {
     ) -> Answer {
         match self.try_answer(allocation, pid, request, fds) {
             Ok(answer) => answer,
-            Err(answer) => {
-                let why = answer.0.refusal.as_deref().map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(allocation, pid = pid.as_raw_nonzero().get(), why, "refused");
-                answer
+            Err(why) => {
+                tracing::warn!(allocation, pid = pid.as_raw_nonzero().get(), %why, "refused");
+                refused(why)
             }
         }
     }
@@ -87,7 +87,7 @@ impl Desk {
         pid: Pid,
         request: Request,
         mut fds: Vec<OwnedFd>,
-    ) -> Result<Answer, Answer> {
+    ) -> Result<Answer, Box<Refusal>> {
         let allocation = self.records.get(name);
         let reserved = allocation.as_ref().and_then(|known| known.reservation.clone());
         let (Some(allocation), Some(id)) = (allocation, reserved) else {
@@ -122,7 +122,7 @@ impl Desk {
 
     /// The process, if it is in the allocation's container, by a descriptor that no later process of
     /// the same number can be behind.
-    fn process(&self, allocation: &Allocation, pid: Pid) -> Result<OwnedFd, Answer> {
+    fn process(&self, allocation: &Allocation, pid: Pid) -> Result<OwnedFd, Box<Refusal>> {
         let number = pid.as_raw_nonzero().get();
         let stranger = |text: String| {
             let way_out = "ask in a process of the container that the devices were allocated to";
@@ -143,7 +143,12 @@ impl Desk {
         }
     }
 
-    fn forward(&self, request: &Request, fds: &[OwnedFd], fetches: bool) -> Result<Answer, Answer> {
+    fn forward(
+        &self,
+        request: &Request,
+        fds: &[OwnedFd],
+        fetches: bool,
+    ) -> Result<Answer, Box<Refusal>> {
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let asked = Client::connect(&self.handover).and_then(|client| {
             client.wait_at_most(PATIENCE)?;
@@ -155,7 +160,7 @@ impl Desk {
                 {
                     refusal.resolve.push(OPERATOR.to_owned());
                 }
-                refused(*refusal)
+                refusal
             }
             error => {
                 let way_out = "ask again once berthd runs";

@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::desk::{Answer, Desk, refusal};
+use super::desk::{Answer, Desk, refusal, refused};
 
 /// Connections that a container has at a time.
 const MOST: usize = 16;
@@ -67,7 +67,7 @@ pub(super) async fn serve(listener: OwnedFd, desk: Arc<Desk>, allocation: Arc<st
             Ok(socket) => {
                 let text = format!("a container has at most {MOST} connections to this socket");
                 let way_out = "close connections that nobody uses, then connect again";
-                let full = refusal("UNAVAILABLE", &allocation, text, way_out);
+                let full = refused(refusal("UNAVAILABLE", &allocation, text, way_out));
                 if let Err(error) = send_now(&socket, &full) {
                     tracing::debug!(%error, "a peer without a place was not told");
                 }
@@ -118,7 +118,7 @@ async fn converse(socket: OwnedFd, desk: &Arc<Desk>, allocation: &Arc<str>) -> i
 
 fn unread(allocation: &str, what: &str) -> Answer {
     let way_out = "see docs/handover.md for what each request carries";
-    refusal("INVALID_ARGUMENT", allocation, what.to_owned(), way_out)
+    refused(refusal("INVALID_ARGUMENT", allocation, what.to_owned(), way_out))
 }
 
 async fn next(socket: &AsyncFd<OwnedFd>) -> io::Result<Received> {

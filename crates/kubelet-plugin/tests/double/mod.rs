@@ -14,6 +14,7 @@ use std::{
 
 use berth_host::sim::{SimHost, Topology};
 use berth_kubelet_double::{Kubelet, PATIENCE};
+#[allow(unused_imports, reason = "each test binary uses a part")]
 pub(crate) use berth_kubelet_double::{dial, until};
 use berth_kubelet_plugin::{config::Config, run::run};
 use berthd::{

@@ -35,6 +35,8 @@ pub fn probe_all(config: &GuestConfig) -> BTreeSet<Capability> {
     add(C::Type1, opens("/dev/vfio/vfio") && probe::has_type1());
     add(C::Strace, Path::new("/usr/bin/strace").exists());
     add(C::Daemon, ["berthd", "berth"].iter().all(|name| config.bin_dir.join(name).exists()));
+    let kubelet = ["berthd", "berth", "berth-kubelet-plugin", "berth-kubelet-double"];
+    add(C::Kubelet, kubelet.iter().all(|name| config.bin_dir.join(name).exists()));
     add(C::Qemu, config.qemu.as_ref().is_some_and(|qemu| qemu.exists()));
     add(C::Vdpa, vdpa::is_there());
     add(C::Systemd, Path::new("/run/systemd/system").exists());

@@ -92,9 +92,22 @@ impl Holder {
     /// # Errors
     /// It can't be started, or has rights.
     pub fn start(ctx: &Ctx, uid: u32, socket: PathBuf) -> Result<Self> {
+        Self::start_with_env(ctx, uid, socket, &BTreeMap::new())
+    }
+
+    /// The same with variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Holder::start`].
+    pub fn start_with_env(
+        ctx: &Ctx,
+        uid: u32,
+        socket: PathBuf,
+        envs: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         let program = ctx.program("berth-testvm-guest");
         let mut command = unpriv::command(uid, Some(MEMLOCK_BYTES), &program)?;
-        command.arg(VERB).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.envs(envs).arg(VERB).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("start a holder")?;
         let orders = child.stdin.take().context("no stdin")?;
         let answers = BufReader::new(child.stdout.take().context("no stdout")?);

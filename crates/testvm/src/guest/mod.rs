@@ -14,6 +14,7 @@ pub mod handover;
 pub mod holder;
 pub mod killer;
 pub mod kmsg;
+pub mod kubelet;
 pub mod machine;
 pub mod memory;
 pub mod nvme;

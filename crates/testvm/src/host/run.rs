@@ -29,6 +29,8 @@ pub(super) const PROGRAMS: &[(&str, &str)] = &[
     ("berthd", "berthd"),
     ("berth-helper", "berth-helper"),
     ("berth", "berth"),
+    ("berth-kubelet-plugin", "berth-kubelet-plugin"),
+    ("berth-kubelet-double", "berth-kubelet-double"),
 ];
 
 /// What to run.

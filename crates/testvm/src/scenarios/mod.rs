@@ -26,6 +26,7 @@ mod berthd_held;
 mod berthd_host_use;
 mod berthd_hotplug;
 mod berthd_in_flight;
+mod berthd_kubelet;
 mod berthd_labels;
 mod berthd_leaks;
 mod berthd_libvirt;
@@ -104,6 +105,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_crash::SCENARIOS,
     berthd_leaks::SCENARIOS,
     berthd_condition::SCENARIOS,
+    berthd_kubelet::SCENARIOS,
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,
     systemd_failures::SCENARIOS,
