@@ -33,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("berth", &["berth-proto", "berth-handover"]),
     ("berth-kubelet-plugin", &["berth-proto", "berth-handover"]),
     ("berth-kubelet-double", &["berth-kubelet-plugin"]),
+    ("berth-kubernetes-manifests", &[]),
     (
         "berth-testvm",
         &["berth-uapi", "berth-dma", "berth-host", "berth-helper", "berth-proto", "berthd"],

@@ -105,8 +105,8 @@ impl Claims {
             return Err(NotNow::Unknown(names.join(", ")));
         };
         if !allocation.delivery.by_socket() {
-            let (limit, runtime) = (self.config.memlock, self.config.runtime.as_deref());
-            memlock::check(resource, limit, runtime).await?;
+            let config = self.configs.borrow().clone();
+            memlock::check(resource, config.memlock, config.runtime.as_deref()).await?;
         }
         let processes = self.look().await?;
         if let Some(by) = processes.running(&allocation) {

@@ -80,14 +80,16 @@ impl Claims {
     /// after a restart of the plugin. None where there is no reservation.
     pub async fn left_over(&self, name: &str) -> Option<Resource> {
         let of = |one: &super::Allocation| one.resource == name;
-        let ids = self.records.all().into_iter().filter(of).filter_map(|one| one.reservation);
-        for id in ids {
+        for one in self.records.all().into_iter().filter(of) {
+            let (delivery, Some(id)) = (one.delivery, one.reservation) else { continue };
             let Ok(Some(reservation)) = self.berthd.get(&id).await else { continue };
             return Some(Resource {
                 name: name.to_owned(),
                 selector: Selector::default(),
                 policy: v1::Policy::try_from(reservation.policy).ok()?,
                 backend: v1::Backend::try_from(reservation.backend).ok()?,
+                delivery,
+                memory_bytes: Some(reservation.memory_bytes).filter(|bytes| *bytes > 0),
                 label: reservation.label,
                 take_from_host: false,
                 baseline: Baseline::Original,

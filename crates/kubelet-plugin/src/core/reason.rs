@@ -17,6 +17,7 @@ impl NotNow {
                 refusal.reason.to_lowercase()
             }
             Self::Berthd(_) => "berthd_away".to_owned(),
+            Self::Memlock(_) => "memlock".to_owned(),
             Self::Kubelet(_) => "kubelet_away".to_owned(),
             Self::Io(_) => "io".to_owned(),
         }

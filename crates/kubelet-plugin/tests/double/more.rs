@@ -85,3 +85,26 @@ impl Node {
 pub(crate) fn hang_up(program: &Child) {
     kill_process(Pid::from_child(program), Signal::HUP).unwrap();
 }
+
+impl Node {
+    /// Whether the kubelet lists a device as healthy; none while it doesn't list it.
+    pub(crate) fn is_healthy(&self, id: &str) -> Option<bool> {
+        let shared = self.shared.lock().unwrap();
+        let (list, _) = shared.lists.get(super::RESOURCE)?;
+        list.iter().find(|one| one.id == id).map(|one| one.health == "Healthy")
+    }
+
+    /// As a kubelet starts, first half: it is away, and every socket in its directory with it.
+    pub(crate) fn kubelet_goes(&mut self) {
+        self.kubelet.drain(..).for_each(|task| task.abort());
+        for (_, (_, follower)) in std::mem::take(&mut self.shared.lock().unwrap().lists) {
+            follower.abort();
+        }
+        for entry in std::fs::read_dir(self.plugins()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "sock") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    }
+}
