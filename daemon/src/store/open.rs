@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -163,6 +166,7 @@ pub(super) fn connect(
 }
 
 async fn connect_to(path: &Path) -> Result<(SqliteConnection, Loaded), StoreError> {
+    keep_private(path);
     let options = SqliteConnectOptions::new()
         // In memory: of the file system only the state is within reach.
         .pragma("temp_store", "MEMORY")
@@ -182,6 +186,30 @@ async fn connect_to(path: &Path) -> Result<(SqliteConnection, Loaded), StoreErro
         .map_err(|source| StoreError::Migrate { path: path.display().to_string(), source })?;
     let loaded = load::load(&mut conn).await?;
     Ok((conn, loaded))
+}
+
+/// Lets no other user read the database, which has secrets in it, in a directory that others can look
+/// into as well. Files that SQLite makes beside it get its mode. What stands against it is SQLite's to
+/// tell, whose next call it is in the way of.
+fn keep_private(path: &Path) {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    // One that is there isn't opened: to close it again would end the locks that SQLite has on it.
+    if rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).is_ok() {
+        return;
+    }
+    for beside in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(beside);
+        let Ok(found) = fs::metadata(&name) else { continue };
+        let mode = found.permissions().mode();
+        if mode & 0o077 == 0 {
+            continue;
+        }
+        if let Err(error) = fs::set_permissions(&name, fs::Permissions::from_mode(0o600)) {
+            let path = Path::new(&name).display();
+            tracing::warn!(%path, %error, "other users may read the database, which has secrets");
+        }
+    }
 }
 
 /// A database with tables but none of ours is somebody else's.

@@ -2,6 +2,7 @@
 //! is finished or undone.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Arc, Mutex, Weak,
@@ -214,6 +215,15 @@ async fn a_vf_token_survives_the_process_goes_with_its_device_and_is_told_nowher
     let kept = "SELECT token FROM vf_tokens WHERE address = ?";
     let kept: String = sqlx::query_scalar(kept).bind(PF).fetch_one(&mut store).await.unwrap();
     assert_eq!(kept, text);
+
+    // Also where others may look into the directory, and after an older berthd.
+    core.end().await;
+    let mode = |name: &str| dir.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("berth.db"), 0o600);
+    let wider = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(dir.path().join("berth.db"), wider).unwrap();
+    let core = start(&sim, &crash, dir.path()).await;
+    assert_eq!([mode("berth.db"), mode("berth.db-wal")], [0o600; 2]);
 
     core.order(Command::SriovSet {
         device: PF.into(),

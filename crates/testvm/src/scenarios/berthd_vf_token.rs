@@ -207,10 +207,13 @@ fn is_kept_secret(daemon: &Daemon, token: &str) -> Result<()> {
     }
     ensure!(!daemon.log().contains(token), "the log tells the token");
     let state = daemon.dir().join("state");
-    let stored = fs::read_dir(&state)?.flatten().filter_map(|entry| fs::read(entry.path()).ok());
+    let mut stored =
+        fs::read_dir(&state)?.flatten().filter_map(|entry| fs::read(entry.path()).ok());
     let has = |bytes: Vec<u8>| bytes.windows(token.len()).any(|part| part == token.as_bytes());
-    ensure!(stored.map(has).any(|found| found), "the token isn't in {}", state.display());
-    let mode = fs::metadata(&state)?.mode() & 0o777;
-    ensure!(mode == 0o700, "{} has mode {mode:o}", state.display());
+    ensure!(stored.any(has), "the token isn't in {}", state.display());
+    for name in ["berth.db", "berth.db-wal"] {
+        let mode = fs::metadata(state.join(name))?.mode() & 0o777;
+        ensure!(mode == 0o600, "{name} has mode {mode:o}");
+    }
     Ok(())
 }
