@@ -125,6 +125,14 @@ fn a_refusal_for_what_the_host_does_names_the_use() {
     assert_eq!(refusal.reason, Reason::ForeignOwner);
     assert!(!refusal.resolve.iter().any(|way| way.contains("adopt")), "{refusal:?}");
 
+    // Only the device that is being worked on keeps others away.
+    let mut state = pair();
+    let set = Command::KernelDmaSet { device: A.into(), driver: Some("nvme".to_owned()) };
+    run_all(&mut state, &[set]);
+    let refusal = refused(&state, &ask(on(0, Policy::Group, B)));
+    assert_eq!(refusal.reason, Reason::ReservationBusy);
+    assert_eq!(refusal.blockers.iter().map(|it| it.device.as_str()).collect::<Vec<_>>(), [A]);
+
     let mut state = single();
     let cordon = Command::Cordon { device: A.into(), why: "update".to_owned(), ttl_ms: None };
     run_all(&mut state, &[cordon]);
@@ -194,7 +202,11 @@ fn who_cannot_be_adopted_is_told_why() {
     };
     assert_eq!(with(|asked| asked.policy = Policy::Shared), Reason::InvalidArgument);
     assert_eq!(with(|asked| asked.delivery = Delivery::Held), Reason::InvalidArgument);
-    assert_eq!(with(|asked| asked.join = Some(id(1))), Reason::InvalidArgument);
+    let token = |asked: &mut Reserve| {
+        asked.policy = Policy::Group;
+        asked.join = Some(id(1));
+    };
+    assert_eq!(with(token), Reason::InvalidArgument);
     assert_eq!(with(|asked| asked.domain = Some("d-1".into())), Reason::InvalidArgument);
     assert_eq!(with(|asked| asked.flags.take_from_host = true), Reason::InvalidArgument);
 }
