@@ -1,8 +1,8 @@
 //! Turns of single stories: what is done once, what is left alone, and what begins anew.
 
 use super::fixture::{
-    T0, TTL, ask, at, attach, detach, device, driven, id, later, now, observe, order, process,
-    refused, release, release_with, reserve, returned, run, run_all, run_at,
+    T0, TTL, ask, at, attach, detach, device, driven, foreign, id, later, now, observe, order,
+    process, refused, release, release_with, reserve, returned, run, run_all, run_at,
 };
 use crate::*;
 
@@ -442,4 +442,15 @@ fn what_was_not_reset_is_for_its_label_also_in_a_query() {
     release_with(&mut state, 0, ResetOutcome::NotPossible);
     let may = |label: &str| state.may_hold(&"g-1".into(), Policy::Exclusive, &label.into());
     assert!(may("a").is_ok() && may("b").is_err());
+}
+
+#[test]
+fn one_group_that_somebody_took_keeps_all_of_a_reservation_from_attaching() {
+    let mut state = State::new();
+    run_all(&mut state, &[observe("g-1", vec![device(A)]), observe("g-3", vec![device(B)])]);
+    let target = |group: &str| TargetRequest { group: group.into(), devices: Vec::new() };
+    let targets = vec![target("g-1"), target("g-3")];
+    run_all(&mut state, &[ask(Reserve { targets, ..reserve(0, Policy::Group, "a", "g-1") })]);
+    run_all(&mut state, &[foreign("g-3", vec![device(B)], 9)]);
+    assert_eq!(refused(&state, &attach_to(0, None)).reason, Reason::ForeignOwner);
 }

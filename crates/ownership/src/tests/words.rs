@@ -84,7 +84,10 @@ fn a_refusal_names_who_blocks_and_the_way_out() {
     assert_eq!(refusal.resolve, ["berth release r-0"]);
     assert_eq!(texts(&refusal).len(), 1);
     assert!(refusal.blockers[0].text.contains("r-0"), "{refusal:?}");
-    assert_eq!(refusal.owner.expect("it is known").kind, "hold");
+    assert_eq!((refusal.errno, refusal.owner.expect("it is known").kind), (16, "hold".to_owned()));
+    attach(&mut state, 0);
+    let refusal = refused(&state, &ask(reserve(1, Policy::Exclusive, "a", "g-1")));
+    assert_eq!((refusal.reason, refusal.errno), (Reason::GroupOwned, 1));
 
     let mut state = pair();
     let refusal = refused(&state, &ask(on(0, Policy::Exclusive, A)));
