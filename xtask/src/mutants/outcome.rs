@@ -14,6 +14,8 @@ pub(super) enum Outcome {
     Missed,
     Timeout,
     Unviable,
+    /// It can't be built together with the others, and wasn't built by itself.
+    Left,
 }
 
 /// A mutant as cargo-mutants tells of it.
