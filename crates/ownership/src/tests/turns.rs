@@ -60,7 +60,7 @@ fn a_lost_hold_frees_the_group_and_remembers_who_had_it() {
             detach(&mut state, 0);
         }
         let lost = Command::HoldLost { reservation: id(0), why: "a rival".to_owned() };
-        run_all(&mut state, &[lost.clone()]);
+        run_all(&mut state, std::slice::from_ref(&lost));
         let found = record(&state, 0);
         assert_eq!((found.state, found.detail.as_str()), (ReservationState::Lost, "a rival"));
         assert!(state.group(&"g-1".into()).expect("it is there").reservations.is_empty());

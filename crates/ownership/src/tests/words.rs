@@ -170,7 +170,7 @@ fn a_refusal_tells_how_far_a_reservation_has_come() {
     let moved = |pid| Command::HolderMoved { reservation: id(0), process: process(pid) };
     let detail = |state: &State| state.reservation(&id(0)).expect("recorded").detail.clone();
     let passed = Command::HolderPassed { reservation: id(0), process: process(9) };
-    run_all(&mut state, &[passed.clone()]);
+    run_all(&mut state, std::slice::from_ref(&passed));
     assert_eq!(detail(&state), "process 9 came of the holder and has the devices open");
     let mut same = state.clone();
     run_all(&mut same, &[moved(9)]);
