@@ -42,6 +42,9 @@ pub(super) struct File {
     /// The compiler refused it.
     pub(super) unviable: u32,
     pub(super) survived: u32,
+    /// It can't be built together with the others, and wasn't built by itself: counted as one that
+    /// is not caught.
+    pub(super) left: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,6 +62,7 @@ impl File {
             Outcome::Timeout => self.timeout += 1,
             Outcome::Unviable => self.unviable += 1,
             Outcome::Missed => self.survived += 1,
+            Outcome::Left => self.left += 1,
         }
     }
 }
@@ -119,6 +123,7 @@ impl List {
             total.timeout += file.timeout;
             total.unviable += file.unviable;
             total.survived += file.survived;
+            total.left += file.left;
         }
         total
     }
@@ -126,7 +131,7 @@ impl List {
 
 impl File {
     fn viable(&self) -> u32 {
-        self.caught + self.timeout + self.survived
+        self.caught + self.timeout + self.survived + self.left
     }
 
     /// In one line, for people.
@@ -134,11 +139,12 @@ impl File {
         let (viable, caught) = (self.viable(), self.caught + self.timeout);
         let tenths = (caught * 1000).checked_div(viable).unwrap_or(1000);
         format!(
-            "{caught} of {viable} caught ({}.{}%, {} of them by the time limit), {} survive, {} more can't be built",
+            "{caught} of {viable} caught ({}.{}%, {} of them by the time limit), {} survive, {} were not run, {} more can't be built",
             tenths / 10,
             tenths % 10,
             self.timeout,
             self.survived,
+            self.left,
             self.unviable
         )
     }
@@ -205,6 +211,7 @@ mod tests {
         assert!(fault(|list| list.survivors[0].why.clear()).contains("no reason"));
         assert!(fault(|list| list.survivors.clear()).contains("1 survived, 0 listed"));
         assert!(fault(|list| list.files[0].caught = 8).contains("fewer than 90%"));
+        assert!(fault(|list| list.files[0].left = 1).contains("fewer than 90%"));
         assert!(fault(|list| list.survivors[0].mutant.insert(0, 'b')).contains("of no file"));
     }
 

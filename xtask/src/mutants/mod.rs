@@ -46,6 +46,10 @@ pub(crate) struct Arguments {
     /// Run the mutants of all files.
     #[arg(long)]
     all: bool,
+    /// Also run those that can't be built together with the others, which takes a build for each;
+    /// without it they count as not caught.
+    #[arg(long)]
+    one_by_one: bool,
     /// Forget what earlier runs found of the same version.
     #[arg(long)]
     fresh: bool,
@@ -63,7 +67,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let old = List::read(&root)?;
     let files = chosen(arguments, &product, &old)?;
     let run = Run::new(root, arguments)?;
-    let found = if files.is_empty() { Vec::new() } else { run.run(&files)? };
+    let found = if files.is_empty() { Vec::new() } else { run.run(&files, arguments.one_by_one)? };
     let new = merged(&old, &product, &files, &found);
     println!("\n{}", new.total().line());
     let unlisted: Vec<&Survivor> = new.survivors.iter().filter(|it| it.why.is_empty()).collect();
@@ -97,7 +101,9 @@ fn chosen(
     if arguments.all {
         return Ok(product.keys().cloned().collect());
     }
-    let outdated = list.outdated(product).into_iter();
+    let left = list.files.iter().filter(|file| arguments.one_by_one && file.left > 0);
+    let left = left.map(|file| file.path.clone()).filter(|path| product.contains_key(path));
+    let outdated = list.outdated(product).into_iter().chain(left);
     let files: BTreeSet<String> = outdated.chain(arguments.files.iter().cloned()).collect();
     Ok(files.into_iter().collect())
 }
@@ -158,7 +164,7 @@ impl Run {
     }
 
     /// What becomes of every mutant of some files.
-    fn run(&self, files: &[String]) -> Result<Vec<(Mutant, Outcome)>> {
+    fn run(&self, files: &[String], one_by_one: bool) -> Result<Vec<(Mutant, Outcome)>> {
         let store = Store(&self.out);
         let now = Versions {
             files: files
@@ -180,7 +186,7 @@ impl Run {
             self.together(&todo, store, &now, &mut known)?;
         }
         let left: Vec<&Mutant> = unknown(&known)?.into_iter().map(|(_, mutant)| mutant).collect();
-        if !left.is_empty() {
+        if one_by_one && !left.is_empty() {
             println!("{} are built one by one", left.len());
             build::copy(&self.root, &self.tree)?;
             store.begin(&now)?;
@@ -189,11 +195,10 @@ impl Run {
             known = store.load()?;
         }
         let outcome = |mutant: Mutant| {
-            let outcome = known.of(&mutant);
-            let outcome = outcome.with_context(|| format!("{} wasn't run", mutant.name))?;
-            Ok((mutant, outcome))
+            let outcome = known.of(&mutant).unwrap_or(Outcome::Left);
+            (mutant, outcome)
         };
-        mutants.into_iter().map(outcome).collect()
+        Ok(mutants.into_iter().map(outcome).collect())
     }
 
     /// Runs all that can be built together; those that one level misses meet the next.

@@ -14,6 +14,8 @@ pub(super) enum Outcome {
     Missed,
     Timeout,
     Unviable,
+    /// It can't be built together with the others, and wasn't built by itself.
+    Left,
 }
 
 /// A mutant as cargo-mutants tells of it.
@@ -154,6 +156,8 @@ impl Store<'_> {
         if let (Some(of), Some(report)) = (of, report) {
             known.take(&of, told(report));
             self.save(&known)?;
+            // Taken once: what is found later may be of newer tests.
+            fs::remove_file(self.0.join("versions.json")).context("forget the last run")?;
         }
         Ok(known)
     }

@@ -40,7 +40,9 @@ pub(super) fn content(root: &Path, name: &str) -> Result<String> {
 fn files(root: &Path) -> Result<Vec<String>> {
     let all = check::rust_files(root)?;
     let ours = |name: &String| CRATES.iter().any(|(_, dir)| name.starts_with(dir));
-    Ok(all.into_iter().filter(ours).collect())
+    let mut files: Vec<String> = all.into_iter().filter(ours).collect();
+    files.sort();
+    Ok(files)
 }
 
 fn is_test(name: &str) -> bool {

@@ -186,10 +186,13 @@ impl Edits {
     }
 }
 
+/// Where it stands among the others, what is put in, and of which edit.
+type Piece<'a> = ((usize, bool, i64, i64), &'a str, &'a Edit);
+
 /// What is put in at one place: ends of parts first, the innermost first of all, then beginnings,
 /// the outermost first.
 fn apply(text: &str, edits: Vec<Edit>) -> Switched {
-    let mut pieces: Vec<((usize, bool, i64, i64), &str, &Edit)> = Vec::new();
+    let mut pieces: Vec<Piece<'_>> = Vec::new();
     for (index, edit) in edits.iter().enumerate() {
         let (index, Range { start, end }) = (signed(index), edit.part.clone());
         if let Some(instead) = &edit.instead {

@@ -1,8 +1,8 @@
 //! Turns of single stories: what is done once, what is left alone, and what begins anew.
 
 use super::fixture::{
-    T0, TTL, ask, at, attach, detach, device, driven, id, later, now, observe, order, process,
-    refused, reserve, run, run_all, run_at,
+    T0, TTL, ask, at, attach, detach, device, driven, foreign, id, later, now, observe, order,
+    process, refused, release, release_with, reserve, returned, run, run_all, run_at,
 };
 use crate::*;
 
@@ -60,7 +60,7 @@ fn a_lost_hold_frees_the_group_and_remembers_who_had_it() {
             detach(&mut state, 0);
         }
         let lost = Command::HoldLost { reservation: id(0), why: "a rival".to_owned() };
-        run_all(&mut state, &[lost.clone()]);
+        run_all(&mut state, std::slice::from_ref(&lost));
         let found = record(&state, 0);
         assert_eq!((found.state, found.detail.as_str()), (ReservationState::Lost, "a rival"));
         assert!(state.group(&"g-1".into()).expect("it is there").reservations.is_empty());
@@ -223,8 +223,8 @@ fn devices_taken_beside_ones_own_need_no_reset() {
         baseline_restored: true,
         note: String::new(),
     };
-    let returned = vec![back(A, ResetOutcome::Verified), back(B, ResetOutcome::NotNeeded)];
-    let done = Command::ReleaseDone { reservation: id(0), returned };
+    let outcome = vec![back(A, ResetOutcome::Verified), back(B, ResetOutcome::NotNeeded)];
+    let done = Command::ReleaseDone { reservation: id(0), returned: outcome };
     let events = run(&mut state, &done).expect("it is under way");
     let left = events.iter().find_map(|event| match event {
         Event::Released { devices, .. } => Some(devices.clone()),
@@ -261,7 +261,13 @@ fn who_joins_without_naming_devices_gets_those_that_are_left() {
     run_all(&mut state, &[ask(Reserve { join: Some(id(0)), ..rest(1, Policy::Group) })]);
     assert_eq!(record(&state, 1).targets[0].devices, [DeviceId::from(B)]);
     let other = Reserve { join: Some(id(0)), ..rest(2, Policy::Shared) };
-    assert_eq!(refused(&state, &ask(other)).reason, Reason::InvalidArgument);
+    assert_eq!(refused(&state, &ask(other.clone())).reason, Reason::InvalidArgument);
+    // Of whom it is nothing to know, not even the policy is told.
+    let stranger = Reserve { label: "b".into(), ..other };
+    assert_eq!(refused(&state, &ask(stranger)).reason, Reason::LabelMismatch);
+    let presents =
+        Reserve { domain: Some("d-0".into()), label: "b".into(), ..on(2, Policy::Group, B) };
+    assert_eq!(refused(&state, &ask(presents)).reason, Reason::LabelMismatch);
 
     let mut state = pair();
     run_all(&mut state, &[ask(on(0, Policy::Shared, A))]);
@@ -280,7 +286,9 @@ fn a_request_that_presents_what_its_policy_has_not_is_malformed() {
         Reserve { join: Some(id(0)), ..on(1, Policy::Exclusive, B) },
         Reserve { domain, join: Some(id(0)), ..on(1, Policy::Shared, B) },
     ] {
-        assert_eq!(refused(&state, &ask(request)).reason, Reason::InvalidArgument);
+        let refusal = refused(&state, &ask(request));
+        assert_eq!(refusal.reason, Reason::InvalidArgument);
+        assert!(refusal.message.contains(" claim "), "{refusal}");
     }
 }
 
@@ -305,9 +313,9 @@ fn an_order_of_the_present_epoch_is_taken() {
     let mut state = single();
     run_all(&mut state, &[ask(reserve(0, Policy::Exclusive, "a", "g-1"))]);
     let epoch = record(&state, 0).epoch;
-    let release = |epoch| Command::Release { order: Order::at(id(0), epoch), force: false };
-    assert!(state.decide(&release(epoch), &now()).is_ok());
-    assert!(state.decide(&release(Epoch(epoch.0 + 1)), &now()).is_err());
+    let back = |epoch| Command::Release { order: Order::at(id(0), epoch), force: false };
+    assert!(state.decide(&back(epoch), &now()).is_ok());
+    assert!(state.decide(&back(Epoch(epoch.0 + 1)), &now()).is_err());
     state.apply(&Event::EpochRaised { floor: Epoch(70) });
     assert_eq!(state.epoch_floor(), Epoch(70));
 }
@@ -340,10 +348,109 @@ fn a_lease_is_due_once_it_is_past_and_nothing_is_under_way() {
 fn a_driver_that_is_not_there_is_not_taken_away() {
     let mut state = State::new();
     run_all(&mut state, &[observe("g-2", vec![driven(A, "nvme"), device(B)])]);
-    let release = |device: &str| Command::KernelDmaRelease {
+    let free = |device: &str| Command::KernelDmaRelease {
         device: device.into(),
         host_uses_it_anyway: false,
     };
-    assert_eq!(refused(&state, &release(B)).reason, Reason::NotAttached);
-    assert!(state.decide(&release(A), &now()).is_ok());
+    assert_eq!(refused(&state, &free(B)).reason, Reason::NotAttached);
+    assert!(state.decide(&free(A), &now()).is_ok());
+}
+
+#[test]
+fn an_order_passes_over_groups_where_nothing_is_left_to_do() {
+    let target = |group: &str, device: &str| TargetRequest {
+        group: group.into(),
+        devices: vec![device.into()],
+    };
+    let mut state = State::new();
+    let groups = [observe("g-1", vec![device("0000:01:00.0")]), observe("g-2", pair_facts())];
+    run_all(&mut state, &groups);
+    let targets = vec![target("g-1", "0000:01:00.0"), target("g-2", A)];
+    let second = Reserve { join: Some(id(0)), ..on(1, Policy::Group, B) };
+    run_all(&mut state, &[ask(Reserve { targets, ..on(0, Policy::Group, A) }), ask(second)]);
+    attach(&mut state, 0);
+    attach(&mut state, 1);
+    // The token's DMA is blocked in one of the two groups already.
+    detach(&mut state, 1);
+    detach(&mut state, 0);
+    let refusal = refused(&state, &Command::Detach { order: order(0) });
+    assert_eq!(refusal.reason, Reason::NotAttached);
+}
+
+fn pair_facts() -> Vec<DeviceFacts> {
+    vec![device(A), device(B)]
+}
+
+#[test]
+fn a_domain_that_is_attached_is_not_deleted_though_nobody_names_it() {
+    let mut state = pair();
+    let second = Reserve { join: Some(id(0)), ..on(1, Policy::Group, B) };
+    run_all(&mut state, &[ask(on(0, Policy::Group, A)), ask(second)]);
+    attach(&mut state, 0);
+    attach(&mut state, 1);
+    let create = Command::CreateDomain { domain: "d-9".into(), context: "c-0".into() };
+    let replace = Command::Replace { order: order(0), domain: "d-9".into() };
+    run_all(&mut state, &[create, replace, Command::ReplaceDone { reservation: id(0) }]);
+    release(&mut state, 0);
+    let delete = Command::DeleteDomain { domain: "d-9".into() };
+    assert_eq!(refused(&state, &delete).reason, Reason::DomainInUse);
+}
+
+#[test]
+fn a_device_goes_back_to_the_host_or_is_quarantined() {
+    // Nothing was changed and no reset is asked for: silence is no failure.
+    let mut state = single();
+    let asked =
+        Reserve { reset_policy: ResetPolicy::None, ..reserve(0, Policy::Exclusive, "a", "g-1") };
+    run_all(&mut state, &[ask(asked)]);
+    attach(&mut state, 0);
+    let back = Command::Release { order: order(0), force: false };
+    let silence = Command::ReleaseDone { reservation: id(0), returned: Vec::new() };
+    run_all(&mut state, &[back.clone(), silence]);
+    assert_eq!(state.group(&"g-1".into()).expect("there").condition, Condition::Ok);
+
+    // Taken from a host driver that doesn't come back, and nobody else is there to wait for.
+    let mut state = State::new();
+    run_all(&mut state, &[observe("g-1", vec![driven(A, "nvme")])]);
+    let flags = Flags { take_from_host: true, host_uses_it_anyway: false };
+    run_all(&mut state, &[ask(Reserve { flags, ..reserve(0, Policy::Exclusive, "a", "g-1") })]);
+    run_all(&mut state, &[Command::PrepareDone { reservation: id(0), hold: Hold::Kernel }]);
+    attach(&mut state, 0);
+    run_all(&mut state, &[back]);
+    let mut outcome = returned(&state, 0, ResetOutcome::Verified);
+    outcome.iter_mut().for_each(|outcome| outcome.baseline_restored = false);
+    run_all(&mut state, &[Command::ReleaseDone { reservation: id(0), returned: outcome }]);
+    assert_eq!(state.group(&"g-1".into()).expect("there").condition, Condition::Quarantined);
+}
+
+#[test]
+fn what_is_gone_is_not_given_back() {
+    let mut state = State::new();
+    run_all(&mut state, &[observe("g-2", vec![driven(A, "nvme"), driven(B, "e1000e")])]);
+    let flags = Flags { take_from_host: true, host_uses_it_anyway: false };
+    run_all(&mut state, &[ask(Reserve { flags, ..reserve(0, Policy::Group, "a", "g-2") })]);
+    assert_eq!(record(&state, 0).taken.len(), 2);
+    run_all(&mut state, &[Command::DeviceGone { device: B.into() }]);
+    assert_eq!(record(&state, 0).taken, [DeviceId::from(A)]);
+}
+
+#[test]
+fn what_was_not_reset_is_for_its_label_also_in_a_query() {
+    let mut state = single();
+    run_all(&mut state, &[ask(reserve(0, Policy::Exclusive, "a", "g-1"))]);
+    attach(&mut state, 0);
+    release_with(&mut state, 0, ResetOutcome::NotPossible);
+    let may = |label: &str| state.may_hold(&"g-1".into(), Policy::Exclusive, &label.into());
+    assert!(may("a").is_ok() && may("b").is_err());
+}
+
+#[test]
+fn one_group_that_somebody_took_keeps_all_of_a_reservation_from_attaching() {
+    let mut state = State::new();
+    run_all(&mut state, &[observe("g-1", vec![device(A)]), observe("g-3", vec![device(B)])]);
+    let target = |group: &str| TargetRequest { group: group.into(), devices: Vec::new() };
+    let targets = vec![target("g-1"), target("g-3")];
+    run_all(&mut state, &[ask(Reserve { targets, ..reserve(0, Policy::Group, "a", "g-1") })]);
+    run_all(&mut state, &[foreign("g-3", vec![device(B)], 9)]);
+    assert_eq!(refused(&state, &attach_to(0, None)).reason, Reason::ForeignOwner);
 }

@@ -84,7 +84,10 @@ fn a_refusal_names_who_blocks_and_the_way_out() {
     assert_eq!(refusal.resolve, ["berth release r-0"]);
     assert_eq!(texts(&refusal).len(), 1);
     assert!(refusal.blockers[0].text.contains("r-0"), "{refusal:?}");
-    assert_eq!(refusal.owner.expect("it is known").kind, "hold");
+    assert_eq!((refusal.errno, refusal.owner.expect("it is known").kind), (16, "hold".to_owned()));
+    attach(&mut state, 0);
+    let refusal = refused(&state, &ask(reserve(1, Policy::Exclusive, "a", "g-1")));
+    assert_eq!((refusal.reason, refusal.errno), (Reason::GroupOwned, 1));
 
     let mut state = pair();
     let refusal = refused(&state, &ask(on(0, Policy::Exclusive, A)));
@@ -125,6 +128,14 @@ fn a_refusal_for_what_the_host_does_names_the_use() {
     assert_eq!(refusal.reason, Reason::ForeignOwner);
     assert!(!refusal.resolve.iter().any(|way| way.contains("adopt")), "{refusal:?}");
 
+    // Only the device that is being worked on keeps others away.
+    let mut state = pair();
+    let set = Command::KernelDmaSet { device: A.into(), driver: Some("nvme".to_owned()) };
+    run_all(&mut state, &[set]);
+    let refusal = refused(&state, &ask(on(0, Policy::Group, B)));
+    assert_eq!(refusal.reason, Reason::ReservationBusy);
+    assert_eq!(refusal.blockers.iter().map(|it| it.device.as_str()).collect::<Vec<_>>(), [A]);
+
     let mut state = single();
     let cordon = Command::Cordon { device: A.into(), why: "update".to_owned(), ttl_ms: None };
     run_all(&mut state, &[cordon]);
@@ -159,7 +170,7 @@ fn a_refusal_tells_how_far_a_reservation_has_come() {
     let moved = |pid| Command::HolderMoved { reservation: id(0), process: process(pid) };
     let detail = |state: &State| state.reservation(&id(0)).expect("recorded").detail.clone();
     let passed = Command::HolderPassed { reservation: id(0), process: process(9) };
-    run_all(&mut state, &[passed.clone()]);
+    run_all(&mut state, std::slice::from_ref(&passed));
     assert_eq!(detail(&state), "process 9 came of the holder and has the devices open");
     let mut same = state.clone();
     run_all(&mut same, &[moved(9)]);
@@ -194,7 +205,11 @@ fn who_cannot_be_adopted_is_told_why() {
     };
     assert_eq!(with(|asked| asked.policy = Policy::Shared), Reason::InvalidArgument);
     assert_eq!(with(|asked| asked.delivery = Delivery::Held), Reason::InvalidArgument);
-    assert_eq!(with(|asked| asked.join = Some(id(1))), Reason::InvalidArgument);
+    let token = |asked: &mut Reserve| {
+        asked.policy = Policy::Group;
+        asked.join = Some(id(1));
+    };
+    assert_eq!(with(token), Reason::InvalidArgument);
     assert_eq!(with(|asked| asked.domain = Some("d-1".into())), Reason::InvalidArgument);
     assert_eq!(with(|asked| asked.flags.take_from_host = true), Reason::InvalidArgument);
 }
