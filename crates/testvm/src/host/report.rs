@@ -53,9 +53,9 @@ pub fn expected(kernel: Kind, profile: Profile) -> BTreeSet<Capability> {
     match kernel {
         Kind::Own => {
             set.extend([C::Iommufd, C::Cdev, C::Type1, C::MapFile, C::IommufdTest]);
-            set.extend([C::Strace, C::Daemon, C::Vdpa]);
+            set.extend([C::Strace, C::FailNth, C::Daemon, C::Vdpa]);
         }
-        Kind::Stock => set.extend([C::Type1, C::Shpchp, C::Strace, C::Daemon]),
+        Kind::Stock => set.extend([C::Type1, C::Shpchp, C::Strace, C::FailNth, C::Daemon]),
         Kind::Path => {}
     }
     set
