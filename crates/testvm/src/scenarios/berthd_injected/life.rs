@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::AsFd,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -11,16 +10,18 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::super::{
-    berthd_leaks::Count,
-    berthd_seen::{Kernel, Shown, fits, kernel, patient},
-    berthd_tools::{Before, text},
+use super::{
+    super::{
+        berthd_leaks::Count,
+        berthd_seen::{Kernel, Shown, fits, kernel, patient},
+        berthd_tools::{Before, text},
+    },
+    ask::{Answer, may_break, over_http, over_socket, reasons},
 };
 use crate::{
     guest::{
         Ctx, access,
         daemon::Daemon,
-        handover,
         injector::{Counted, Fault, Injector},
         memory::Memory,
         sysfs, wait_for,
@@ -37,8 +38,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// SQLite's file, its log and its index, of the writer, of the ledger's reader and of two others.
 const DATABASE: usize = 4 * 3;
 const RESERVATIONS: &str = "/api/v1/reservations";
-/// The page that is kept equal to the code has every reason.
-const OWNERSHIP: &str = include_str!("../../../../../docs/ownership.md");
 
 /// What is reserved, and how it is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +72,9 @@ impl Kind {
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) hit: bool,
+    /// Whether something was refused, and whether that was with the errno of the call.
+    pub(super) refused: bool,
+    pub(super) exact: bool,
     pub(super) words: String,
 }
 
@@ -90,11 +92,8 @@ pub(super) struct Bench<'a> {
     baseline: Option<Count>,
     /// Refusals of all lives, and of this one.
     told: BTreeMap<String, u32>,
-    refusals: Vec<String>,
+    refusals: Vec<(String, i64)>,
 }
-
-/// Done, or refused with a document.
-type Answer = Result<Value, Value>;
 
 impl<'a> Bench<'a> {
     pub(super) fn start(ctx: &'a Ctx, backend: &'static str) -> Result<Self> {
@@ -144,13 +143,19 @@ impl<'a> Bench<'a> {
         let mut words = match (counted.hit, self.refusals.is_empty()) {
             (false, _) => "not reached".to_owned(),
             (true, true) => "nobody was disturbed".to_owned(),
-            (true, false) => self.refusals.join(", "),
+            (true, false) => {
+                let words: Vec<&str> = self.refusals.iter().map(|(it, _)| it.as_str()).collect();
+                words.join(", ")
+            }
         };
+        let exact = self.refusals.iter().any(|(_, errno)| *errno == i64::from(fault.errno));
+        let refused = !self.refusals.is_empty();
         if self.mend(kind.device())? {
             words += "; quarantined";
         }
         self.nothing_is_left(kind.device())?;
-        Ok(End { hit: counted.hit, words: format!("{words} ({:.1?})", began.elapsed()) })
+        let words = format!("{words} ({:.1?})", began.elapsed());
+        Ok(End { hit: counted.hit, refused, exact, words })
     }
 
     fn life(&mut self, kind: Kind, fault: Option<&Fault>) -> Result<Counted> {
@@ -167,10 +172,12 @@ impl<'a> Bench<'a> {
             over_http(daemon, &format!("POST {RESERVATIONS}"), &wanted)
         })?;
         let id = text(&reserved, "id")?;
+        self.look_when_done(kind, fault, &id)?;
         self.insist(kind, fault, Some(&id), "attach", |daemon, request| {
             let line = format!("POST {RESERVATIONS}/{id}/attach");
             over_http(daemon, &line, &json!({"requestId": request}))
         })?;
+        self.look_when_done(kind, fault, &id)?;
         if kind == Kind::Held {
             self.register(kind, fault, &id)?;
         } else {
@@ -270,9 +277,18 @@ impl<'a> Bench<'a> {
         ensure!(!text(refusal, "object")?.is_empty(), "{step}: about nothing: {refusal}");
         let words = refusal["detail"].as_str().or_else(|| refusal["message"].as_str());
         ensure!(words.is_some_and(|words| !words.is_empty()), "{step}: no words: {refusal}");
-        self.refusals.push(format!("{step} {reason} {errno}"));
+        self.refusals.push((format!("{step} {reason} {errno}"), number));
         *self.told.entry(format!("{reason} {errno}")).or_default() += 1;
         Ok(())
+    }
+
+    /// What was answered as done the kernel shows, too: an error that was swallowed isn't done.
+    fn look_when_done(&mut self, kind: Kind, fault: Option<&Fault>, id: &str) -> Result<()> {
+        // To ask for it could be what fails.
+        if fault.is_none() || may_break(fault) {
+            return Ok(());
+        }
+        self.look(kind, "what was done", Some(id)).context("answered as done, and it isn't")
     }
 
     /// The record and the kernel agree once what was begun is undone; nothing is free meanwhile that is
@@ -327,11 +343,19 @@ impl<'a> Bench<'a> {
     /// Everything was given back: the device is as it was, nobody has it, no descriptor and no helper is
     /// left.
     fn nothing_is_left(&mut self, device: &'static str) -> Result<()> {
-        let (shown, now) = self.seen(device)?;
         let driver = self.before.get(device).context("an odd device")?.driver();
         let rest = if driver.is_some() { "KERNEL" } else { "FREE" };
-        let gone = shown.live.is_empty() && shown.ownership == rest;
-        ensure!(gone, "released, and not as it was: {shown:?}, {now:?}");
+        let deadline = Instant::now() + self.ctx.patience();
+        loop {
+            let (shown, now) = self.seen(device)?;
+            ensure!(shown.live.is_empty(), "released, and still there: {shown:?}, {now:?}");
+            // That a driver has it again it hears from the kernel.
+            if shown.ownership == rest {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "not as it was: {shown:?}, {now:?}");
+            sleep(PAUSE);
+        }
         self.before.get(device).context("an odd device")?.is_back()?;
         for node in ["/dev/iommu", "/dev/vfio/vfio"].map(Path::new).iter().filter(|it| it.exists())
         {
@@ -366,40 +390,4 @@ fn is_within(now: &Count, baseline: &Count) -> bool {
 
 fn is_of_devices(kind: &str) -> bool {
     ["/dev/vfio", "/dev/iommu"].iter().any(|node| kind.starts_with(node))
-}
-
-/// Whether the fault hits a connection of berthd's own: who is at its other end hears nothing then.
-fn may_break(fault: Option<&Fault>) -> bool {
-    fault.is_some_and(|fault| {
-        let (call, object) = fault.site.split_once(':').unwrap_or_default();
-        !call.contains('/') && object == "socket"
-    })
-}
-
-fn over_http(daemon: &Daemon, line: &str, body: &Value) -> Result<Answer> {
-    let (status, document) = daemon.order(line, body)?;
-    Ok(if status < 300 { Ok(document) } else { Err(document) })
-}
-
-fn over_socket(daemon: &Daemon, request: &Value, memory: Option<&Memory>) -> Result<Answer> {
-    let files = memory.map(Memory::file);
-    let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-    let answer = handover::ask(&daemon.handover(), request, &fds)?.json;
-    println!("hand-over: {request} -> {answer}");
-    if answer["ok"] == true {
-        return Ok(Ok(answer));
-    }
-    Ok(Err(answer["refusal"].clone()))
-}
-
-/// The closed list.
-fn reasons() -> Result<BTreeSet<&'static str>> {
-    let (_, list) = OWNERSHIP.split_once("\n## Reasons\n").context("a page without reasons")?;
-    let reasons: BTreeSet<&str> = list
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
-        .map(|(reason, _)| reason)
-        .collect();
-    ensure!(reasons.contains("KERNEL_REFUSED"), "these are no reasons: {reasons:?}");
-    Ok(reasons)
 }
