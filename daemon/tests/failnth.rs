@@ -3,7 +3,7 @@
 //!
 //! The sites are those that a run without faults comes by: `failnth.c` stops each call below the
 //! program and counts it. On the simulated host the calls to VFIO and sysfs are the simulation's own:
-//! they fail one by one in `acts/anywhere.rs`.
+//! they fail one by one in `acts/anywhere.rs`; the real ones in the guest, as `berthd_injected_*`.
 #![cfg(target_arch = "x86_64")]
 
 #[path = "failnth/faulty.rs"]

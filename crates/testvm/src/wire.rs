@@ -79,6 +79,8 @@ pub enum Capability {
     IommufdTest,
     /// `strace` is installed on the host, so that it is in the guest.
     Strace,
+    /// The tracer that lets calls fail was compiled and staged.
+    FailNth,
     /// `berthd` and `berth` were built and staged.
     Daemon,
     /// The device plugin and a kubelet's double were, too.

@@ -67,6 +67,7 @@ const CALLS: &[Sysno] = &[
     #[cfg(target_arch = "x86_64")]
     Sysno::chmod,
     Sysno::copy_file_range,
+    Sysno::fadvise64,
     Sysno::fallocate,
     Sysno::fchmod,
     Sysno::fchmodat,

@@ -7,7 +7,9 @@ pub(super) mod routes;
 
 use std::path::PathBuf;
 
-use super::tree::{self, Root};
+use rustix::io::Errno;
+
+use super::tree::{self, Root, file_error};
 use crate::{DmaKind, HostError, HostUse, PciAddress};
 
 /// Finds all uses of a device.
@@ -22,8 +24,8 @@ pub(super) fn find(root: &Root, address: PciAddress) -> Result<Vec<HostUse>, Hos
         uses.push(found("boot-display", "the console's display"));
     }
     if driver.is_some() && !managed {
-        uses.extend(blocks::find(root, address));
-        uses.extend(nets::find(root, address));
+        uses.extend(blocks::find(root, address)?);
+        uses.extend(nets::find(root, address)?);
     }
     Ok(uses)
 }
@@ -37,6 +39,30 @@ fn text(path: PathBuf) -> String {
     std::fs::read(path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default()
+}
+
+/// A table's text; empty where there is none, or it is none of ours to read. What fails otherwise must
+/// not pass for a device that nobody uses.
+fn table(path: PathBuf) -> Result<String, HostError> {
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) => {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            if is_nothing(errno) { Ok(String::new()) } else { Err(file_error("read", path, errno)) }
+        }
+    }
+}
+
+/// The names in a directory; none where there is none, as with [`table`].
+fn names(path: PathBuf) -> Result<Vec<String>, HostError> {
+    match tree::names_in(&path) {
+        Err(errno) if is_nothing(errno) => Ok(Vec::new()),
+        names => names.map_err(|errno| file_error("read", path, errno)),
+    }
+}
+
+fn is_nothing(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::NXIO | Errno::ACCESS)
 }
 
 #[cfg(test)]

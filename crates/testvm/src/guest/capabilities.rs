@@ -11,7 +11,7 @@ use crate::{
     wire::{Capability, GuestConfig},
 };
 
-use super::{probe, sysfs, vdpa};
+use super::{injector, probe, sysfs, vdpa};
 
 /// Asks for everything.
 ///
@@ -34,6 +34,7 @@ pub fn probe_all(config: &GuestConfig) -> BTreeSet<Capability> {
     add(C::IommufdTest, Path::new("/sys/kernel/debug/fail_iommufd").exists());
     add(C::Type1, opens("/dev/vfio/vfio") && probe::has_type1());
     add(C::Strace, Path::new("/usr/bin/strace").exists());
+    add(C::FailNth, config.bin_dir.join(injector::PROGRAM).exists());
     add(C::Daemon, ["berthd", "berth"].iter().all(|name| config.bin_dir.join(name).exists()));
     let kubelet = ["berthd", "berth", "berth-kubelet-plugin", "berth-kubelet-double"];
     add(C::Kubelet, kubelet.iter().all(|name| config.bin_dir.join(name).exists()));

@@ -198,14 +198,39 @@ impl Daemon {
     /// # Errors
     /// It doesn't answer, or not with 200.
     pub fn get(&self, path: &str) -> Result<String> {
-        let mut stream = UnixStream::connect(self.http()).context("connect to the HTTP socket")?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).with_context(|| format!("read {path}"))?;
-        match answer.split_once("\r\n\r\n") {
-            Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
-            _ => bail!("GET {path} was answered with {answer}"),
+        match self.http_exchange(&format!("GET {path}"), "")? {
+            (200, body) => Ok(body),
+            answer => bail!("GET {path} was answered with {answer:?}"),
         }
+    }
+
+    /// Orders something over HTTP, such as `POST /api/v1/reservations`, with a body unless that is null,
+    /// and gives the status with the document that came.
+    ///
+    /// # Errors
+    /// It doesn't answer, or not with a document. A refusal is an answer.
+    pub fn order(&self, line: &str, body: &Value) -> Result<(u16, Value)> {
+        let words = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, text) = self.http_exchange(line, &words)?;
+        println!("> {line} {body} -> {status} {text}");
+        let document = serde_json::from_str(&text);
+        Ok((status, document.with_context(|| format!("{line} was answered with {text:?}"))?))
+    }
+
+    fn http_exchange(&self, line: &str, body: &str) -> Result<(u16, String)> {
+        let mut stream = UnixStream::connect(self.http()).context("connect to the HTTP socket")?;
+        stream.set_read_timeout(Some(self.patience))?;
+        let length = body.len();
+        write!(
+            stream,
+            "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).with_context(|| format!("the answer to {line}"))?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end")?;
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+        Ok((status.context("no status")?, body.to_owned()))
     }
 
     /// The hand-over socket.

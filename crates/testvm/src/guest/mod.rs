@@ -12,6 +12,7 @@ pub mod family;
 pub mod gift;
 pub mod handover;
 pub mod holder;
+pub mod injector;
 pub mod killer;
 pub mod kmsg;
 pub mod kubelet;

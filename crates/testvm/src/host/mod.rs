@@ -14,3 +14,4 @@ mod root;
 pub mod run;
 pub mod session;
 mod side_by_side;
+mod tracer;

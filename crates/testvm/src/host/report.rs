@@ -53,9 +53,11 @@ pub fn expected(kernel: Kind, profile: Profile) -> BTreeSet<Capability> {
     match kernel {
         Kind::Own => {
             set.extend([C::Iommufd, C::Cdev, C::Type1, C::MapFile, C::IommufdTest]);
-            set.extend([C::Strace, C::Daemon, C::Kubelet, C::Vdpa]);
+            set.extend([C::Strace, C::FailNth, C::Daemon, C::Kubelet, C::Vdpa]);
         }
-        Kind::Stock => set.extend([C::Type1, C::Shpchp, C::Strace, C::Daemon, C::Kubelet]),
+        Kind::Stock => {
+            set.extend([C::Type1, C::Shpchp, C::Strace, C::FailNth, C::Daemon, C::Kubelet]);
+        }
         Kind::Path => {}
     }
     set

@@ -19,7 +19,7 @@ use super::{
     report::{Line, Report},
     root,
     session::Session,
-    side_by_side,
+    side_by_side, tracer,
 };
 use crate::wire::{GuestConfig, Message, Mode, Profile, Verdict};
 
@@ -127,7 +127,8 @@ pub(super) fn prepare(options: &Options) -> Result<Prepared> {
     let accel = Accel::choose()?;
     let qemu = packages::ensure_qemu()?;
     let takes_descriptors = packages::takes_descriptors(&qemu)?;
-    // The guest has the host's programs. Without one of these a scenario is a named skip.
+    // The guest has the host's programs. Without one of these, or without the tracer below, a scenario
+    // is a named skip.
     for (package, proof) in [("strace", "strace"), ("iproute2", "vdpa")] {
         if let Err(error) = packages::ensure(&[Tool { package, proof }]) {
             eprintln!("{error:#}");
@@ -148,6 +149,9 @@ pub(super) fn prepare(options: &Options) -> Result<Prepared> {
     }
     if !stage.path().join("berth-testvm-guest").exists() {
         bail!("there is no berth-testvm-guest in {}", source.display());
+    }
+    if let Err(error) = tracer::stage(&options.root, stage.path()) {
+        eprintln!("{error:#}");
     }
     stage_deploy(&options.root.join("deploy"), &stage.path().join("deploy"))?;
     // The guest's unprivileged processes reach the programs through the 9p share, as themselves.

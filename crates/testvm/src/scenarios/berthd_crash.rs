@@ -6,23 +6,25 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     thread::sleep,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::berthd_tools::{Before, is_free, moves, reserve, text};
+use super::{
+    berthd_seen::{Shown, fits, history_is_gapless, kernel, patient},
+    berthd_tools::{Before, is_free, moves, reserve, text},
+};
 use crate::{
     guest::{
         Ctx, Outcome, Scenario, access,
-        daemon::{Daemon, Options},
+        daemon::Daemon,
         holder::Holder,
         killer::{Calls, Killer, Seen},
-        probe, sysfs,
+        sysfs,
         unpriv::HOLDER_UID,
         wait_for,
     },
@@ -124,7 +126,7 @@ fn run_phases(
     device: &'static str,
     phases: &[Phase],
 ) -> Result<Outcome> {
-    let daemon = patient_daemon(ctx)?;
+    let daemon = Daemon::start_with(ctx, patient(ctx)?)?;
     let before = Before::of(device);
     let ends = BTreeMap::new();
     let mut bench = Bench { ctx, daemon, backend, delivery, device, before, epoch: 0, ends };
@@ -149,20 +151,11 @@ fn run_phases(
         ));
         is_free(device).with_context(|| format!("after {phase:?}"))?;
     }
-    bench.history_is_gapless()?;
+    history_is_gapless(ctx, &bench.daemon)?;
     ctx.say(format!("--- killed on {backend}, {}, {device} ---", delivery.word()));
     table.iter().for_each(|line| ctx.say(line));
     bench.ends.iter().for_each(|(end, count)| ctx.say(format!("{count:4} x {end}")));
     Ok(Outcome::Pass)
-}
-
-/// A traced helper that looks through all of /proc stops at each of its calls: that it takes long
-/// isn't that it hangs.
-fn patient_daemon(ctx: &Ctx) -> Result<Daemon> {
-    let file = ctx.dir().join("berthd.toml");
-    fs::write(&file, "[timeouts]\nact_ms = 100000\n")?;
-    let arguments = vec!["--config".into(), file.into()];
-    Daemon::start_with(ctx, Options { arguments, ..Options::default() })
 }
 
 /// What goes on through all runs: one record, one device.
@@ -188,15 +181,6 @@ struct Known {
     holder: Option<Holder>,
     /// What that one was answered.
     fetched: Value,
-}
-
-/// What `berthd` shows of the group.
-#[derive(Debug)]
-struct Shown {
-    ownership: String,
-    condition: String,
-    /// Ids and states of the reservations that live.
-    live: Vec<(String, String)>,
 }
 
 impl Bench<'_> {
@@ -362,22 +346,8 @@ impl Bench<'_> {
         let shown = self.shown()?;
         let now = kernel(self.device);
         let all = format!("kernel then {left:?}, now {now:?}; shown {shown:?}; known {known:?}");
-        let nobody = shown.live.is_empty();
-        ensure!(!(now.busy && nobody && shown.ownership == "FREE"), "free, but not free: {all}");
-        ensure!(shown.live.len() <= 1, "two owners: {all}");
-        let quarantined = shown.condition == "QUARANTINED";
-        if nobody {
-            let baseline = self.before.is_back().is_ok();
-            ensure!(baseline || quarantined, "neither its baseline nor quarantined: {all}");
-        } else {
-            ensure!(now.driver.as_deref() == Some("vfio-pci"), "reserved, but not on VFIO: {all}");
-            let state = shown.live[0].1.as_str();
-            let handed = self.delivery != Delivery::Bound && state == "HANDED";
-            ensure!(handed || ["RESERVED", "HELD"].contains(&state), "state {state}: {all}");
-            // Until its holder has taken it, root may take it too.
-            let kept = now.busy || handed || state == "HELD" && self.delivery != Delivery::Bound;
-            ensure!(kept, "the record says {state}, and the kernel lets anybody in: {all}");
-        }
+        let by_itself = self.delivery != Delivery::Bound;
+        fits(&shown, &now, &self.before, by_itself).with_context(|| all.clone())?;
         let live = |state: &str| {
             shown
                 .live
@@ -396,7 +366,10 @@ impl Bench<'_> {
                 ensure!(handed || live("HELD"), "a living holder's claims ended: {all}");
             }
             Phase::HandOver => ensure!(live(""), "an answered reservation is gone: {all}"),
-            Phase::Release => ensure!(!known.done || nobody, "a release was forgotten: {all}"),
+            Phase::Release => {
+                let nobody = shown.live.is_empty();
+                ensure!(!known.done || nobody, "a release was forgotten: {all}");
+            }
         }
         if let (Phase::HandOver, true, Some(holder)) = (phase, known.done, &mut known.holder) {
             self.take(holder, &known.fetched)?;
@@ -415,22 +388,7 @@ impl Bench<'_> {
     }
 
     fn shown(&mut self) -> Result<Shown> {
-        let group = self.daemon.cli(&["group", "show", self.device])?.ok()?;
-        let epoch: u64 = group["epoch"].as_str().unwrap_or("0").parse()?;
-        ensure!(epoch >= self.epoch, "the epoch went back from {} to {epoch}", self.epoch);
-        self.epoch = epoch;
-        let reservations = self.daemon.cli(&["reservation", "list"])?.ok()?;
-        let list = reservations["reservations"].as_array().cloned().unwrap_or_default();
-        let live = list
-            .iter()
-            .filter(|one| one["state"] != "RELEASED")
-            .map(|one| Ok((text(one, "id")?, text(one, "state")?)))
-            .collect::<Result<_>>()?;
-        Ok(Shown {
-            ownership: text(&group, "ownership")?,
-            condition: text(&group, "condition")?,
-            live,
-        })
+        Shown::of(&self.daemon, self.device, &mut self.epoch)
     }
 
     /// Gives back what is there, and the device is as it was.
@@ -457,45 +415,5 @@ impl Bench<'_> {
             ensure!(!access.listed, "{} is still open: {access:?}", node.display());
         }
         self.before.is_back()
-    }
-
-    fn history_is_gapless(&self) -> Result<()> {
-        let history = self.daemon.cli(&["history", "--limit", "100000"])?.ok()?;
-        let events = history["events"].as_array().context("no events")?;
-        let mut last = None;
-        for event in events {
-            let seq: u64 = text(event, "seq")?.parse()?;
-            if last.is_some_and(|last| seq != last + 1) {
-                bail!("event {seq} follows {last:?}");
-            }
-            last = Some(seq);
-        }
-        self.ctx.say(format!("{} events, none is missing", events.len()));
-        Ok(())
-    }
-}
-
-/// What the kernel shows of the device to somebody who isn't Berth.
-#[derive(Debug)]
-struct Kernel {
-    driver: Option<String>,
-    /// Whether a stranger is refused; never where it is on no VFIO driver.
-    busy: bool,
-}
-
-fn kernel(device: &str) -> Kernel {
-    let driver = sysfs::driver(device);
-    let on_vfio = driver.as_deref() == Some("vfio-pci");
-    let busy = on_vfio && {
-        let stranger = probe::stranger(device);
-        stranger.open_group.is_err() || stranger.bind_cdev.is_some_and(|answer| answer.is_err())
-    };
-    Kernel { driver, busy }
-}
-
-impl Kernel {
-    fn words(&self) -> String {
-        let driver = self.driver.as_deref().unwrap_or("no driver");
-        format!("{driver}{}", if self.busy { ", kept" } else { "" })
     }
 }

@@ -89,17 +89,17 @@ fn cycle(daemon: &Daemon, holder: &mut Holder, backend: &str, delivery: &str) ->
 
 /// What a process has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Count {
+pub(super) struct Count {
     /// Descriptors by what they are of.
-    fds: BTreeMap<String, usize>,
+    pub(super) fds: BTreeMap<String, usize>,
     threads: usize,
     /// Processes that come from it.
-    children: usize,
+    pub(super) children: usize,
     rss_bytes: u64,
 }
 
 impl Count {
-    fn of(pid: u32) -> Result<Self> {
+    pub(super) fn of(pid: u32) -> Result<Self> {
         let proc = PathBuf::from(format!("/proc/{pid}"));
         let mut fds: BTreeMap<String, usize> = BTreeMap::new();
         for entry in fs::read_dir(proc.join("fd"))?.flatten() {

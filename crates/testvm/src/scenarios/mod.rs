@@ -26,6 +26,7 @@ mod berthd_held;
 mod berthd_host_use;
 mod berthd_hotplug;
 mod berthd_in_flight;
+mod berthd_injected;
 mod berthd_kubelet;
 mod berthd_labels;
 mod berthd_leaks;
@@ -37,6 +38,7 @@ mod berthd_regions;
 mod berthd_revoke;
 mod berthd_run;
 mod berthd_run_restarts;
+mod berthd_seen;
 mod berthd_shared;
 mod berthd_sriov;
 mod berthd_tools;
@@ -103,6 +105,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_run_restarts::SCENARIOS,
     berthd_daemonize::SCENARIOS,
     berthd_crash::SCENARIOS,
+    berthd_injected::SCENARIOS,
     berthd_leaks::SCENARIOS,
     berthd_condition::SCENARIOS,
     berthd_kubelet::SCENARIOS,

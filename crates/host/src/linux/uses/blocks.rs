@@ -11,50 +11,54 @@ use super::{
     text,
 };
 use crate::{
-    HostUse, PciAddress,
+    HostError, HostUse, PciAddress,
     linux::tree::{self, Root},
 };
 
 /// Finds mounts, swap areas, md, dm and LVM volumes on a device's block devices.
-pub(super) fn find(root: &Root, address: PciAddress) -> Vec<HostUse> {
-    let mut names = own(root, address);
+///
+/// # Errors
+/// Of a file that tells of them.
+pub(super) fn find(root: &Root, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
+    let mut names = own(root, address)?;
     if names.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let mut uses = volumes(root, &mut names);
-    let table = mounts::parse(&text(root.join("proc/self/mountinfo")));
-    let file_systems = btrfs_members(root, &names);
-    for mount in mounted(root, &names, &file_systems, &table) {
+    let mut uses = volumes(root, &mut names)?;
+    let table = mounts::parse(&super::table(root.join("proc/self/mountinfo"))?);
+    let file_systems = btrfs_members(root, &names)?;
+    for mount in mounted(root, &names, &file_systems, &table)? {
         uses.push(found("mount", format!("{} on {}", short(&mount.source), mount.point)));
     }
-    for area in mounts::swaps(&text(root.join("proc/swaps"))) {
+    for area in mounts::swaps(&super::table(root.join("proc/swaps"))?) {
         if names.contains(short(&area)) || names.contains(&resolved(root, &area)) {
             uses.push(found("swap", area));
         }
     }
     uses.sort_by(|a, b| (&a.kind, &a.detail).cmp(&(&b.kind, &b.detail)));
     uses.dedup();
-    uses
+    Ok(uses)
 }
 
 /// Block devices that lie in the PCI device, partitions included.
-fn own(root: &Root, address: PciAddress) -> BTreeSet<String> {
+fn own(root: &Root, address: PciAddress) -> Result<BTreeSet<String>, HostError> {
     let class = root.join("sys/class/block");
-    let subsystems = nvme_subsystems(root, address);
-    let Ok(names) = tree::names_in(&class) else { return BTreeSet::new() };
+    let subsystems = nvme_subsystems(root, address)?;
+    let names = super::names(class.clone())?;
     let address = address.to_string();
-    names
+    let own = names
         .into_iter()
         .filter(|name| {
             let Ok(target) = std::fs::read_link(class.join(name)) else { return false };
             let mut parts = target.iter().filter_map(|part| part.to_str());
             parts.any(|part| part == address || subsystems.contains(part))
         })
-        .collect()
+        .collect();
+    Ok(own)
 }
 
 /// The NVMe subsystems that the device is a path to: with multipath their disks lie there.
-fn nvme_subsystems(root: &Root, address: PciAddress) -> BTreeSet<String> {
+fn nvme_subsystems(root: &Root, address: PciAddress) -> Result<BTreeSet<String>, HostError> {
     let mut controllers = BTreeSet::new();
     if let Ok(dir) = tree::open_dir(&root.device(address)) {
         tree::each_name_at(&dir, "nvme", |name| {
@@ -62,30 +66,30 @@ fn nvme_subsystems(root: &Root, address: PciAddress) -> BTreeSet<String> {
         });
     }
     let virtual_ones = root.join("sys/devices/virtual/nvme-subsystem");
-    let Ok(names) = tree::names_in(&virtual_ones) else { return BTreeSet::new() };
-    names
+    let names = super::names(virtual_ones.clone())?;
+    let subsystems = names
         .into_iter()
         .filter(|subsystem| {
             let dir = virtual_ones.join(subsystem);
             controllers.iter().any(|name| dir.join(name).symlink_metadata().is_ok())
         })
-        .collect()
+        .collect();
+    Ok(subsystems)
 }
 
 /// Adds what is built on the block devices to them, and says what it is.
-fn volumes(root: &Root, names: &mut BTreeSet<String>) -> Vec<HostUse> {
+fn volumes(root: &Root, names: &mut BTreeSet<String>) -> Result<Vec<HostUse>, HostError> {
     let mut uses = Vec::new();
     let mut todo: Vec<String> = names.iter().cloned().collect();
     while let Some(lower) = todo.pop() {
         let dir = root.join("sys/class/block").join(&lower);
-        for holder in tree::names_in(&dir.join("holders")).unwrap_or_default() {
+        for holder in super::names(dir.join("holders"))? {
             let (kind, name) = volume(&root.join("sys/class/block").join(&holder), &holder);
             uses.push(found(kind, format!("{name} on {lower}")));
             if names.insert(holder.clone()) {
                 todo.push(holder.clone());
                 // Partitions of a volume lie in its directory.
-                let parts = tree::names_in(&root.join("sys/class/block").join(&holder));
-                for part in parts.unwrap_or_default() {
+                for part in super::names(root.join("sys/class/block").join(&holder))? {
                     if part.starts_with(&holder) && names.insert(part.clone()) {
                         todo.push(part);
                     }
@@ -93,7 +97,7 @@ fn volumes(root: &Root, names: &mut BTreeSet<String>) -> Vec<HostUse> {
             }
         }
     }
-    uses
+    Ok(uses)
 }
 
 fn volume(dir: &Path, holder: &str) -> (&'static str, String) {
@@ -107,17 +111,20 @@ fn volume(dir: &Path, holder: &str) -> (&'static str, String) {
 }
 
 /// The block devices of each btrfs that has one of these, by the file system's id.
-fn btrfs_members(root: &Root, names: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<String>> {
+fn btrfs_members(
+    root: &Root,
+    names: &BTreeSet<String>,
+) -> Result<BTreeMap<String, BTreeSet<String>>, HostError> {
     let all = root.join("sys/fs/btrfs");
-    tree::names_in(&all)
-        .unwrap_or_default()
-        .into_iter()
-        .map(|id| {
-            let devices = tree::names_in(&all.join(&id).join("devices")).unwrap_or_default();
-            (id, devices.into_iter().collect::<BTreeSet<_>>())
-        })
-        .filter(|(_, devices)| !devices.is_disjoint(names))
-        .collect()
+    let mut members = BTreeMap::new();
+    for id in super::names(all.clone())? {
+        let devices = super::names(all.join(&id).join("devices"))?;
+        let devices: BTreeSet<String> = devices.into_iter().collect();
+        if !devices.is_disjoint(names) {
+            members.insert(id, devices);
+        }
+    }
+    Ok(members)
 }
 
 fn mounted<'m>(
@@ -125,14 +132,13 @@ fn mounted<'m>(
     names: &BTreeSet<String>,
     file_systems: &BTreeMap<String, BTreeSet<String>>,
     table: &'m [Mount],
-) -> Vec<&'m Mount> {
-    let numbers: BTreeSet<String> = names
-        .iter()
-        .map(|name| text(root.join("sys/class/block").join(name).join("dev")))
-        .map(|number| number.trim().to_owned())
-        .filter(|number| !number.is_empty())
-        .collect();
-    table
+) -> Result<Vec<&'m Mount>, HostError> {
+    let mut numbers = BTreeSet::new();
+    for name in names {
+        let number = super::table(root.join("sys/class/block").join(name).join("dev"))?;
+        numbers.extend(Some(number.trim().to_owned()).filter(|number| !number.is_empty()));
+    }
+    let mounted = table
         .iter()
         .filter(|mount| {
             let source = resolved(root, &mount.source);
@@ -140,7 +146,8 @@ fn mounted<'m>(
                 || (mount.source.starts_with("/dev/") && names.contains(&source))
                 || file_systems.values().any(|members| members.contains(&source))
         })
-        .collect()
+        .collect();
+    Ok(mounted)
 }
 
 /// The block device behind a path such as `/dev/mapper/vg-lv`.

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use super::{found, routes, text};
+use super::{found, routes};
 use crate::{
-    HostUse, PciAddress,
+    HostError, HostUse, PciAddress,
     linux::tree::{self, Root},
 };
 
 /// Finds routes, bonds and bridges that use a device's interfaces.
-pub(super) fn find(root: &Root, address: PciAddress) -> Vec<HostUse> {
+///
+/// # Errors
+/// Of the tables of routes.
+pub(super) fn find(root: &Root, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
     let own = interfaces(root, address);
     if own.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let mut uses = Vec::new();
     let mut seen = own.clone();
@@ -27,14 +30,14 @@ pub(super) fn find(root: &Root, address: PciAddress) -> Vec<HostUse> {
             }
         }
     }
-    let mut all = routes::parse_v4(&text(root.join("proc/net/route")));
-    all.extend(routes::parse_v6(&text(root.join("proc/net/ipv6_route"))));
+    let mut all = routes::parse_v4(&super::table(root.join("proc/net/route"))?);
+    all.extend(routes::parse_v6(&super::table(root.join("proc/net/ipv6_route"))?));
     for route in all.iter().filter(|route| seen.contains(&route.interface)) {
         uses.push(found("route", format!("{} by {}", route.network, route.interface)));
     }
     uses.sort_by(|a, b| (&a.kind, &a.detail).cmp(&(&b.kind, &b.detail)));
     uses.dedup();
-    uses
+    Ok(uses)
 }
 
 /// The interfaces of a device: its own, or those of a virtio device in it.

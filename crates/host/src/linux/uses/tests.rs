@@ -141,3 +141,21 @@ fn a_device_that_is_gone_is_an_error() {
     let gone = find(&Root::new(tree.root()), at("0000:09:00.0"));
     assert_eq!(gone, Err(HostError::NoDevice(at("0000:09:00.0"))));
 }
+
+/// What can't be read is not read as unused.
+#[test]
+fn a_table_that_fails_to_be_read_is_an_error() {
+    for broken in
+        ["sys/class/block", "sys/class/block/nvme0n1/holders", "proc/self/mountinfo", "proc/swaps"]
+    {
+        let (_dir, tree) = tree();
+        nvme(&tree, "0000:01:00.0", "nvme");
+        if broken != "sys/class/block" {
+            block(&tree, "devices/pci0000:00/0000:01:00.0/nvme/nvme0", "nvme0n1", "259:0");
+        }
+        // A link to itself.
+        tree.link(broken, tree.root().join(broken)).unwrap();
+        let error = find(&Root::new(tree.root()), at("0000:01:00.0")).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::LOOP.raw_os_error()), "{broken}: {error}");
+    }
+}
