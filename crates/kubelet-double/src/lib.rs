@@ -177,8 +177,8 @@ impl Kubelet {
         self.dir.join("device-plugins")
     }
 
-    /// As a kubelet starts: every socket in the directory goes, and a new one comes.
-    pub fn restart(&mut self) {
+    /// As a kubelet starts, first half: it is away, and every socket in its directory with it.
+    pub fn go(&mut self) {
         self.tasks.drain(..).for_each(|task| task.abort());
         let mut shared = self.shared.lock().unwrap();
         for (_, (_, follower)) in std::mem::take(&mut shared.lists) {
@@ -191,6 +191,11 @@ impl Kubelet {
                 std::fs::remove_file(path).unwrap();
             }
         }
+    }
+
+    /// As a kubelet starts: every socket in the directory goes, and a new one comes.
+    pub fn restart(&mut self) {
+        self.go();
         let registry = Registry { dir: self.plugins(), shared: Arc::clone(&self.shared) };
         let listener = UnixListener::bind(self.plugins().join("kubelet.sock")).unwrap();
         let server = Server::builder()
@@ -216,6 +221,21 @@ impl Kubelet {
             device.topology.iter().flat_map(|topology| &topology.nodes).map(|n| n.id).collect()
         };
         list.iter().map(|one| (one.id.clone(), one.health == "Healthy", numa(one))).collect()
+    }
+
+    /// The list of any resource: (id, healthy). None where it was never registered.
+    #[must_use]
+    pub fn list_of(&self, resource: &str) -> Option<Vec<(String, bool)>> {
+        let shared = self.shared.lock().unwrap();
+        let (list, _) = shared.lists.get(resource)?;
+        Some(list.iter().map(|one| (one.id.clone(), one.health == "Healthy")).collect())
+    }
+
+    /// Whether it lists a device as healthy; none while it doesn't list it.
+    #[must_use]
+    pub fn is_healthy(&self, id: &str) -> Option<bool> {
+        let list = self.list_of(&self.resource)?;
+        list.into_iter().find(|(one, _)| one == id).map(|(_, healthy)| healthy)
     }
 
     /// The healthy ids, once there are this many.
@@ -257,7 +277,13 @@ impl Kubelet {
     /// A client of the resource's plugin.
     #[must_use]
     pub fn plugin(&self) -> Plugin {
-        let socket = format!("berth-{}.sock", self.resource.replace('/', "_"));
+        self.plugin_of(&self.resource)
+    }
+
+    /// A client of any resource's plugin.
+    #[must_use]
+    pub fn plugin_of(&self, resource: &str) -> Plugin {
+        let socket = format!("berth-{}.sock", resource.replace('/', "_"));
         Plugin::new(dial(&self.plugins().join(socket)))
     }
 
@@ -291,9 +317,17 @@ impl Kubelet {
     /// # Errors
     /// Why it waits.
     pub async fn pre_start(&self, ids: &[&str]) -> Result<(), String> {
+        self.pre_start_of(&self.resource, ids).await
+    }
+
+    /// Starts a container of any resource.
+    ///
+    /// # Errors
+    /// Why it waits.
+    pub async fn pre_start_of(&self, resource: &str, ids: &[&str]) -> Result<(), String> {
         let devices_ids = ids.iter().map(|id| (*id).to_owned()).collect();
         let request = api::PreStartContainerRequest { devices_ids };
-        let answer = self.plugin().pre_start_container(request).await;
+        let answer = self.plugin_of(resource).pre_start_container(request).await;
         answer.map(drop).map_err(|status| status.message().to_owned())
     }
 

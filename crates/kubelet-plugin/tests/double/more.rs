@@ -8,33 +8,11 @@ use std::{
 };
 
 use berth_host::sim::{SimHost, Topology};
-use berth_kubelet_plugin::api::v1beta1 as api;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Node, Plugin, dial};
+use super::Node;
 
 impl Node {
-    /// The kubelet's list of a resource: (id, healthy). None where it was never registered.
-    pub(crate) fn list_of(&self, resource: &str) -> Option<Vec<(String, bool)>> {
-        let shared = self.shared.lock().unwrap();
-        let (list, _) = shared.lists.get(resource)?;
-        Some(list.iter().map(|one| (one.id.clone(), one.health == "Healthy")).collect())
-    }
-
-    /// The client of a resource's socket.
-    pub(crate) fn plugin_of(&self, resource: &str) -> Plugin {
-        let name = format!("berth-{}.sock", resource.replace('/', "_"));
-        Plugin::new(dial(&self.plugins().join(name)))
-    }
-
-    /// PreStartContainer of any resource.
-    pub(crate) async fn pre_start_of(&self, resource: &str, ids: &[&str]) -> Result<(), String> {
-        let devices_ids = ids.iter().map(|id| (*id).to_owned()).collect();
-        let request = api::PreStartContainerRequest { devices_ids };
-        let answer = self.plugin_of(resource).pre_start_container(request).await;
-        answer.map(drop).map_err(|status| status.message().to_owned())
-    }
-
     /// Changes the plugin's configuration.
     pub(crate) fn edit(&self, from: &str, to: &str) {
         let file = self.path("plugin.toml");
@@ -74,6 +52,11 @@ impl Node {
         self.edit("settle_ms", &line);
     }
 
+    /// As a kubelet starts, first half.
+    pub(crate) fn kubelet_goes(&mut self) {
+        self.kubelet.go();
+    }
+
     /// A node with so many groups of one device.
     pub(crate) async fn large(groups: u32, selector: &str) -> Self {
         let sim = SimHost::from_topology(Topology::generated(groups));
@@ -84,27 +67,4 @@ impl Node {
 /// Sends SIGHUP.
 pub(crate) fn hang_up(program: &Child) {
     kill_process(Pid::from_child(program), Signal::HUP).unwrap();
-}
-
-impl Node {
-    /// Whether the kubelet lists a device as healthy; none while it doesn't list it.
-    pub(crate) fn is_healthy(&self, id: &str) -> Option<bool> {
-        let shared = self.shared.lock().unwrap();
-        let (list, _) = shared.lists.get(super::RESOURCE)?;
-        list.iter().find(|one| one.id == id).map(|one| one.health == "Healthy")
-    }
-
-    /// As a kubelet starts, first half: it is away, and every socket in its directory with it.
-    pub(crate) fn kubelet_goes(&mut self) {
-        self.kubelet.drain(..).for_each(|task| task.abort());
-        for (_, (_, follower)) in std::mem::take(&mut self.shared.lock().unwrap().lists) {
-            follower.abort();
-        }
-        for entry in std::fs::read_dir(self.plugins()).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "sock") {
-                std::fs::remove_file(path).unwrap();
-            }
-        }
-    }
 }
