@@ -1,13 +1,14 @@
 //! Files and ports: none can be reached but those that are named, and what is below them.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, LandlockStatus,
-    NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
+    NetPort, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
+    Scope,
 };
 
 use crate::ConfineError;
@@ -118,11 +119,11 @@ impl Allowed {
         let mut created = ruleset.create().map_err(|error| failed(&error))?;
         let mut absent = Vec::new();
         for (path, right) in &self.paths {
-            let Some(rule) = rule(path, *right) else {
-                absent.push(path.clone());
-                continue;
-            };
-            created = created.add_rule(rule).map_err(|error| failed(&error))?;
+            match rule(path, *right) {
+                Ok(rule) => created = created.add_rule(rule).map_err(|error| failed(&error))?,
+                Err(error) if is_out_of_reach(&error) => absent.push(path.clone()),
+                Err(error) => return Err(failed(&format!("{}: {error}", path.display()))),
+            }
         }
         for port in &self.ports {
             let rule = NetPort::new(*port, AccessNet::BindTcp);
@@ -138,14 +139,24 @@ impl Allowed {
 }
 
 /// A file takes no rights of directories.
-fn rule(path: &Path, right: Right) -> Option<PathBeneath<PathFd>> {
-    let fd = PathFd::new(path).ok()?;
-    let access = if fs::metadata(path).ok()?.is_dir() {
+fn rule(path: &Path, right: Right) -> io::Result<PathBeneath<PathFd>> {
+    let fd = PathFd::new(path).map_err(|error| match error {
+        PathFdError::OpenCall { source, .. } => source,
+        other => io::Error::other(other),
+    })?;
+    let access = if fs::metadata(path)?.is_dir() {
         right.access()
     } else {
         right.access() & AccessFs::from_file(NEWEST)
     };
-    Some(PathBeneath::new(fd, access))
+    Ok(PathBeneath::new(fd, access))
+}
+
+/// Whether it can't be opened later either. A path that can't be opened for want of a descriptor is
+/// there: kept out of reach, its act would be refused as if it had no right to it.
+fn is_out_of_reach(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 /// What each version added.
@@ -219,6 +230,17 @@ mod tests {
         });
         // Other threads are as they were.
         fs::read("/etc/passwd").unwrap();
+    }
+
+    #[test]
+    fn what_can_t_be_looked_at_is_not_taken_for_absent() {
+        // A name that no file system has (ENAMETOOLONG) stands for a lack of descriptors.
+        let long = Path::new("/").join("n".repeat(300));
+        let entered = std::thread::spawn(|| Allowed::nothing().path(long, Right::Read).enter())
+            .join()
+            .unwrap();
+        let error = entered.unwrap_err().to_string();
+        assert!(error.contains("/nnn"), "{error}");
     }
 
     #[test]
