@@ -186,7 +186,7 @@ mod tests {
         std::thread::spawn(move || run(allowed.enter().unwrap())).join().unwrap()
     }
 
-    fn kind<T>(answer: std::io::Result<T>) -> Option<ErrorKind> {
+    fn kind<T>(answer: io::Result<T>) -> Option<ErrorKind> {
         answer.err().map(|error| error.kind())
     }
 

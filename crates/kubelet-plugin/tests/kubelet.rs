@@ -7,27 +7,7 @@ use std::{process::Command, time::Duration};
 
 use berth_kubelet_plugin::api::v1beta1 as api;
 use berth_proto::v1::reservation::State;
-use double::{Node, RESOURCE, until};
-
-/// A process that is in the container of an allocation.
-struct Container(std::process::Child);
-
-impl Container {
-    fn start(answer: &api::ContainerAllocateResponse) -> Self {
-        Self(Command::new("sleep").arg("600").envs(&answer.envs).spawn().unwrap())
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
+use double::{Node, RESOURCE, container::Container, until};
 
 fn cdi_name(answer: &api::ContainerAllocateResponse) -> String {
     assert_eq!(answer.cdi_devices.len(), 1);

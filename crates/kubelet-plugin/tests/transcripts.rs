@@ -4,34 +4,16 @@
 
 mod double;
 
-use std::{
-    process::{Child, Command},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use berth_kubelet_plugin::api::v1beta1 as api;
-use double::{Node, until};
+use double::{Node, container::Container, until};
 
 /// How long the containers of a pod that was deleted by force, and of its successor, were seen
 /// running together.
 const OVERLAP: Duration = Duration::from_millis(1_700);
 /// Between two PreStartContainer here; the kubelet was seen to take 6 s.
 const AGAIN: Duration = Duration::from_millis(300);
-
-struct Container(Child);
-
-impl Container {
-    fn start(answer: &api::ContainerAllocateResponse) -> Self {
-        Self(Command::new("sleep").arg("600").envs(&answer.envs).spawn().unwrap())
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
 
 async fn begin() -> (Node, String) {
     let node = Node::start().await;

@@ -71,6 +71,8 @@ async fn the_daemon_opens_virtual_functions_by_a_token_of_its_own() {
         world.restart();
         world.attach("r-1").unwrap();
         world.check();
+        // What was bound for the stranger is no business of the daemon's.
+        world.sim.perform(&Act::Unbind { device: at(NEXT) }).unwrap();
         world.give_all_back();
         world.check_given_back();
     }
@@ -149,7 +151,10 @@ async fn a_hand_over_that_the_holder_could_not_use_is_refused_and_the_hold_stand
     world.sim.set_vf_token(at(PF), OTHER).unwrap();
     let refused = world.hand_out_to(myself(), "r-1").unwrap_err();
     assert_eq!(refused.errno, Errno::ACCESS.raw_os_error(), "{}", refused.message);
-    world.check();
+    let snapshot = world.book.snapshot();
+    let group = snapshot.state.device(&VF.into()).unwrap().group.clone();
+    let number = snapshot.group_number(&group).unwrap();
+    assert!(!world.sim.probe_free(number).unwrap(), "the hold is there again");
     drop(rival);
     world.hand_out_to(myself(), "r-1").unwrap();
     world.check();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod container;
 pub(crate) mod more;
 
 use std::{

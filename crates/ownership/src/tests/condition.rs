@@ -88,8 +88,12 @@ fn what_comes_back_is_looked_at_anew_and_a_cordon_stays() {
     let back = observe("g-1", vec![DeviceFacts::new(A)]);
     run_all(&mut state, &[assess(A, &[CauseCode::ConfigGone]), gone.clone(), back.clone()]);
     assert_eq!(condition(&state), Condition::Ok);
-    run_all(&mut state, &[cordon(Some(TTL)), gone, back]);
-    assert_eq!(condition(&state), Condition::Cordoned);
+    run_all(&mut state, &[cordon(Some(TTL)), gone]);
+    let absent: Vec<&DeviceId> = state.absent().map(|device| &device.facts.id).collect();
+    assert_eq!(absent, [&DeviceId::from(A)], "the cordon is remembered while it is gone");
+    assert_eq!(state.due_cordons(&later()), [A.into()]);
+    run_all(&mut state, &[back]);
+    assert_eq!((condition(&state), state.absent().count()), (Condition::Cordoned, 0));
     assert_eq!(state.due_cordons(&later()), [A.into()]);
 }
 

@@ -49,3 +49,17 @@ fn a_domain_that_processes_keep_cannot_be_given_up() {
         assert!(state.decide(cmd, &now()).is_ok(), "a driver's own domain goes with the driver");
     }
 }
+
+#[test]
+fn a_driver_that_is_bound_on_purpose_makes_no_domain_of_its_own() {
+    let mut state = State::new();
+    let set = Command::KernelDmaSet { device: A.into(), driver: Some("nvme".to_owned()) };
+    let done = Command::KernelDmaDone { device: A.into(), dma: DriverDma::Kernel("nvme".into()) };
+    run_all(&mut state, &[observe("g-1", vec![DeviceFacts::new(A)]), set, done]);
+    assert_eq!(state.group(&"g-1".into()).unwrap().ownership, Ownership::Kernel { n: 1 });
+    let private = DeviceFacts { private_domain: true, ..driven(A, "vp-vdpa") };
+    let release = Command::KernelDmaRelease { device: A.into(), host_uses_it_anyway: true };
+    let done = Command::KernelDmaDone { device: A.into(), dma: DriverDma::None };
+    run_all(&mut state, &[observe("g-1", vec![private]), release, done]);
+    assert_eq!(state.group(&"g-1".into()).unwrap().ownership, Ownership::Free);
+}

@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 use crate::linux::testing::{ConfigBytes, FakeDevice, FakeTree};
 
@@ -153,8 +155,12 @@ fn a_table_that_fails_to_be_read_is_an_error() {
         if broken != "sys/class/block" {
             block(&tree, "devices/pci0000:00/0000:01:00.0/nvme/nvme0", "nvme0n1", "259:0");
         }
+        let path = tree.root().join(broken);
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        drop(removed);
         // A link to itself.
-        tree.link(broken, tree.root().join(broken)).unwrap();
+        tree.link(broken, path).unwrap();
         let error = find(&Root::new(tree.root()), at("0000:01:00.0")).unwrap_err();
         assert_eq!(error.errno(), Some(Errno::LOOP.raw_os_error()), "{broken}: {error}");
     }
