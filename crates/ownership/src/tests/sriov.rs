@@ -128,6 +128,7 @@ fn nobody_may_have_the_physical_function() {
     let why = refused(&state, &set(2, OFF));
     assert_eq!(why.reason, Reason::ForeignOwner);
     assert!(why.message.contains("qemu (77)"), "{why}");
+    assert_eq!(why.blockers[0].processes, ["qemu (77)"]);
 }
 
 #[test]
