@@ -1,6 +1,7 @@
 //! A kubelet that does what kubelet v1.36 was seen doing with device plugins: registrations, lists,
 //! Allocate, PreStartContainer, PodResources. For tests of the plugin, and as the program
 //! `berth-kubelet-double` for the real kernel's.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
 use std::{

@@ -6,7 +6,6 @@ mod double;
 
 use std::time::{Duration, Instant};
 
-use berth_kubelet_plugin::api::v1beta1 as api;
 use double::{Node, container::Container, until};
 
 /// How long the containers of a pod that was deleted by force, and of its successor, were seen
