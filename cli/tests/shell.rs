@@ -61,7 +61,7 @@ fn bash_completes_verbs_and_what_the_daemon_has() {
     let short = bash(&daemon, &["berth", "explain", "00", ":"]);
     assert!(short.contains(&"05.0".to_owned()), "{short:?}");
     let id = reserve(&daemon);
-    assert_eq!(bash(&daemon, &["berth", "release", "r-"]), [id.clone()]);
+    assert_eq!(bash(&daemon, &["berth", "release", "r-"]), std::slice::from_ref(&id));
     assert!(bash(&daemon, &["berth", "history", "r-"]).contains(&id));
 }
 
