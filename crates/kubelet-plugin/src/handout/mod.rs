@@ -18,7 +18,7 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-use crate::{config::Config, core::Records};
+use crate::{config::Config, core::Records, node::names_in};
 
 /// The socket's name in its directory.
 pub const SOCKET: &str = "handover.sock";
@@ -118,12 +118,7 @@ impl Sockets {
     /// # Errors
     /// Of the system.
     pub fn keep_only(&self, names: &BTreeSet<String>) -> io::Result<()> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let name = entry?.file_name().to_string_lossy().into_owned();
+        for name in names_in(&self.dir)? {
             if name.starts_with("a-") && !names.contains(&name) {
                 self.close(&name)?;
             }

@@ -73,12 +73,7 @@ impl Cdi {
     /// # Errors
     /// Of the system.
     pub fn keep_only(&self, names: &BTreeSet<String>) -> io::Result<()> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let name = entry?.file_name().to_string_lossy().into_owned();
+        for name in super::names_in(&self.dir)? {
             let stem = name
                 .strip_prefix(PREFIX)
                 .and_then(|rest| rest.strip_suffix(".json").or_else(|| rest.strip_suffix(".tmp")));

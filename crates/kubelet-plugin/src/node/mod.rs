@@ -25,3 +25,12 @@ pub fn replace_file(file: &Path, bytes: &[u8]) -> io::Result<()> {
     };
     write().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
 }
+
+/// What is in a directory; nothing where there is none.
+pub(crate) fn names_in(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}

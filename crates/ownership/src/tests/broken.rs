@@ -1,18 +1,9 @@
 //! Stored parts that break one invariant each: every one is found, and told in its words.
 
-use super::fixture::{ask, attach, device, id, observe, order, process, reserve, run_all};
+use super::fixture::{
+    A, B, ask, attach, device, id, observe, on, order, process, reserve, run_all,
+};
 use crate::*;
-
-const A: &str = "0000:65:00.0";
-const B: &str = "0000:65:00.1";
-
-fn on(n: usize, policy: Policy, address: &str) -> Reserve {
-    let devices = vec![DeviceId::from(address)];
-    Reserve {
-        targets: vec![TargetRequest { group: "g-2".into(), devices }],
-        ..reserve(n, policy, "a", "g-2")
-    }
-}
 
 /// Two reservations of one token in one group, both attached; a second domain beside.
 fn token() -> Parts {

@@ -167,3 +167,30 @@ pub(super) fn release_with(state: &mut State, n: usize, reset: ResetOutcome) {
         run_all(state, &[Command::ReleaseDone { reservation: id(n), returned }]);
     }
 }
+
+/// Two devices of the group `g-2`.
+pub(super) const A: &str = "0000:65:00.0";
+pub(super) const B: &str = "0000:65:00.1";
+
+/// A reservation of one of them.
+pub(super) fn on(n: usize, policy: Policy, address: &str) -> Reserve {
+    let devices = vec![DeviceId::from(address)];
+    Reserve {
+        targets: vec![TargetRequest { group: "g-2".into(), devices }],
+        ..reserve(n, policy, "a", "g-2")
+    }
+}
+
+/// Both are there.
+pub(super) fn pair() -> State {
+    let mut state = State::new();
+    run_all(&mut state, &[observe("g-2", vec![device(A), device(B)])]);
+    state
+}
+
+/// The first one alone in `g-1`.
+pub(super) fn single() -> State {
+    let mut state = State::new();
+    run_all(&mut state, &[observe("g-1", vec![device(A)])]);
+    state
+}

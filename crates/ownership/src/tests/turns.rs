@@ -1,33 +1,11 @@
 //! Turns of single stories: what is done once, what is left alone, and what begins anew.
 
 use super::fixture::{
-    T0, TTL, ask, at, attach, detach, device, driven, foreign, id, later, now, observe, order,
-    process, refused, release, release_with, reserve, returned, run, run_all, run_at,
+    A, B, T0, TTL, ask, at, attach, detach, device, driven, foreign, id, later, now, observe, on,
+    order, pair, process, refused, release, release_with, reserve, returned, run, run_all, run_at,
+    single,
 };
 use crate::*;
-
-const A: &str = "0000:65:00.0";
-const B: &str = "0000:65:00.1";
-
-fn on(n: usize, policy: Policy, address: &str) -> Reserve {
-    let devices = vec![DeviceId::from(address)];
-    Reserve {
-        targets: vec![TargetRequest { group: "g-2".into(), devices }],
-        ..reserve(n, policy, "a", "g-2")
-    }
-}
-
-fn pair() -> State {
-    let mut state = State::new();
-    run_all(&mut state, &[observe("g-2", vec![device(A), device(B)])]);
-    state
-}
-
-fn single() -> State {
-    let mut state = State::new();
-    run_all(&mut state, &[observe("g-1", vec![device(A)])]);
-    state
-}
 
 fn record(state: &State, n: usize) -> Reservation {
     state.reservation(&id(n)).expect("it is on record").clone()

@@ -3,33 +3,10 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::fixture::{
-    adopt, ask, at, attach, device, driven, foreign, id, later, observe, order, process, refused,
-    reserve, returned, run, run_all, run_at,
+    A, B, adopt, ask, at, attach, device, driven, foreign, id, later, observe, on, order, pair,
+    process, refused, reserve, returned, run, run_all, run_at, single,
 };
 use crate::*;
-
-const A: &str = "0000:65:00.0";
-const B: &str = "0000:65:00.1";
-
-fn on(n: usize, policy: Policy, address: &str) -> Reserve {
-    let devices = vec![DeviceId::from(address)];
-    Reserve {
-        targets: vec![TargetRequest { group: "g-2".into(), devices }],
-        ..reserve(n, policy, "a", "g-2")
-    }
-}
-
-fn pair() -> State {
-    let mut state = State::new();
-    run_all(&mut state, &[observe("g-2", vec![device(A), device(B)])]);
-    state
-}
-
-fn single() -> State {
-    let mut state = State::new();
-    run_all(&mut state, &[observe("g-1", vec![device(A)])]);
-    state
-}
 
 fn texts(refusal: &Refusal) -> Vec<(&str, &str)> {
     refusal.blockers.iter().map(|it| (it.device.as_str(), it.text.as_str())).collect()
