@@ -71,14 +71,16 @@ pub(super) fn put_param(
 }
 
 /// A device's address as proto3 JSON. What is neither a PCI function nor a UUID is a platform
-/// device's name.
+/// device's name, if it can be one; what is nothing at all is refused as no PCI function.
 fn address(text: &str) -> Value {
     let (kind, value) = if let Ok(pci) = text.parse::<PciAddress>() {
         ("pci", pci.to_string())
     } else if uuid::Uuid::try_parse(text).is_ok() {
         ("mdev", text.to_lowercase())
-    } else {
+    } else if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         ("platform", text.to_owned())
+    } else {
+        ("pci", text.to_owned())
     };
     Value::Object(Map::from_iter([(kind.to_owned(), Value::String(value))]))
 }

@@ -135,8 +135,9 @@ fn modules(bytes: &[u8]) {
     let mut space = [0; 64];
     space[..4].copy_from_slice(&[0x86, 0x80, 0xd3, 0x10]);
     let driver = texts::driver_for(bytes, &space).expect("a configuration space");
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    assert!(!driver.is_empty() && driver.chars().all(fits), "{driver:?} is no driver's name");
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '.');
+    let is_name = !driver.is_empty() && !driver.starts_with(['-', '.']);
+    assert!(is_name && driver.chars().all(fits), "{driver:?} is no driver's name");
 }
 
 fn access_list(bytes: &[u8]) {
