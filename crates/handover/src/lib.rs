@@ -5,7 +5,8 @@
 //! come with it by `SCM_RIGHTS`. The kernel tells `berthd` who asks, so there is nothing to
 //! authenticate. `docs/handover.md` is the whole protocol.
 //!
-//! For VMMs and drivers: no runtime, no thread, nothing else of Berth.
+//! For VMMs and drivers: no runtime, no thread, nothing else of Berth. Who serves such a socket has the
+//! feature `tokio`.
 //!
 //! # Examples
 //!
@@ -60,6 +61,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+pub mod asynchronous;
 mod client;
 pub mod packet;
 mod refusal;

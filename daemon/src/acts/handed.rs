@@ -2,6 +2,7 @@
 
 use std::{os::fd::OwnedFd, time::Duration};
 
+use berth_handover::asynchronous::ready;
 use berth_host::{Node, PciAddress, VfioError};
 use berth_ownership::{
     Command, Delivery, HolderProcess, Reason, Refusal, Reservation, ReservationId, ReservationState,
@@ -16,7 +17,6 @@ use super::{
     hand_over,
     holder::{LOOK, process_of},
     job::Job,
-    ready::ready,
     runtime::lock,
     vf_token,
 };

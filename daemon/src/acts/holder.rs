@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, os::fd::OwnedFd, sync::Mutex, time::Duration};
 
+use berth_handover::asynchronous::ready;
 use berth_host::ProcessUse;
 use berth_ownership::{
     Command, HolderProcess, Refusal, Reservation, ReservationId, ReservationState,
@@ -18,7 +19,6 @@ use super::{
     job::Job,
     kin::{self, Kinship},
     memory, proof,
-    ready::ready,
     revoke::start_time,
     tools::NO_INTENT,
     watched::{Watched, identity},

@@ -37,7 +37,6 @@ pub(crate) mod memlock;
 pub(crate) mod memory;
 mod prepare;
 mod proof;
-pub(crate) mod ready;
 mod records;
 mod release;
 mod removal;

@@ -10,27 +10,6 @@ mod refusal;
 mod server;
 mod thread;
 
-use std::{os::fd::OwnedFd, path::Path};
-
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
-};
-
+pub use berth_handover::asynchronous::bind_socket;
 pub use server::{House, serve, serve_in};
 pub use thread::Serving;
-
-/// Binds the socket at a path, where nothing may be yet.
-///
-/// # Errors
-/// EADDRINUSE when something is at the path; else what the directory answers.
-pub fn bind_socket(path: &Path) -> std::io::Result<OwnedFd> {
-    let socket = socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
-    listen(&socket, 128)?;
-    Ok(socket)
-}

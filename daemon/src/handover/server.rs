@@ -1,28 +1,25 @@
 //! The socket: one task per connection, one request at a time, limits on all of it.
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use berth_handover::{
     Request,
-    packet::{REQUEST, Received, receive, send},
+    asynchronous::{deliver, next, ready, send_now, would_block},
+    packet::{REQUEST, Received, receive},
 };
 use berth_ownership::{Reason, Refusal};
 use rustix::{
     io::Errno,
-    net::{RecvFlags, SendFlags, SocketFlags, UCred, accept_with, sockopt::socket_peercred},
+    net::{RecvFlags, SocketFlags, UCred, accept_with, sockopt::socket_peercred},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::Interest;
 
 use super::{
     desk::{self, Answer},
     peer::Peer,
 };
 use crate::{
-    acts::{Engine, ready::ready},
+    acts::Engine,
     audit,
     config::{Access, Limits},
     listen::{Seat, Seats, Taker},
@@ -63,9 +60,6 @@ impl House {
         })
     }
 }
-
-/// How long a peer may leave an answer unread before it is dropped.
-const UNREAD: Duration = Duration::from_secs(10);
 
 /// Serves a listening `SOCK_SEQPACKET` socket until the task is dropped; `access` says what each peer
 /// may there.
@@ -137,10 +131,8 @@ fn no_seat(socket: &OwnedFd, limits: &Limits) {
     let refusal = Refusal::new(Reason::Unavailable, "connection", text)
         .with_resolve(vec!["close connections that nobody uses, then connect again".to_owned()]);
     let Answer { reply, .. } = desk::refusal(&ApiError::Refused(refusal));
-    let told =
-        serde_json::to_vec(&reply).map(|bytes| send(socket, &bytes, &[], SendFlags::DONTWAIT));
-    if !matches!(told, Ok(Ok(_))) {
-        tracing::debug!(?told, "a peer without a seat was not told");
+    if let Err(error) = send_now(socket, &reply, &[]) {
+        tracing::debug!(%error, "a peer without a seat was not told");
     }
 }
 
@@ -178,7 +170,7 @@ impl Connection {
                 Received::TooMuch(what) => refused("packet", what),
                 Received::Packet(bytes, fds) => serve_one(engine, &peer, &bytes, fds).await,
             };
-            let delivered = deliver(&socket, &answer).await;
+            let delivered = deliver(&socket, &answer.reply, &answer.fds).await;
             let Answer { sending, began, .. } = answer;
             // What was not sent is closed by now, so it can be told whether somebody has it.
             drop(sending);
@@ -202,18 +194,8 @@ fn first(socket: &OwnedFd, engine: &Engine, peer: &Peer) -> std::io::Result<Opti
     let request = serde_json::from_slice(bytes).ok();
     let answer = request.and_then(|request| desk::at_once(engine, peer, &request, fds));
     let Some(answer) = answer else { return Ok(Some(received)) };
-    let sent = send_now(socket, &answer);
+    let sent = send_now(socket, &answer.reply, &answer.fds);
     if would_block(&sent) { Ok(Some(received)) } else { sent.map(|()| None) }
-}
-
-async fn next(socket: &AsyncFd<OwnedFd>) -> std::io::Result<Received> {
-    loop {
-        let mut guard = socket.readable().await?;
-        let received = guard.try_io(|socket| Ok(receive(socket, RecvFlags::DONTWAIT, REQUEST)?));
-        if let Ok(received) = received {
-            return received;
-        }
-    }
 }
 
 async fn serve_one(engine: &Engine, peer: &Arc<Peer>, bytes: &[u8], fds: Vec<OwnedFd>) -> Answer {
@@ -239,31 +221,4 @@ fn refused(object: &str, message: &str) -> Answer {
         message,
         "see docs/handover.md for what each request carries",
     ))
-}
-
-fn send_now(socket: impl AsFd, answer: &Answer) -> std::io::Result<()> {
-    let bytes = serde_json::to_vec(&answer.reply)?;
-    let fds: Vec<_> = answer.fds.iter().map(AsFd::as_fd).collect();
-    Ok(send(socket, &bytes, &fds, SendFlags::DONTWAIT)?)
-}
-
-fn would_block(sent: &std::io::Result<()>) -> bool {
-    sent.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
-async fn deliver(socket: &AsyncFd<OwnedFd>, answer: &Answer) -> std::io::Result<()> {
-    let sent = send_now(socket, answer);
-    if !would_block(&sent) {
-        return sent;
-    }
-    let sending = async {
-        loop {
-            let mut guard = socket.writable().await?;
-            if let Ok(sent) = guard.try_io(|socket| send_now(socket, answer)) {
-                return sent;
-            }
-        }
-    };
-    let unread = || std::io::Error::from(Errno::TIMEDOUT);
-    tokio::time::timeout(UNREAD, sending).await.map_err(|_| unread())?
 }

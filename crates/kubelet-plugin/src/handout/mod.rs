@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use berth_handover::asynchronous::bind_socket;
 use tokio::task::AbortHandle;
 
 use crate::{config::Config, core::Records, node::names_in};
@@ -96,7 +97,7 @@ impl Sockets {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = serve::listener(path)?;
+        let listener = bind_socket(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
         Ok(listener)
     }
