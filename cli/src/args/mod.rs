@@ -12,10 +12,11 @@ use clap_complete::engine::ArgValueCompleter;
 pub(crate) use self::{
     nouns::{
         DeviceCommand, DomainCommand, GroupCommand, HistoryCommand, KernelDmaCommand,
-        QuarantineCommand, ReservationCommand, SriovArgs, SriovCommand, WatchArgs,
+        QuarantineCommand, ReservationCommand, SriovCommand, WatchArgs,
     },
     orders::{
-        AdoptArgs, BackendArg, LibvirtHookArgs, OrderArgs, PolicyArg, ReserveArgs, RunArgs, VmmArg,
+        AdoptArgs, BackendArg, LibvirtHookArgs, OrderArgs, PolicyArg, ReserveArgs, RunArgs,
+        TriedArgs, VmmArg,
     },
 };
 use crate::{address, complete, quantity};

@@ -6,7 +6,7 @@ use berth_proto::v1::DeviceAddress;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::BackendArg;
+use super::{BackendArg, TriedArgs};
 use crate::{address, complete, quantity};
 
 #[derive(Debug, Subcommand)]
@@ -167,7 +167,7 @@ pub(crate) enum SriovCommand {
         /// How many.
         vfs: u32,
         #[command(flatten)]
-        args: SriovArgs,
+        args: TriedArgs,
     },
     /// Bring back the number of virtual functions that there was before Berth changed it.
     Restore {
@@ -175,21 +175,8 @@ pub(crate) enum SriovCommand {
         #[arg(value_parser = address::parse, add = ArgValueCompleter::new(complete::devices))]
         device: DeviceAddress,
         #[command(flatten)]
-        args: SriovArgs,
+        args: TriedArgs,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SriovArgs {
-    /// Decide, and print each write to sysfs and what undoes it; change nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Wait this long for the kernel work; 0 doesn't wait.
-    #[arg(long, value_parser = quantity::duration)]
-    pub(crate) wait: Option<Duration>,
-    /// The same id gets the same answer for 24 hours.
-    #[arg(long)]
-    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,21 @@ use clap_complete::engine::ArgValueCompleter;
 
 use crate::{address, complete, quantity};
 
+/// Of what can be tried without doing it.
+#[derive(Debug, Args)]
+pub(crate) struct TriedArgs {
+    /// Decide and say what would be done, of SR-IOV each write to sysfs and what undoes it; change
+    /// nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Wait this long for the kernel work; 0 doesn't wait.
+    #[arg(long, value_parser = quantity::duration)]
+    pub(crate) wait: Option<Duration>,
+    /// The same id gets the same answer for 24 hours.
+    #[arg(long)]
+    pub(crate) request_id: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct OrderArgs {
     /// The reservation.
@@ -100,15 +115,8 @@ pub(crate) struct AdoptArgs {
     /// Lapse after this long unless renewed: orders are refused then, DMA goes on.
     #[arg(long, value_parser = quantity::duration)]
     pub(crate) ttl: Option<Duration>,
-    /// The same id gets the same answer for 24 hours.
-    #[arg(long)]
-    pub(crate) request_id: Option<String>,
-    /// Decide and say what would be done; change nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Wait this long for the kernel work; 0 doesn't wait.
-    #[arg(long, value_parser = quantity::duration)]
-    pub(crate) wait: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) tried: TriedArgs,
 }
 
 #[derive(Debug, Args)]
@@ -170,15 +178,8 @@ pub(crate) struct ReserveArgs {
     /// What must hold about a device's reset before others may have it.
     #[arg(long, value_enum)]
     pub(crate) reset_policy: Option<ResetPolicyArg>,
-    /// The same id gets the same answer for 24 hours.
-    #[arg(long)]
-    pub(crate) request_id: Option<String>,
-    /// Decide and say what would be done; change nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Wait this long for the kernel work; 0 doesn't wait.
-    #[arg(long, value_parser = quantity::duration)]
-    pub(crate) wait: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) tried: TriedArgs,
 }
 
 macro_rules! mirrored {

@@ -15,7 +15,7 @@ pub(super) async fn run(
     args: AdoptArgs,
     output: &Output,
 ) -> Result<(), CliError> {
-    let dry_run = args.dry_run;
+    let dry_run = args.tried.dry_run;
     let request = request_of(args);
     let client = Reservations::new(channel);
     let reservation = retried(|| {
@@ -36,9 +36,9 @@ fn request_of(args: AdoptArgs) -> v1::AdoptRequest {
         label: args.label.unwrap_or_default(),
         memory_bytes: args.memory.unwrap_or_default(),
         ttl_ms: args.ttl.map(millis).unwrap_or_default(),
-        request_id: request_id(args.request_id),
-        dry_run: args.dry_run,
-        wait_ms: args.wait.map(millis).unwrap_or_default(),
-        no_wait: args.wait == Some(Duration::ZERO),
+        request_id: request_id(args.tried.request_id),
+        dry_run: args.tried.dry_run,
+        wait_ms: args.tried.wait.map(millis).unwrap_or_default(),
+        no_wait: args.tried.wait == Some(Duration::ZERO),
     }
 }

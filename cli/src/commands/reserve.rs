@@ -20,7 +20,7 @@ pub(super) async fn run(
     args: ReserveArgs,
     output: &Output,
 ) -> Result<(), CliError> {
-    let dry_run = args.dry_run;
+    let dry_run = args.tried.dry_run;
     let request = request_of(args);
     let client = Reservations::new(channel);
     let reservation = retried(|| {
@@ -59,10 +59,10 @@ fn request_of(args: ReserveArgs) -> v1::ReserveRequest {
         ttl_ms: args.ttl.map(millis).unwrap_or_default(),
         take_from_host: args.take_from_host,
         host_uses_it_anyway: args.host_uses_it_anyway,
-        request_id: request_id(args.request_id),
-        dry_run: args.dry_run,
-        wait_ms: args.wait.map(millis).unwrap_or_default(),
-        no_wait: args.wait == Some(Duration::ZERO),
+        request_id: request_id(args.tried.request_id),
+        dry_run: args.tried.dry_run,
+        wait_ms: args.tried.wait.map(millis).unwrap_or_default(),
+        no_wait: args.tried.wait == Some(Duration::ZERO),
         reset_policy: args.reset_policy.map_or(v1::ResetPolicy::Default, Into::into).into(),
     }
 }

@@ -5,7 +5,7 @@ use tonic::transport::Channel;
 
 use super::{Devices, request_id, reservation::wait_of};
 use crate::{
-    args::{SriovArgs, SriovCommand},
+    args::{SriovCommand, TriedArgs},
     client::retried,
     error::CliError,
     render::{self, Output},
@@ -21,7 +21,7 @@ pub(super) async fn run(
         SriovCommand::Set { device, vfs, args } => (device, vfs, false, args),
         SriovCommand::Restore { device, args } => (device, 0, true, args),
     };
-    let SriovArgs { dry_run, wait, request_id: id } = args;
+    let TriedArgs { dry_run, wait, request_id: id } = args;
     let (wait_ms, no_wait) = wait_of(wait);
     let request = v1::SetSriovRequest {
         device: Some(device),
