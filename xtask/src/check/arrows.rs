@@ -54,7 +54,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("xtask", &["berth-testvm"]),
 ];
 
-/// Crates that a VMM or a test links, so that none of these may be below them.
+/// Crates that a VMM or a test links, so that none of these may be below them unless asked for: an
+/// optional dependency is allowed where no default feature turns it on.
 const LEAN: &[&str] = &["berth-uapi", "berth-dma", "berth-handover", "berth-ownership"];
 const HEAVY: &[&str] = &["tokio", "tonic", "sqlx", "axum", "async-trait"];
 
@@ -69,7 +70,12 @@ pub(super) fn check(root: &Path) -> Result<()> {
         bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     }
     let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
-    let crates = dependencies(&metadata).context("cargo metadata has an unknown shape")?;
+    let wrong = wrong_arrows(&metadata).context("cargo metadata has an unknown shape")?;
+    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
+}
+
+fn wrong_arrows(metadata: &Value) -> Option<Vec<String>> {
+    let crates = dependencies(metadata)?;
     let mut wrong = Vec::new();
     for (name, seen) in &crates {
         let Some((_, allowed)) = ALLOWED.iter().find(|(known, _)| known == name) else {
@@ -77,29 +83,67 @@ pub(super) fn check(root: &Path) -> Result<()> {
             continue;
         };
         for dependency in seen {
-            if crates.contains_key(dependency) && !allowed.contains(&dependency.as_str()) {
-                wrong.push(format!("{name} must not depend on {dependency}"));
+            let of = &dependency.name;
+            if crates.contains_key(of) && !allowed.contains(&of.as_str()) {
+                wrong.push(format!("{name} must not depend on {of}"));
             }
-            if LEAN.contains(&name.as_str()) && HEAVY.contains(&dependency.as_str()) {
-                wrong.push(format!("{name} is linked by others and must not bring {dependency}"));
+            let heavy = HEAVY.contains(&of.as_str()) && !dependency.on_request;
+            if LEAN.contains(&name.as_str()) && heavy {
+                wrong.push(format!("{name} is linked by others and must not bring {of}"));
             }
         }
     }
-    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
+    Some(wrong)
 }
 
-fn dependencies(metadata: &Value) -> Option<BTreeMap<String, Vec<String>>> {
+struct Dependency {
+    name: String,
+    /// Optional, in a crate without default features: who wants it names it.
+    on_request: bool,
+}
+
+fn dependencies(metadata: &Value) -> Option<BTreeMap<String, Vec<Dependency>>> {
     let mut crates = BTreeMap::new();
     for package in metadata.get("packages")?.as_array()? {
         let name = package.get("name")?.as_str()?.to_owned();
+        let default = package.get("features")?.get("default").and_then(Value::as_array);
+        let no_default = default.is_none_or(Vec::is_empty);
         let seen = package
             .get("dependencies")?
             .as_array()?
             .iter()
             .filter(|dependency| dependency.get("kind").is_some_and(|kind| kind != "dev"))
-            .filter_map(|dependency| Some(dependency.get("name")?.as_str()?.to_owned()))
+            .filter_map(|dependency| {
+                let optional = dependency.get("optional")?.as_bool()?;
+                Some(Dependency {
+                    name: dependency.get("name")?.as_str()?.to_owned(),
+                    on_request: optional && no_default,
+                })
+            })
             .collect();
         crates.insert(name, seen);
     }
     Some(crates)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wrong(optional: bool, features: Value) -> Vec<String> {
+        let tokio = json!({"name": "tokio", "kind": null, "optional": optional});
+        let handover =
+            json!({"name": "berth-handover", "features": features, "dependencies": [tokio]});
+        wrong_arrows(&json!({"packages": [handover]})).unwrap()
+    }
+
+    #[test]
+    fn a_lean_crate_brings_a_runtime_only_to_those_who_ask() {
+        assert_eq!(wrong(true, json!({"tokio": ["dep:tokio"]})), Vec::<String>::new());
+        let brought = ["berth-handover is linked by others and must not bring tokio"];
+        assert_eq!(wrong(false, json!({})), brought);
+        assert_eq!(wrong(true, json!({"default": ["tokio"], "tokio": ["dep:tokio"]})), brought);
+    }
 }
