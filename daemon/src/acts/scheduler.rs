@@ -4,8 +4,9 @@
 //! kernel, and any of them may not come back. So each piece of work names what it touches; it waits
 //! for earlier work that touches the same, and for nothing else.
 
+mod queue;
+
 use std::{
-    collections::{HashSet, VecDeque},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -15,11 +16,13 @@ use std::{
 use berth_host::PciAddress;
 use berth_ownership::ContextId;
 
+use self::queue::Task;
+
 /// Threads of work that has not been given up. More work waits.
 const MAX_THREADS: usize = 64;
 
 /// One thing that work touches.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Key {
     /// A device: a member of the group, or of the reset set.
     Device(PciAddress),
@@ -33,44 +36,26 @@ pub(crate) struct Scheduler {
     inner: Arc<Inner>,
 }
 
-#[derive(Default)]
+type Work = Box<dyn FnOnce() + Send>;
+type Queue = queue::Queue<Work>;
+
 struct Inner {
     queue: Mutex<Queue>,
     idle: Condvar,
 }
 
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Task>,
-    running: Vec<Running>,
-    next: u64,
-    closed: bool,
-}
-
-struct Task {
-    id: u64,
-    name: String,
-    keys: Vec<Key>,
-    /// No kernel work: it needs no place among the threads and is nobody's business.
-    beat: bool,
-    work: Box<dyn FnOnce() + Send>,
-}
-
-struct Running {
-    id: u64,
-    name: String,
-    keys: Vec<Key>,
-    given_up: bool,
-    beat: bool,
+impl Default for Inner {
+    fn default() -> Self {
+        Self { queue: Mutex::new(Queue::new(MAX_THREADS)), idle: Condvar::new() }
+    }
 }
 
 impl fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let queue = self.inner.lock();
-        let running: Vec<&str> = queue.running.iter().map(|work| work.name.as_str()).collect();
         f.debug_struct("Scheduler")
-            .field("running", &running)
-            .field("waiting", &queue.waiting.len())
+            .field("running", &queue.running())
+            .field("waiting", &queue.waiting())
             .finish()
     }
 }
@@ -87,77 +72,59 @@ impl Scheduler {
         keys: Vec<Key>,
         work: impl FnOnce() + Send + 'static,
     ) -> Ticket {
-        self.add(|id| Task { id, name: name.into(), keys, beat: false, work: Box::new(work) })
+        self.add(name.into(), keys, false, Box::new(work))
     }
 
     /// Runs something that ends at once, on a thread like any other's, however many those are:
     /// where it doesn't run, nothing else would.
     pub(crate) fn beat(&self, work: impl FnOnce() + Send + 'static) {
-        let (name, work) = ("heartbeat".to_owned(), Box::new(work));
-        self.add(|id| Task { id, name, keys: Vec::new(), beat: true, work });
+        self.add("heartbeat".to_owned(), Vec::new(), true, Box::new(work));
     }
 
-    fn add(&self, task: impl FnOnce(u64) -> Task) -> Ticket {
+    fn add(&self, name: String, keys: Vec<Key>, beat: bool, work: Work) -> Ticket {
         let mut queue = self.inner.lock();
-        let id = queue.next;
-        queue.next += 1;
-        if !queue.closed {
-            queue.waiting.push_back(task(id));
-            start_what_can(&self.inner, &mut queue);
-        }
+        let id = queue.add(name, keys, beat, work);
+        start_what_can(&self.inner, &mut queue);
         Ticket(id)
     }
 
     /// What a piece of work waits for; `None` when it runs, or is done.
     pub(crate) fn waits_for(&self, ticket: Ticket) -> Option<String> {
-        let queue = self.inner.lock();
-        let at = queue.waiting.iter().position(|task| task.id == ticket.0)?;
-        let keys: HashSet<&Key> = queue.waiting[at].keys.iter().collect();
-        let touches = |other: &[Key]| other.iter().any(|key| keys.contains(key));
-        let running = queue.running.iter().find(|work| touches(&work.keys)).map(|work| &work.name);
-        let before = || {
-            queue.waiting.iter().take(at).find(|task| touches(&task.keys)).map(|task| &task.name)
-        };
-        running.or_else(before).cloned()
+        self.inner.lock().waits_for(ticket.0)
     }
 
     /// Whether the work has begun and not ended.
     #[cfg(test)]
     pub(crate) fn runs(&self, ticket: Ticket) -> bool {
-        self.inner.lock().running.iter().any(|work| work.id == ticket.0)
+        self.inner.lock().runs(ticket.0)
     }
 
     /// The work doesn't come back: its thread no longer counts. What touches the same still waits.
     pub(crate) fn give_up(&self, ticket: Ticket) {
         let mut queue = self.inner.lock();
-        for work in &mut queue.running {
-            if work.id == ticket.0 {
-                work.given_up = true;
-            }
-        }
+        queue.give_up(ticket.0);
         start_what_can(&self.inner, &mut queue);
     }
 
     /// Waits, for a thread of its own; false at once when no more work is taken.
     pub(crate) fn pause(&self, time: Duration) -> bool {
         let queue = self.inner.lock();
-        let waited = self.inner.idle.wait_timeout_while(queue, time, |queue| !queue.closed);
-        !waited.unwrap_or_else(PoisonError::into_inner).0.closed
+        let waited = self.inner.idle.wait_timeout_while(queue, time, |queue| !queue.is_closed());
+        !waited.unwrap_or_else(PoisonError::into_inner).0.is_closed()
     }
 
     /// Takes no more work and waits for what runs, at most this long. True when all of it ended.
     pub(crate) fn close(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut queue = self.inner.lock();
-        queue.closed = true;
-        queue.waiting.clear();
+        queue.close();
         self.inner.idle.notify_all();
-        while !queue.running.iter().all(|work| work.given_up || work.beat) {
+        while !queue.is_idle() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
             let waited = self.inner.idle.wait_timeout(queue, left);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        queue.running.iter().all(|work| work.beat)
+        queue.is_over()
     }
 }
 
@@ -167,35 +134,9 @@ impl Inner {
     }
 }
 
-impl Queue {
-    /// Takes the first task that nothing earlier is in the way of, while there is a thread for it.
-    fn next(&mut self) -> Option<Task> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        let threads = self.running.iter().filter(|work| !work.given_up && !work.beat).count();
-        let full = threads >= MAX_THREADS;
-        let mut taken: HashSet<&Key> = self.running.iter().flat_map(|work| &work.keys).collect();
-        let at = self.waiting.iter().position(|task| {
-            let free = task.keys.iter().all(|key| !taken.contains(key));
-            taken.extend(&task.keys);
-            free && (task.beat || !full)
-        })?;
-        let task = self.waiting.remove(at)?;
-        self.running.push(Running {
-            id: task.id,
-            name: task.name.clone(),
-            keys: task.keys.clone(),
-            given_up: false,
-            beat: task.beat,
-        });
-        Some(task)
-    }
-}
-
 /// Starts a thread for each task that can run.
 fn start_what_can(inner: &Arc<Inner>, queue: &mut Queue) {
-    while let Some(task) = queue.next() {
+    while let Some(task) = queue.take() {
         let (id, name) = (task.id, task.name.clone());
         let shared = Arc::clone(inner);
         let spawned =
@@ -203,22 +144,22 @@ fn start_what_can(inner: &Arc<Inner>, queue: &mut Queue) {
         // The closure is gone with the thread; its intent stays open and start-up finishes it.
         if let Err(error) = spawned {
             tracing::error!(work = name, %error, "no thread for kernel work");
-            queue.running.retain(|work| work.id != id);
+            queue.end(id);
             return;
         }
     }
 }
 
 /// Does a task, and goes on with what can be done then.
-fn run(inner: &Arc<Inner>, task: Task) {
+fn run(inner: &Arc<Inner>, task: Task<Work>) {
     let mut next = Some(task);
     while let Some(Task { id, name, work, .. }) = next {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
             tracing::error!(work = name, "kernel work panicked");
         }
         let mut queue = inner.lock();
-        queue.running.retain(|work| work.id != id);
-        next = queue.next();
+        queue.end(id);
+        next = queue.take();
         start_what_can(inner, &mut queue);
         drop(queue);
         inner.idle.notify_all();
