@@ -12,6 +12,7 @@ use tonic::{
 use crate::{
     args::Global,
     error::{CliError, refusal_of},
+    progress::Waiting,
 };
 
 /// How often a call with a request id is tried when the daemon is away for a moment.
@@ -110,6 +111,14 @@ where
         }
     }
     Err(CliError::failed("the daemon stayed away"))
+}
+
+/// The same for what may take long: says so meanwhile.
+pub(crate) async fn waited<T, F>(waiting: Waiting, call: impl FnMut() -> F) -> Result<T, CliError>
+where
+    F: Future<Output = Result<tonic::Response<T>, Status>>,
+{
+    waiting.until(retried(call)).await
 }
 
 /// Whether nobody answered, or no longer.

@@ -8,6 +8,7 @@ mod commands;
 mod complete;
 mod error;
 mod handover;
+mod progress;
 mod quantity;
 mod render;
 

@@ -3,9 +3,15 @@
 
 mod fake;
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use fake::Fake;
+use fake::{Fake, SLOW};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 struct Printed {
     out: String,
@@ -113,4 +119,44 @@ fn exit_codes() {
         berth(&fake, "80", &["--endpoint", "unix:/nonexistent/berthd.sock", "group", "list"]);
     assert_eq!(away.code, 5);
     assert!(away.err.contains("/nonexistent/berthd.sock"), "{}", away.err);
+}
+
+/// What a terminal shows of a command, its standard error, and what else it prints.
+fn in_a_terminal(fake: &Fake, args: &[&str]) -> (String, String) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&ours).expect("grantpt");
+    unlockpt(&ours).expect("unlockpt");
+    let name = ptsname(&ours, Vec::new()).expect("its name");
+    let its = File::options().write(true).open(name.to_str().expect("a path")).expect("its end");
+    let mut berth = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(args)
+        .env("BERTH_ENDPOINT", fake.endpoint())
+        .env("TERM", "xterm")
+        .env("NO_COLOR", "1")
+        .stdout(Stdio::piped())
+        .stderr(its)
+        .spawn()
+        .expect("run berth");
+    let mut seen = Vec::new();
+    // EIO once nobody has the other end.
+    let _ = File::from(ours).read_to_end(&mut seen);
+    let mut out = String::new();
+    berth.stdout.take().expect("its output").read_to_string(&mut out).expect("UTF-8");
+    assert!(berth.wait().expect("berth ends").success());
+    (String::from_utf8_lossy(&seen).into_owned(), out)
+}
+
+#[test]
+fn a_terminal_is_told_what_takes_long_and_no_other_output() {
+    let fake = Fake::start();
+    let slow = ["-o", "json", "release", SLOW];
+    let (seen, out) = in_a_terminal(&fake, &slow);
+    let line = format!("release {SLOW} (attach first); Ctrl-C ends only the waiting");
+    assert!(seen.contains(&line), "{seen}");
+    assert!(seen.ends_with("\r\u{1b}[2K"), "the line goes: {seen:?}");
+    assert!(out.contains(SLOW), "{out}");
+    let printed = berth(&fake, "80", &slow);
+    assert_eq!((printed.err.as_str(), printed.out), ("", out));
+    let (quick, _) = in_a_terminal(&fake, &["group", "list"]);
+    assert!(!quick.contains("Ctrl-C"), "{quick}");
 }

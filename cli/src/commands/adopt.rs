@@ -7,7 +7,8 @@ use tonic::transport::Channel;
 
 use super::{Reservations, request_id};
 use crate::{
-    address, args::AdoptArgs, client::retried, error::CliError, quantity::millis, render::Output,
+    address, args::AdoptArgs, client::waited, error::CliError, progress::Waiting, quantity::millis,
+    render::Output,
 };
 
 pub(super) async fn run(
@@ -18,7 +19,8 @@ pub(super) async fn run(
     let dry_run = args.tried.dry_run;
     let request = request_of(args);
     let client = Reservations::new(channel);
-    let reservation = retried(|| {
+    let waiting = Waiting::to(format!("adopt what process {} has", request.pid));
+    let reservation = waited(waiting, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.adopt(request).await }
     })

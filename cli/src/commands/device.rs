@@ -7,9 +7,11 @@ use tonic::transport::Channel;
 
 use super::{Devices, request_id, watched};
 use crate::{
+    address,
     args::{DeviceCommand, KernelDmaCommand, QuarantineCommand, WatchArgs},
-    client::retried,
+    client::waited,
     error::CliError,
+    progress::Waiting,
     quantity,
     render::{self, Output},
 };
@@ -59,7 +61,9 @@ pub(super) async fn kernel_dma(
                 request_id: request_id(id),
                 wait_ms: 0,
             };
-            retried(|| {
+            let named = address::text(request.device.as_ref());
+            let waiting = Waiting::to(format!("give {named} to a driver"));
+            waited(waiting, || {
                 let (mut client, request) = (client.clone(), request.clone());
                 async move { client.set_kernel_dma(request).await }
             })
@@ -72,7 +76,9 @@ pub(super) async fn kernel_dma(
                 request_id: request_id(id),
                 wait_ms: 0,
             };
-            retried(|| {
+            let named = address::text(request.device.as_ref());
+            let waiting = Waiting::to(format!("take {named} from its driver"));
+            waited(waiting, || {
                 let (mut client, request) = (client.clone(), request.clone());
                 async move { client.release_kernel_dma(request).await }
             })

@@ -6,8 +6,9 @@ use tonic::transport::Channel;
 use super::{Domains, Reservations, request_id, watched};
 use crate::{
     args::{DomainCommand, WatchArgs},
-    client::retried,
+    client::{retried, waited},
     error::CliError,
+    progress::Waiting,
     render::{self, Output},
 };
 
@@ -60,8 +61,9 @@ pub(super) async fn run(
                 wait_ms: 0,
                 no_wait: false,
             };
+            let waiting = Waiting::about("replace the domain of", &channel, &request.id);
             let client = Reservations::new(channel);
-            let reservation = retried(|| {
+            let reservation = waited(waiting, || {
                 let (mut client, request) = (client.clone(), request.clone());
                 async move { client.replace(request).await }
             })

@@ -8,8 +8,9 @@ use tonic::transport::Channel;
 use super::{Reservations, request_id, watched};
 use crate::{
     args::{OrderArgs, ReservationCommand, WatchArgs},
-    client::retried,
+    client::waited,
     error::CliError,
+    progress::Waiting,
     quantity::millis,
     render::{self, Output},
 };
@@ -17,9 +18,10 @@ use crate::{
 /// Sends an order that carries a request id, again while the daemon is away, and prints the answer.
 macro_rules! order {
     ($channel:expr, $output:expr, $call:ident, $request:expr) => {{
-        let client = Reservations::new($channel);
         let request = $request;
-        let reservation = retried(|| {
+        let waiting = Waiting::about(stringify!($call), &$channel, &request.id);
+        let client = Reservations::new($channel);
+        let reservation = waited(waiting, || {
             let (mut client, request) = (client.clone(), request.clone());
             async move { client.$call(request).await }
         })

@@ -9,8 +9,9 @@ use super::{Reservations, request_id};
 use crate::{
     address,
     args::{PolicyArg, ReserveArgs},
-    client::retried,
+    client::waited,
     error::CliError,
+    progress::Waiting,
     quantity::millis,
     render::Output,
 };
@@ -23,7 +24,8 @@ pub(super) async fn run(
     let dry_run = args.tried.dry_run;
     let request = request_of(args);
     let client = Reservations::new(channel);
-    let reservation = retried(|| {
+    let waiting = Waiting::to(format!("reserve for {}", request.holder));
+    let reservation = waited(waiting, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.reserve(request).await }
     })

@@ -5,9 +5,11 @@ use tonic::transport::Channel;
 
 use super::{Devices, request_id, reservation::wait_of};
 use crate::{
+    address,
     args::{SriovCommand, TriedArgs},
-    client::retried,
+    client::waited,
     error::CliError,
+    progress::Waiting,
     render::{self, Output},
 };
 
@@ -32,7 +34,9 @@ pub(super) async fn run(
         wait_ms,
         no_wait,
     };
-    let answer = retried(|| {
+    let verb = if restore { "give the VFs back" } else { "set the VFs" };
+    let named = address::text(request.device.as_ref());
+    let answer = waited(Waiting::to(format!("{verb} of {named}")), || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.set_sriov(request).await }
     })

@@ -12,6 +12,9 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Code, Request, Response, Status};
 
+/// A reservation whose release takes seconds.
+pub(crate) const SLOW: &str = "r-51005100510a";
+
 type Ids = Arc<Mutex<Vec<String>>>;
 
 /// Runs until the test ends.
@@ -229,7 +232,12 @@ impl v1::reservations_server::Reservations for Scripted {
     }
 
     async fn get_reservation(&self, request: Request<v1::GetReservationRequest>) -> Answer {
-        if request.into_inner().id == "r-slow" {
+        let id = request.into_inner().id;
+        if id == SLOW {
+            let pending = "attach".to_owned();
+            return Ok(Response::new(v1::Reservation { id, pending, ..Default::default() }));
+        }
+        if id == "r-slow" {
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
         Err(Status::permission_denied("the role viewer may not"))
@@ -286,6 +294,10 @@ impl v1::reservations_server::Reservations for Scripted {
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Answer {
         let request = request.into_inner();
+        if request.id == SLOW {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            return Ok(Response::new(v1::Reservation { id: request.id, ..Default::default() }));
+        }
         let mut ids = self.0.lock().expect("no panic");
         ids.push(request.request_id);
         if ids.len() == 1 {

@@ -23,9 +23,10 @@ use self::hand::Hand;
 use super::{Reservations, host, request_id};
 use crate::{
     args::{Global, RunArgs, VmmArg},
-    client::{self, retried},
+    client::{self, waited},
     error::CliError,
     handover,
+    progress::Waiting,
     render::Output,
 };
 
@@ -126,8 +127,9 @@ async fn attach(
         request_id: request_id(None),
         ..v1::AttachRequest::default()
     };
+    let waiting = Waiting::about("attach", &channel, &request.id);
     let client = Reservations::new(channel);
-    let attached = retried(|| {
+    let attached = waited(waiting, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.attach(request).await }
     });

@@ -26,8 +26,13 @@ struct Entry<W> {
 #[derive(Debug)]
 enum Stage<W> {
     /// In so many of its lines somebody is before it.
-    Waits { behind: usize, work: W },
-    Runs { given_up: bool },
+    Waits {
+        behind: usize,
+        work: W,
+    },
+    Runs {
+        given_up: bool,
+    },
 }
 
 /// Work that waits and work that runs.
