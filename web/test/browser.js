@@ -48,7 +48,7 @@ export async function openPage(browser, daemon, hash = "", options = {}) {
 
 /** While the page is worked on: its files as they are in web/, not as the daemon embeds them. */
 async function serveFromDisk(page, daemon) {
-  await page.route(new RegExp(`^${daemon.url}(web/.*)?$`), async (route) => {
+  await page.route(new RegExp(`^${daemon.url}(web/(?!session$).*)?$`), async (route) => {
     const name = new URL(route.request().url()).pathname.replace(/^\/(web\/)?/, "") || "index.html";
     const response = await route.fetch();
     const types = {
