@@ -8,7 +8,7 @@ import { badge, deviceLink, list, processList, reservationLink } from "./parts.j
 import { address, word } from "./words.js";
 
 /** @import {Session} from "./session.js" */
-/** @import {Actions, Device, Explanation, Group, PolicyVerdict, Reservation} from "./types.d.ts" */
+/** @import {Actions, Address, Device, Explanation, Group, PolicyVerdict, Reservation} from "./types.d.ts" */
 
 /**
  * A button that opens a dialog.
@@ -100,10 +100,10 @@ function reserve({ session, say }, group, device, explained) {
       ),
     )
   );
-  const forWhom = input({ placeholder: "uid:1000", pattern: "\\s*([\\w:/.*-]+)?\\s*" });
+  const forWhom = input({ placeholder: "uid:1000", pattern: "\\s*(uid:\\d+|[a-z]+://\\S+)?\\s*" });
   forWhom.title = "write it like uid:1000";
   const ttl = termInput();
-  const take = input({ type: "checkbox", role: "switch" });
+  const take = input({ type: "checkbox" });
   const verdict = h("div", { class: "verdict-now", "aria-live": "polite" });
   const show = () =>
     fill(verdict, ...verdictOf(verdicts.find((item) => item.policy === policy.value)));
@@ -137,15 +137,22 @@ function reserve({ session, say }, group, device, explained) {
         takeFromHost: take.checked,
         ...(device ? { devices: [device.address] } : { groups: [group.stableId] }),
       };
+      // What berthd answers takes the place of what was expected.
+      fill(verdict);
       const made = await send("POST", "reservations", body);
       say("Reserved: ", reservationLink(made.id), ` for ${made.holder.name}.`);
     },
   });
 }
 
+/** A device's address, where a link would lead away from the dialog. @param {Address} device */
+const named = (device) => h("span", { class: "mono" }, address(device));
+
 /** @param {Group} group */
 const members = (group) =>
-  group.devices.filter((item) => !item.isBridge).map((item) => deviceLink(item.address));
+  group.devices
+    .filter((item) => !item.isBridge && item.address)
+    .map((item) => named(/** @type {Address} */ (item.address)));
 
 /** @param {PolicyVerdict | undefined} verdict */
 function verdictOf(verdict) {
@@ -174,7 +181,7 @@ function release({ session, say }, item) {
         `, reservation ${item.id}, `,
         word(item.state),
       ),
-      h("p", null, "Devices: ", ...list(devicesOf(item).map(deviceLink))),
+      h("p", null, "Devices: ", ...list(devicesOf(item).map(named))),
       processes.length
         ? h("div", null, h("p", { class: "small muted" }, "In use by"), ...processList(processes))
         : null,
@@ -200,7 +207,7 @@ function renew({ session, say }, item) {
     title: `Renew the reservation of ${item.holder?.name || item.id}`,
     verb: "Renew",
     content: [
-      h("p", null, "Devices: ", ...list(devicesOf(item).map(deviceLink))),
+      h("p", null, "Devices: ", ...list(devicesOf(item).map(named))),
       field("Time to live", ttl, "from now on, like 30m or 8h; empty keeps how long it was"),
     ],
     act: async () => {

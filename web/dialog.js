@@ -62,6 +62,11 @@ export function ask({ title, content, verb, danger, act }) {
       submit.removeAttribute("aria-disabled");
     }
   };
+  // A link leads to another tab: here something is being typed.
+  dialog.addEventListener("click", ({ target }) => {
+    const link = target instanceof Element ? target.closest("a") : null;
+    if (link) link.target = "_blank";
+  });
   dialog.addEventListener("close", () => {
     dialog.remove();
     // What opened it may be gone with what was changed.

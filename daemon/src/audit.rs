@@ -92,7 +92,7 @@ pub(crate) fn shut_out(
     }
 }
 
-/// A request that is refused for its `Host`, `Origin` or method.
+/// A request that is refused for its `Host`, `Origin`, method or session.
 pub(crate) fn turned_away(caller: Option<&Caller>, path: &str, status: u16) {
     let origin = caller.and_then(|caller| caller.origin.as_deref());
     let peer = origin.and_then(|origin| origin.peer.as_deref());
@@ -104,7 +104,7 @@ pub(crate) fn turned_away(caller: Option<&Caller>, path: &str, status: u16) {
             peer,
             path,
             status,
-            "refused: Host, Origin or method"
+            "refused: Host, Origin, method or session"
         );
     }
 }

@@ -399,7 +399,6 @@ fn front(
         limits: shared.limits.clone(),
         timeouts: shared.timeouts.clone(),
         meters: Arc::clone(&shared.meters),
-        web: Arc::clone(&shared.web),
         doors: Arc::clone(&shared.doors),
         body_bytes: config.limits.body_bytes,
     })

@@ -109,6 +109,12 @@ impl Service {
         Self { web, ..self }
     }
 
+    /// The sessions of browsers.
+    #[must_use]
+    pub fn web_sessions(&self) -> &WebSessions {
+        &self.web
+    }
+
     /// Defaults of the calls, which may change.
     #[must_use]
     pub fn settings(&self) -> &Live<ServiceConfig> {

@@ -85,7 +85,11 @@ async fn enters(running: &Running, token: &str) -> Answer {
 }
 
 async fn signs_in(running: &Running) -> Browser {
-    let answer = enters(running, &link(running).await).await;
+    entered(running, &link(running).await).await
+}
+
+async fn entered(running: &Running, token: &str) -> Browser {
+    let answer = enters(running, token).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let line = answer.header("set-cookie").expect("a cookie").to_owned();
     let (cookie, kept) = line.split_once(';').expect("how it is kept");
@@ -141,10 +145,9 @@ async fn a_session_changes_things_as_who_asked_for_its_link() {
         let all = events["events"].as_array().expect("events");
         all.iter().find(|event| event["kind"] == kind).cloned().unwrap_or_default()
     };
-    for (kind, cause) in [
-        ("reservation.created", "reserve (web)"),
-        ("reservation.releasing", "release (web)"),
-    ] {
+    for (kind, cause) in
+        [("reservation.created", "reserve (web)"), ("reservation.releasing", "release (web)")]
+    {
         let event = of(kind);
         assert_eq!((&event["actor"], &event["cause"]), (&json!(me), &json!(cause)), "{event}");
     }
@@ -198,7 +201,12 @@ async fn whatever_a_change_has_to_show_is_asked_for_by_itself() {
         ("no token", good.clone().without("x-berth-csrf"), 403, "x-berth-csrf"),
         ("another's token", good.clone().with("x-berth-csrf", &other.csrf), 403, "x-berth-csrf"),
         ("no cookie", good.clone().without("cookie"), 401, "session"),
-        ("no session", good.clone().with("cookie", format!("berth_session_{port}=0")), 401, "session"),
+        (
+            "no session",
+            good.clone().with("cookie", format!("berth_session_{port}=0")),
+            401,
+            "session",
+        ),
         ("nothing", good.clone().without("cookie").without("x-berth-csrf"), 405, "method"),
     ] {
         let answer = ask(shows).await;
@@ -348,6 +356,84 @@ async fn without_a_page_on_loopback_there_is_no_link_and_the_way_out_is_told() {
         }
         running.daemon.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_narrows_the_sessions_that_there_are() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path().display();
+    let uid = rustix::process::getuid().as_raw();
+    let with = |lines: &str| {
+        format!(
+            "[[listen]]\nserve = \"http\"\naddress = \"127.0.0.1:0\"\n\
+             [[listen]]\nserve = \"grpc\"\npath = \"{at}/grpc.sock\"\n\
+             [[listen]]\nserve = \"handover\"\npath = \"{at}/handover.sock\"\n\
+             [[listen]]\nserve = \"http\"\npath = \"{at}/http.sock\"\n{lines}"
+        )
+    };
+    let rule = |words: &str| with(&format!("[[listen.rule]]\n{words}\n"));
+    let running = Running::with(&with("")).await;
+    let opened = async || {
+        let socket = dir.path().join("http.sock");
+        let answer = running.unix_at(socket, "POST", "/api/v1/web-sessions", &json!({})).await;
+        let url = answer.json()["url"].as_str().expect("a link").to_owned();
+        entered(&running, url.rsplit('/').next().expect("a token")).await
+    };
+    let turn = |settings: &str| running.daemon.dials().turn(&running.settings(settings));
+    let cordons = async |browser: &Browser| {
+        let path = format!("/api/v1/devices/{DEVICE}/cordon");
+        let answer = browser.shows(&running).send(&running, "POST", &path, &json!({})).await;
+        (answer.status, answer.json()["detail"].as_str().unwrap_or_default().to_owned())
+    };
+    let (viewer, shut, label, group) =
+        (opened().await, opened().await, opened().await, opened().await);
+    assert_eq!(cordons(&viewer).await.0, 200);
+    turn(&with("role = \"viewer\"\n"));
+    let (status, why) = cordons(&viewer).await;
+    assert_eq!(status, 403);
+    assert!(why.contains("has role viewer"), "{why}");
+    turn(&rule(&format!("uid = {uid}\nrole = \"none\"")));
+    let (status, why) = cordons(&shut).await;
+    assert_eq!(status, 401);
+    assert!(why.contains("may not connect any more"), "{why}");
+    turn(&rule(&format!("uid = {uid}\nrole = \"operator\"\nlabel = \"red\"")));
+    let (status, why) = cordons(&label).await;
+    assert_eq!(status, 401);
+    assert!(why.contains("another label"), "{why}");
+    turn(&rule("gid = \"4711\"\nrole = \"viewer\""));
+    let (status, why) = cordons(&group).await;
+    assert_eq!(status, 401);
+    assert!(why.contains("about groups"), "{why}");
+    // Narrowed it goes on; one that lost its ground is gone for good.
+    turn(&with(""));
+    assert_eq!(cordons(&viewer).await.0, 200);
+    for gone in [&shut, &label, &group] {
+        assert_eq!(cordons(gone).await.0, 401);
+    }
+    running.daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_lets_nothing_in_and_nothing_reaches_into_it() {
+    let running = Running::start().await;
+    let host = running.tcp().to_string();
+    for path in ["/", "/web/main.js", "/web/style.css", "/web/icon.svg"] {
+        let answer = running.tcp_raw("GET", path, &host, "").await;
+        for (name, value) in [
+            (
+                "content-security-policy",
+                "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                 img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            ),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{path}: {answer:?}");
+        }
+    }
+    running.daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

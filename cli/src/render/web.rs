@@ -6,7 +6,8 @@ use super::event;
 
 /// As whom a link signs in, and until when.
 pub(crate) fn remark(link: &v1::WebSessionLink) -> String {
-    let label = if link.label.is_empty() { String::new() } else { format!(", label {}", link.label) };
+    let label =
+        if link.label.is_empty() { String::new() } else { format!(", label {}", link.label) };
     let until = match &link.expires_at {
         Some(at) => format!(" until {}", event::time_of(Some(at))),
         None => String::new(),

@@ -23,7 +23,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter, get, on},
 };
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts, uri::PathAndQuery};
+use http::{
+    HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts, uri::PathAndQuery,
+};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -41,7 +43,6 @@ use crate::{
     listen::{Admission, AtOnce, Behind, Doors, Meters, Seat, Seats},
     model::{ApiError, Caller, Live},
     service::{Service, heard},
-    websession::WebSessions,
 };
 
 /// What every request needs.
@@ -63,8 +64,6 @@ pub struct Front {
     pub timeouts: Live<Timeouts>,
     /// How often each may call.
     pub meters: Arc<Meters>,
-    /// Sessions of browsers.
-    pub web: Arc<WebSessions>,
     /// Who is connected where.
     pub doors: Arc<Doors>,
     /// The largest body.
@@ -351,7 +350,6 @@ const SAME_ORIGIN: (HeaderName, HeaderValue) = (
     HeaderName::from_static("cross-origin-resource-policy"),
     HeaderValue::from_static("same-origin"),
 );
-
 
 /// A word of the daemon's health. One that can change nothing still serves: it is no failure.
 fn word(front: &Front, well: &str) -> Response {

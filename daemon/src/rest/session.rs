@@ -51,7 +51,7 @@ fn told(state: &impl serde::Serialize) -> Result<Response, ApiError> {
 }
 
 fn look(front: &Front, checked: &Checked) -> Result<Response, ApiError> {
-    told(&front.web.look(&checked.shows)?)
+    told(&front.service.web_sessions().look(&checked.shows)?)
 }
 
 /// A link's secret becomes a session: a cookie that no script reads, and a token that no other page
@@ -66,7 +66,7 @@ async fn enter(front: &Front, request: Request<Body>) -> Result<Response, ApiErr
     };
     let page = admission.as_ref().and_then(|admission| admission.caller().ok());
     let page = page.and_then(|caller| caller.origin.as_deref());
-    let opened = front.web.open(token, page).inspect_err(|error| {
+    let opened = front.service.web_sessions().open(token, page).inspect_err(|error| {
         audit::refused(&nobody(admission.as_ref()), "sign in", error);
     })?;
     audit::changed(&opened.caller, "sign in", "session");
@@ -76,7 +76,7 @@ async fn enter(front: &Front, request: Request<Body>) -> Result<Response, ApiErr
 }
 
 fn leave(front: &Front, checked: &Checked) -> Result<Response, ApiError> {
-    let identity = front.web.close(&checked.shows)?;
+    let identity = front.service.web_sessions().close(&checked.shows)?;
     audit::signed_out(&identity);
     let mut response = told(&json!({}))?;
     put_cookie(&mut response, &format!("{}=; {KEPT}; Max-Age=0", checked.cookie))?;

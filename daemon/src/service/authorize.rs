@@ -74,8 +74,10 @@ pub(crate) fn heard(caller: &Caller, rpc: &str) -> Result<(), ApiError> {
 fn not_this_way(caller: &Caller, words: &str) -> ApiError {
     let (text, way_out) = match caller.transport {
         Transport::Web => (
-            format!("a browser's session can't {words}: it reserves, renews and releases, cordons and \
-                     clears quarantine"),
+            format!(
+                "a browser's session can't {words}: it reserves, renews and releases, cordons and \
+                     clears quarantine"
+            ),
             "use berth, or the unix socket of REST".to_owned(),
         ),
         Transport::Unix | Transport::Tls | Transport::Tcp | Transport::Internal => (

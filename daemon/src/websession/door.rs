@@ -108,7 +108,8 @@ const MOST_COOKIES: usize = 8;
 
 fn cookies(headers: &HeaderMap, name: &str) -> Vec<String> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let pairs =
+        lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let own = pairs.filter(|(known, _)| *known == name).map(|(_, value)| value.to_owned());
     own.take(MOST_COOKIES).collect()
 }
@@ -144,7 +145,8 @@ mod tests {
         for host in ["127.0.0.1:7711", "[::1]:7711", "[::1]", "localhost", "LocalHost:80"] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["berth.example:7711", "10.0.0.1:7711", "localhost.evil", "127.0.0.1.evil", ""] {
+        for host in ["berth.example:7711", "10.0.0.1:7711", "localhost.evil", "127.0.0.1.evil", ""]
+        {
             assert!(!is_loopback(host), "{host}");
         }
     }

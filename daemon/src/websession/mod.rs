@@ -17,11 +17,11 @@ use std::{
 use berth_ownership::{Reason, Refusal};
 use rustix::time::{ClockId, clock_gettime};
 
+use self::table::{Found, Ground, Shown, Table};
 pub(crate) use self::{
     door::{Checked, PATH, Shows, check},
     table::SIGN_IN,
 };
-use self::table::{Found, Ground, Shown, Table};
 use crate::{
     config::{Access, Web},
     listen::{Admission, UnixPeer},
@@ -143,10 +143,13 @@ impl WebSessions {
     ///
     /// # Errors
     /// There is none, or its caller may not connect any more.
-    pub(crate) fn admit(&self, shows: &Shows, page: Option<&Origin>) -> Result<Admission, ApiError> {
-        let web = **self.settings.get();
-        let found = self.table().find(shows.shown(), &web, now_ms(), true)?;
-        self.caller(&found, page).map(Admission::of)
+    pub(crate) fn admit(
+        &self,
+        shows: &Shows,
+        page: Option<&Origin>,
+    ) -> Result<Admission, ApiError> {
+        let (caller, _) = self.found(shows, page, true)?;
+        Ok(Admission::of(caller))
     }
 
     /// What the page is told of the session that a request shows.
@@ -154,10 +157,27 @@ impl WebSessions {
     /// # Errors
     /// As [`Self::admit`].
     pub(crate) fn look(&self, shows: &Shows) -> Result<State, ApiError> {
-        let web = **self.settings.get();
-        let found = self.table().find(shows.shown(), &web, now_ms(), false)?;
-        let caller = self.caller(&found, None)?;
+        let (caller, found) = self.found(shows, None, false)?;
         Ok(state(&caller, &found))
+    }
+
+    /// The session that a request shows, and its caller. One that has lost its ground ends.
+    fn found(
+        &self,
+        shows: &Shows,
+        page: Option<&Origin>,
+        changes: bool,
+    ) -> Result<(Caller, Found), ApiError> {
+        let web = **self.settings.get();
+        let found = self.table().find(shows.shown(), &web, now_ms(), changes)?;
+        match self.caller(&found, page) {
+            Ok(caller) => Ok((caller, found)),
+            Err(error) => {
+                // It may be gone meanwhile, which is what is wanted.
+                let _ = self.close(shows);
+                Err(error)
+            }
+        }
     }
 
     /// Ends the session that a request shows; whose it was.

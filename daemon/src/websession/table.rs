@@ -94,7 +94,12 @@ impl Table {
     }
 
     /// A fresh link.
-    pub(super) fn link(&mut self, ground: Ground, web: &Web, now_ms: u64) -> Result<String, ApiError> {
+    pub(super) fn link(
+        &mut self,
+        ground: Ground,
+        web: &Web,
+        now_ms: u64,
+    ) -> Result<String, ApiError> {
         self.sweep(web, now_ms);
         let own = |link: &Link| link.ground.peer.uid == ground.peer.uid;
         while self.links.iter().filter(|link| own(link)).count() >= OF_ONE {

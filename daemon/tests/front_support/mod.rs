@@ -67,6 +67,11 @@ impl Running {
         Self { daemon, host, dir }
     }
 
+    /// What a file with other settings amounts to, for the dials.
+    pub(crate) fn settings(&self, settings: &str) -> berthd::config::Config {
+        daemon_support::settings(self.dir.path(), settings, &["--host=sim:small"])
+    }
+
     pub(crate) fn grpc_path(&self) -> PathBuf {
         self.dir.path().join("berthd.sock")
     }
