@@ -236,8 +236,7 @@ impl Daemon {
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
         let engine =
             Arc::new(Engine::with_store(Arc::clone(&host), records, &engine_config(config), store));
-        let service = Service::new(ledger.clone(), Arc::clone(&host), service_config(config));
-        let service = Arc::new(service.with_web_sessions(Arc::clone(&shared.web)));
+        let service = service(config, &ledger, &host, &shared);
         let (now_ready, ready) = watch::channel(false);
         let front = front(config, &service, &shared, ready.clone());
         let http = rest::behind(&front).map_err(StartError::Build)?;
@@ -356,6 +355,17 @@ impl Daemon {
             tracing::debug!("the store is closed by the end of the process");
         }
     }
+}
+
+/// The API's calls.
+fn service(
+    config: &Config,
+    ledger: &LedgerHandle,
+    host: &Arc<dyn Host>,
+    shared: &listen::Shared,
+) -> Arc<Service> {
+    let service = Service::new(ledger.clone(), Arc::clone(host), service_config(config));
+    Arc::new(service.with_web_sessions(Arc::clone(&shared.web)))
 }
 
 /// What sessions of browsers have to know of the daemon.
