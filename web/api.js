@@ -1,4 +1,4 @@
-// The REST client. It reads: changes are made with `berth` or over the unix socket.
+// The REST client for reading; what changes something is in session.js.
 
 /** @import {ProblemDocument} from "./types.d.ts" */
 
@@ -17,6 +17,9 @@ export class Problem extends Error {
     super(problem.detail || problem.title || "the request failed");
     this.reason = problem.reason || "";
     this.resolve = problem.resolve || [];
+    this.errnoName = problem.errnoName || "";
+    this.blockers = problem.blockers || [];
+    this.owner = problem.owner || null;
   }
 }
 

@@ -67,7 +67,7 @@ function policy(verdicts, answer, store, told) {
 
 /**
  * A refusal: what, why, and the way out.
- * @param {Refusal} given
+ * @param {Pick<Refusal, "message" | "reason" | "errnoName" | "blockers" | "resolve">} given
  */
 export function refusal(given) {
   const code = [given.reason, given.errnoName].filter(Boolean).join(", ");

@@ -1,8 +1,11 @@
 // The page's frame: which view is shown, and whether what it shows is current.
 
+import { Problem } from "./api.js";
 import { h, fill } from "./dom.js";
 import { tick } from "./lease.js";
 import { link, parse } from "./router.js";
+import { Session, SIGN_IN } from "./session.js";
+import { sessionBar, signInLine, speaker } from "./session-bar.js";
 import { Store } from "./store.js";
 import { clock } from "./words.js";
 import { doctorView } from "./views/doctor.js";
@@ -27,10 +30,12 @@ const VIEWS = {
 const at = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
 const store = new Store();
+const session = new Session();
+const say = speaker(at("said"));
 const main = at("main");
 /** @type {View | null} */
 let view = null;
-let route = parse(location.hash);
+let route = arrive();
 /** Where each page was scrolled to, for the way back. */
 const scrolled = new Map();
 let byLink = false;
@@ -39,7 +44,7 @@ function mount() {
   view?.leave?.();
   main.replaceChildren();
   const make = VIEWS[route.view];
-  view = make ? make(main, { store, route, setParams }) : missingView();
+  view = make ? make(main, { store, route, setParams, actions: { session, say } }) : missingView();
   view.update(route);
   document.title = title();
   for (const item of document.querySelectorAll("nav [data-view]")) {
@@ -65,6 +70,35 @@ function setParams(params) {
   view?.update(route);
 }
 
+/**
+ * The route of the address. The secret of a link goes out of the address bar before anything else is
+ * done with it.
+ */
+function arrive() {
+  const to = parse(location.hash);
+  if (to.view !== "sign-in") return to;
+  history.replaceState(null, "", link("host"));
+  signIn(to.id);
+  return parse(location.hash);
+}
+
+/** @param {string} token */
+async function signIn(token) {
+  await session.look();
+  const { now } = session;
+  if (now) {
+    say(`You are signed in as ${now.identity} already: sign out first to follow another link.`);
+    return;
+  }
+  try {
+    await session.enter(token);
+    say(`Signed in as ${session.now?.identity}, ${session.now?.role}.`);
+  } catch (error) {
+    const why = error instanceof Problem ? error.message : "berthd doesn't answer";
+    say(`Not signed in: ${why}. For another link: `, h("code", null, SIGN_IN));
+  }
+}
+
 function missingView() {
   fill(
     main,
@@ -80,7 +114,7 @@ function missingView() {
 
 addEventListener("hashchange", (event) => {
   scrolled.set(new URL(event.oldURL).hash, lastScroll);
-  const next = parse(location.hash);
+  const next = arrive();
   const same = next.view === route.view && next.id === route.id;
   route = next;
   if (same) {
@@ -144,8 +178,27 @@ function showLoss() {
   if (at("stale-text").textContent !== text) at("stale-text").textContent = text;
 }
 
+/** Tells of the session what the frame shows: who is signed in, or how to be. */
+function showSession() {
+  document.body.toggleAttribute("data-signed-in", !!session.now);
+  fill(at("sign-in"), session.now ? null : signInLine());
+  if (session.lost) {
+    say(`${session.lost.message}. To sign in again: `, h("code", null, SIGN_IN));
+    session.lost = null;
+  }
+  view?.update(route);
+}
+
 at("retry").addEventListener("click", () => store.retryNow());
+sessionBar(at("session"), session, say);
+session.subscribe(showSession);
+let asked = 0;
 store.subscribe(() => {
+  // A daemon that was away may have forgotten who is signed in.
+  if (asked !== store.session) {
+    asked = store.session;
+    session.look();
+  }
   showFrame();
   view?.update(route);
 });

@@ -122,6 +122,13 @@ export const section = (id, title, ...children) =>
   );
 
 /**
+ * Buttons of what can be done here.
+ * @param {Child[]} buttons
+ */
+export const actionRow = (buttons) =>
+  buttons.length ? h("div", { key: "actions", class: "actions" }, ...buttons) : null;
+
+/**
  * Says that there is nothing, and what that means.
  * @param {string} title
  * @param {...Children} children

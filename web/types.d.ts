@@ -16,6 +16,7 @@ export type Explanation = Schemas["Explanation"];
 export type DeviceVerdict = Schemas["DeviceVerdict"];
 export type PolicyVerdict = Schemas["PolicyVerdict"];
 export type Group = Schemas["Group"];
+export type Owner = Schemas["Owner"];
 export type Link = Schemas["Link"];
 export type Process = Schemas["Process"];
 export type ProblemDocument = Schemas["Problem"];
@@ -32,9 +33,26 @@ export interface Route {
   params: URLSearchParams;
 }
 
+/** What the daemon says of this page's session. */
+export interface SessionState {
+  identity: string;
+  role: string;
+  label: string;
+  idleLeftMs: number;
+  leftMs: number;
+}
+
+/** What changes are made with. */
+export interface Actions {
+  session: import("./session.js").Session;
+  /** Says what a change came to. */
+  say(...what: import("./dom.js").Child[]): void;
+}
+
 /** What a view is made with. */
 export interface Context {
   store: import("./store.js").Store;
+  actions: Actions;
   route: Route;
   /** Puts parameters into the address without a new entry in the history. */
   setParams(params: Record<string, string>): void;

@@ -1,6 +1,6 @@
 // Words and numbers as people read them. No elements.
 
-/** @import {Address, Device, Group, Reservation} from "./types.d.ts" */
+/** @import {Address, Device, Group, Owner, Reservation} from "./types.d.ts" */
 
 /** @param {Address | undefined | null} device */
 export const address = (device) => device?.pci || device?.mdev || device?.platform || "";
@@ -74,6 +74,21 @@ export function ownerOf(group, reservations) {
   const processes = group.owner?.processes || [];
   const who = named || processes.map((item) => `${item.name} (${item.pid})`).join(", ");
   return { kind, text: kind, who };
+}
+
+/**
+ * An owner in a line, as a refusal names it; empty where nobody stands in the way.
+ * @param {Owner} owner
+ */
+export function ownerText(owner) {
+  const kind = owner.kind === "FREE" ? "" : word(owner.kind);
+  const named = [
+    owner.holder && `holder ${owner.holder}`,
+    owner.label && `label ${owner.label}`,
+    owner.reservation && `reservation ${owner.reservation}`,
+    ...(owner.processes || []).map((item) => `${item.name} (pid ${item.pid})`),
+  ];
+  return [kind, ...named].filter(Boolean).join(", ");
 }
 
 /** The kinds of owners, in the order in which they are offered. */

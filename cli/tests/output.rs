@@ -77,6 +77,18 @@ fn quotas_are_shown_beside_what_is_used_and_the_configuration_with_what_is_wrong
 }
 
 #[test]
+fn a_link_to_the_page_stands_alone_on_standard_output() {
+    let fake = Fake::start();
+    let printed = berth(&fake, "80", &["web"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert_eq!(printed.out, "http://127.0.0.1:7711/#/sign-in/0123\n");
+    assert!(printed.err.contains("as uid:1000, operator"), "{}", printed.err);
+    let json = berth(&fake, "80", &["web", "-o", "json"]);
+    assert_eq!((json.code, json.err.as_str()), (0, ""), "{}", json.out);
+    golden("web.json", &json.out);
+}
+
+#[test]
 fn says_that_the_host_is_simulated() {
     let fake = Fake::start();
     assert!(berth(&fake, "80", &["group", "list"]).err.contains("simulated host small"));

@@ -13,7 +13,7 @@ use std::{
 use berth_ownership::Reason;
 
 use self::throttle::line;
-use crate::model::{ApiError, Caller};
+use crate::model::{ApiError, Caller, Transport};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub(crate) fn shut_out(
     }
 }
 
-/// A request that is refused for its `Host`, `Origin` or method.
+/// A request that is refused for its `Host`, `Origin`, method or session.
 pub(crate) fn turned_away(caller: Option<&Caller>, path: &str, status: u16) {
     let origin = caller.and_then(|caller| caller.origin.as_deref());
     let peer = origin.and_then(|origin| origin.peer.as_deref());
@@ -104,7 +104,7 @@ pub(crate) fn turned_away(caller: Option<&Caller>, path: &str, status: u16) {
             peer,
             path,
             status,
-            "refused: Host, Origin or method"
+            "refused: Host, Origin, method or session"
         );
     }
 }
@@ -147,6 +147,7 @@ macro_rules! of_caller {
             pid = caller.pid,
             role = caller.role.name(),
             label = caller.tenant.as_deref(),
+            web = (caller.transport == Transport::Web).then_some(true),
             listener = origin.map(|origin| origin.listener.as_str()),
             peer = origin.and_then(|origin| origin.peer.as_deref()),
             ground = origin.map(|origin| origin.rule.as_str()),
@@ -167,6 +168,13 @@ pub(crate) fn refused(caller: &Caller, call: &str, error: &ApiError) {
     if wanted(kind_of(error), &caller.identity) {
         let reason = error.reason().name();
         of_caller!(warn, caller, { call, reason }, "refused: {error}");
+    }
+}
+
+/// Somebody who ended a browser's session.
+pub(crate) fn signed_out(identity: &str) {
+    if wanted(Kind::Changed, identity) {
+        tracing::info!(target: "audit", call = "sign out", object = "session", identity, "done");
     }
 }
 

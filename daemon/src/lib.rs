@@ -24,3 +24,4 @@ pub mod run;
 pub mod service;
 pub mod store;
 pub mod view;
+pub mod websession;

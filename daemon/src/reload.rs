@@ -67,6 +67,7 @@ impl Dials {
             ..config.limits
         });
         self.shared.timeouts.set(config.timeouts);
+        self.shared.web.settings().set(config.web);
         let state_dir = self.service.settings().get().state_dir.clone();
         let settings = service_config(config);
         self.service.settings().set(crate::service::ServiceConfig { state_dir, ..settings });

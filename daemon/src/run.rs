@@ -32,6 +32,7 @@ use crate::{
     reload::{self, Dials},
     rest::{self, Front, Metrics},
     service::{Service, ServiceConfig},
+    websession::{House, WebSessions},
 };
 
 /// The daemon can't start.
@@ -235,8 +236,7 @@ impl Daemon {
         let records = Arc::new(LedgerRecords::new(ledger.clone()));
         let engine =
             Arc::new(Engine::with_store(Arc::clone(&host), records, &engine_config(config), store));
-        let service =
-            Arc::new(Service::new(ledger.clone(), Arc::clone(&host), service_config(config)));
+        let service = service(config, &ledger, &host, &shared);
         let (now_ready, ready) = watch::channel(false);
         let front = front(config, &service, &shared, ready.clone());
         let http = rest::behind(&front).map_err(StartError::Build)?;
@@ -244,6 +244,7 @@ impl Daemon {
             grpc::router(&front).await.map_err(|error| StartError::Build(error.to_string()))?;
         let doors = std::mem::take(&mut sockets.doors);
         let tcp = doors.iter().filter_map(Bound::tcp_address).collect();
+        shared.web.serve(web_house(&doors, &shared));
         let rules = doors.iter().map(Bound::rules).chain(sockets.handover.iter().map(rules_of));
         let dials = Dials::new(config, &shared, &service, rules.collect());
         let mut listeners = Listeners { tasks: JoinSet::new(), grpc: grpc.into(), http };
@@ -356,6 +357,26 @@ impl Daemon {
     }
 }
 
+/// The API's calls.
+fn service(
+    config: &Config,
+    ledger: &LedgerHandle,
+    host: &Arc<dyn Host>,
+    shared: &listen::Shared,
+) -> Arc<Service> {
+    let service = Service::new(ledger.clone(), Arc::clone(host), service_config(config));
+    Arc::new(service.with_web_sessions(Arc::clone(&shared.web)))
+}
+
+/// What sessions of browsers have to know of the daemon.
+fn web_house(doors: &[Bound], shared: &listen::Shared) -> House {
+    House {
+        pages: doors.iter().filter_map(Bound::page_address).collect(),
+        rules: doors.iter().map(Bound::rules).map(|(_, at, access)| (at, access)).collect(),
+        asks_for_groups: shared.asks_for_groups.clone(),
+    }
+}
+
 /// What all listeners share.
 fn shared(config: &Config) -> listen::Shared {
     listen::Shared {
@@ -363,6 +384,7 @@ fn shared(config: &Config) -> listen::Shared {
         limits: Live::new(config.limits),
         timeouts: Live::new(config.timeouts),
         meters: Arc::new(Meters::new(config.rates.clone())),
+        web: Arc::new(WebSessions::new(config.web)),
         doors: Arc::default(),
         rules: watch::Sender::new(()),
         asks_for_groups: Live::new(reload::asks_for_groups(config)),

@@ -22,9 +22,11 @@ mod sriov;
 mod tenant;
 mod wait;
 mod watch;
+mod web;
 
 use std::sync::{Arc, OnceLock};
 
+pub(crate) use authorize::heard;
 pub(crate) use parse::is_name;
 pub(crate) use served::served;
 
@@ -34,6 +36,7 @@ use berth_ownership::{ContextId, DomainId};
 use crate::{
     ledger::LedgerHandle,
     model::{ApiError, Call, Caller, ConfigState, DmaLatencies, DomainNow, Live, Snapshot},
+    websession::WebSessions,
 };
 
 /// Defaults of the calls, from the configuration.
@@ -83,6 +86,7 @@ pub struct Service {
     config: Live<ServiceConfig>,
     in_force: Live<ConfigState>,
     offers: Arc<OnceLock<Offers>>,
+    web: Arc<WebSessions>,
 }
 
 impl Service {
@@ -95,7 +99,20 @@ impl Service {
             config: Live::new(config),
             in_force: Live::default(),
             offers: Arc::default(),
+            web: Arc::default(),
         }
+    }
+
+    /// The same with the sessions of browsers that its daemon has.
+    #[must_use]
+    pub fn with_web_sessions(self, web: Arc<WebSessions>) -> Self {
+        Self { web, ..self }
+    }
+
+    /// The sessions of browsers.
+    #[must_use]
+    pub fn web_sessions(&self) -> &WebSessions {
+        &self.web
     }
 
     /// Defaults of the calls, which may change.

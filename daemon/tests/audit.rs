@@ -99,7 +99,7 @@ async fn the_audit_names_who_from_where_and_on_what_ground() {
     }
     lines.has(&[&identity, &pid, &listener, "RATE_LIMITED"]);
     running.tcp_raw("GET", "/api/v1/groups", "evil.example", "").await;
-    lines.has(&["Host, Origin or method", "peer=\"127.0.0.1:", "listener=\"127.0.0.1:0\""]);
+    lines.has(&["method or session", "peer=\"127.0.0.1:", "listener=\"127.0.0.1:0\""]);
     let refused = front_support::channel_at(dir.path().join("berthd.sock")).await;
     let mut groups = berth_proto::v1::groups_client::GroupsClient::new(refused);
     groups.list_groups(berth_proto::v1::ListGroupsRequest {}).await.expect_err("shut out");

@@ -46,9 +46,18 @@ export async function openPage(browser, daemon, hash = "", options = {}) {
   return page;
 }
 
+/** Another tab of the same browser. */
+export async function openTab(page, daemon, hash) {
+  const tab = await page.context().newPage();
+  if (process.env.BERTH_PAGE_FROM_DISK) await serveFromDisk(tab, daemon);
+  await tab.goto(daemon.url + hash);
+  await tab.locator("#live", { hasText: "live" }).waitFor();
+  return tab;
+}
+
 /** While the page is worked on: its files as they are in web/, not as the daemon embeds them. */
 async function serveFromDisk(page, daemon) {
-  await page.route(new RegExp(`^${daemon.url}(web/.*)?$`), async (route) => {
+  await page.route(new RegExp(`^${daemon.url}(web/(?!session$).*)?$`), async (route) => {
     const name = new URL(route.request().url()).pathname.replace(/^\/(web\/)?/, "") || "index.html";
     const response = await route.fetch();
     const types = {

@@ -1,11 +1,12 @@
 // A group or a device: who owns it, what it is, why it can or can't be given away, what happened.
 
 import { get, Problem } from "../api.js";
+import { objectActions } from "../changes.js";
 import { fill, h } from "../dom.js";
 import { explanation } from "../explain.js";
 import { deviceFacts, groupFacts, members } from "../facts.js";
 import { History } from "../history.js";
-import { empty, groupLink, ownerBadge, section } from "../parts.js";
+import { actionRow, empty, groupLink, ownerBadge, section } from "../parts.js";
 import { link } from "../router.js";
 import { address, deviceName } from "../words.js";
 
@@ -32,7 +33,7 @@ function find(store, { view, id }) {
  * @param {Context} context
  * @returns {View}
  */
-export function objectView(main, { store, route }) {
+export function objectView(main, { store, route, actions }) {
   const isDevice = route.view === "device";
   const control = new AbortController();
   /** @type {Explanation | null} */
@@ -142,6 +143,7 @@ export function objectView(main, { store, route }) {
         crumbs(group, isDevice, route.id),
         head,
         group ? h("p", { class: "owner-line" }, ...ownerBadge(group, store.reservations)) : null,
+        actionRow(objectActions(actions, group, isDevice ? device : null, explained)),
       ),
       h(
         "div",

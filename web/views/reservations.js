@@ -1,11 +1,13 @@
 // All reservations, or one of them.
 
 import { get, Problem } from "../api.js";
+import { reservationActions } from "../changes.js";
 import { fill, h } from "../dom.js";
 import { refusal } from "../explain.js";
 import { History } from "../history.js";
 import { lease } from "../lease.js";
 import {
+  actionRow,
   badge,
   deviceLink,
   empty,
@@ -191,7 +193,7 @@ function processesOf(item) {
  * @param {Context} context
  * @returns {View}
  */
-function oneView(main, { store, route }) {
+function oneView(main, { store, route, actions }) {
   const { id } = route;
   const control = new AbortController();
   const history = new History(store, id, "reservation");
@@ -243,6 +245,7 @@ function oneView(main, { store, route }) {
               { class: "owner-line" },
               "It isn't among the reservations now. What is kept of it is below.",
             ),
+        current ? actionRow(reservationActions(actions, current)) : null,
       ),
       item ? section("reservation", "Reservation", reservationFacts(item, store)) : null,
       item?.lastFailure

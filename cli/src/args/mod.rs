@@ -72,6 +72,19 @@ libvirt calls it with these words and the domain's XML on standard input, by a s
 
 Where prepare fails libvirt doesn't start the domain, and shows what was said here.";
 
+const WEB: &str = "\
+Only a unix socket answers, and the page has to be served on loopback (127.0.0.1:7711). The link is a
+secret for a minute and works once. Who opens it reserves, renews and releases, cordons and clears
+quarantine as you, with your role as it is at each of these; the session ends when you sign out, after
+half an hour without a change, after 8 hours, and with the daemon.
+
+From another machine: ssh -L 7711:127.0.0.1:7711 HOST, and open the link there.
+
+Examples:
+  berth web
+  berth web --open
+  berth web -o json | jq -r .url";
+
 const COMPLETIONS: &str = "\
 Examples:
   berth completions bash > /etc/bash_completion.d/berth
@@ -255,6 +268,13 @@ pub(crate) enum Command {
     Config,
     /// What this host and its kernel can do.
     Capabilities,
+    /// Print a link that signs a browser in on the page, once, to change things there as you.
+    #[command(after_help = WEB)]
+    Web {
+        /// Open it with xdg-open.
+        #[arg(long)]
+        open: bool,
+    },
     /// What libvirt's qemu hook runs: reserve a domain's devices, release them after it.
     #[command(after_help = LIBVIRT)]
     LibvirtHook(LibvirtHookArgs),

@@ -13,6 +13,7 @@ mod reserve;
 mod run;
 mod sriov;
 mod watched;
+mod web;
 
 use std::{io::Write as _, path::Path};
 
@@ -82,6 +83,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Config => host::config(channel, output).await,
         Command::Quota => host::quota(channel, output).await,
         Command::Capabilities => host::capabilities(channel, output).await,
+        Command::Web { open } => web::run(channel, open, output).await,
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => man(&dir),
         Command::Run(args) => run::run(&cli.global, *args, output).await,

@@ -202,6 +202,19 @@ impl v1::host_server::Host for Scripted {
         Ok(Response::new(v1::ListQuotasResponse { quotas }))
     }
 
+    async fn create_web_session(
+        &self,
+        _: Request<v1::CreateWebSessionRequest>,
+    ) -> Result<Response<v1::WebSessionLink>, Status> {
+        Ok(Response::new(v1::WebSessionLink {
+            url: "http://127.0.0.1:7711/#/sign-in/0123".to_owned(),
+            expires_at: None,
+            identity: "uid:1000".to_owned(),
+            role: "operator".to_owned(),
+            label: String::new(),
+        }))
+    }
+
     async fn get_snapshot(
         &self,
         _: Request<v1::GetSnapshotRequest>,

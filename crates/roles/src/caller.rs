@@ -55,6 +55,8 @@ pub enum Transport {
     Tcp,
     /// TLS: the client's certificate was verified.
     Tls,
+    /// TCP, with a session that a peer of a unix socket opened for a browser.
+    Web,
     /// From within the daemon.
     Internal,
 }

@@ -21,12 +21,27 @@ pub enum Whose {
 /// Over what a call may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
-    /// Everything, TCP without TLS included.
+    /// Everything, TCP without TLS included; not as a browser's session, which reads without it.
     Any,
-    /// Transports that prove who calls.
+    /// Transports that prove who calls, and a browser's session.
+    Web,
+    /// Transports that prove who calls by themselves.
     Proven,
+    /// Unix sockets: the kernel says who calls.
+    Unix,
     /// The hand-over socket.
     Handover,
+}
+
+impl Over {
+    fn lets_in(self, transport: Transport) -> bool {
+        match transport {
+            Transport::Tcp => self == Self::Any,
+            Transport::Web => self == Self::Web,
+            Transport::Tls => self != Self::Unix,
+            Transport::Unix | Transport::Internal => true,
+        }
+    }
 }
 
 /// What the table says of one call.
@@ -83,21 +98,21 @@ calls! {
     QueryKernelDma Some("Devices/QueryKernelDma"), "query kernel DMA", Viewer All Any;
     SetKernelDma Some("Devices/SetKernelDma"), "set kernel DMA", Operator All Proven;
     ReleaseKernelDma Some("Devices/ReleaseKernelDma"), "release kernel DMA", Operator All Proven;
-    Cordon Some("Devices/Cordon"), "cordon", Operator All Proven;
-    Uncordon Some("Devices/Uncordon"), "uncordon", Operator All Proven;
-    ClearQuarantine Some("Devices/ClearQuarantine"), "clear quarantine", Operator All Proven;
+    Cordon Some("Devices/Cordon"), "cordon", Operator All Web;
+    Uncordon Some("Devices/Uncordon"), "uncordon", Operator All Web;
+    ClearQuarantine Some("Devices/ClearQuarantine"), "clear quarantine", Operator All Web;
     SetSriov Some("Devices/SetSriov"), "set SR-IOV", Operator All Proven;
     ListReservations Some("Reservations/ListReservations"), "list reservations", Viewer All Any;
     GetReservation Some("Reservations/GetReservation"), "get a reservation", Viewer All Any;
-    Reserve Some("Reservations/Reserve"), "reserve", Orchestrator All Proven;
+    Reserve Some("Reservations/Reserve"), "reserve", Orchestrator All Web;
     Adopt Some("Reservations/Adopt"), "adopt", Operator All Proven;
     HostUsesItAnyway None, "taking a device that the host is using", Operator All Proven;
     WeakerReset None, "a reset policy weaker than the configuration's", Operator All Proven;
-    Renew Some("Reservations/Renew"), "renew", Holder Own Proven;
+    Renew Some("Reservations/Renew"), "renew", Holder Own Web;
     Attach Some("Reservations/Attach"), "attach", Holder Own Proven;
     Detach Some("Reservations/Detach"), "detach", Holder Own Proven;
     Replace Some("Reservations/Replace"), "replace", Holder Own Proven;
-    Release Some("Reservations/Release"), "release", Holder Own Proven;
+    Release Some("Reservations/Release"), "release", Holder Own Web;
     ForceRelease None, "release with force", Orchestrator Asked Proven;
     Revoke Some("Reservations/Revoke"), "revoke", Orchestrator Asked Proven;
     ListDomains Some("Domains/ListDomains"), "list domains", Viewer All Any;
@@ -112,6 +127,7 @@ calls! {
     GetSnapshot Some("Host/GetSnapshot"), "get a snapshot", Viewer All Any;
     ListQuotas Some("Host/ListQuotas"), "list quotas", Viewer All Any;
     GetConfig Some("Host/GetConfig"), "see the configuration", Operator All Proven;
+    CreateWebSession Some("Host/CreateWebSession"), "open a browser's session", Holder All Unix;
     SnapshotWithSerials None, "a snapshot with serial numbers", Operator All Proven;
     Fetch Some("fetch"), "fetch", Holder Holder Handover;
     FetchForOther None, "fetch for a process of another user", Operator Holder Handover;
@@ -138,6 +154,8 @@ pub enum Verdict {
     NeedsRole(Role),
     /// The transport proves nobody.
     NotProven,
+    /// The transport is none that the call may come over.
+    NotThisWay,
     /// Somebody else's reservation.
     NotYours,
 }
@@ -158,8 +176,9 @@ impl Row {
         if role < self.least {
             return Verdict::NeedsRole(self.least);
         }
-        if self.over != Over::Any && transport == Transport::Tcp {
-            return Verdict::NotProven;
+        if !self.over.lets_in(transport) {
+            let nobody = transport == Transport::Tcp;
+            return if nobody { Verdict::NotProven } else { Verdict::NotThisWay };
         }
         let Some(Standing { is_for, asked }) = standing else { return Verdict::Allowed };
         match self.whose {

@@ -6,10 +6,10 @@ use std::{fmt::Write as _, path::Path};
 use crate::{Call, Over, Role, Row, Standing, Transport, Verdict, Whose};
 
 const ROLES: [Role; 4] = [Role::Viewer, Role::Holder, Role::Orchestrator, Role::Operator];
-const TRANSPORTS: [Transport; 4] =
-    [Transport::Unix, Transport::Tcp, Transport::Tls, Transport::Internal];
+const TRANSPORTS: [Transport; 5] =
+    [Transport::Unix, Transport::Tcp, Transport::Tls, Transport::Web, Transport::Internal];
 const WHOSE: [Whose; 4] = [Whose::All, Whose::Own, Whose::Asked, Whose::Holder];
-const OVER: [Over; 3] = [Over::Any, Over::Proven, Over::Handover];
+const OVER: [Over; 5] = [Over::Any, Over::Web, Over::Proven, Over::Unix, Over::Handover];
 /// Whether a reservation is for the caller, and whether the caller asked for it.
 const STANDINGS: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
 
@@ -39,11 +39,14 @@ fn about(row: Row, role: Role) -> &'static str {
 }
 
 fn over(row: Row) -> &'static str {
-    let anywhere = row.decide(Role::Operator, Transport::Tcp, None) == Verdict::Allowed;
-    match (row.over, anywhere) {
-        (Over::Any, true) => "any",
-        (Over::Proven, false) => "proven",
-        (Over::Handover, false) => "hand-over",
+    let over = [Transport::Tcp, Transport::Web, Transport::Tls];
+    let heard = over.map(|over| row.decide(Role::Operator, over, None) == Verdict::Allowed);
+    match (row.over, heard) {
+        (Over::Any, [true, false, true]) => "any",
+        (Over::Web, [false, true, true]) => "proven, web",
+        (Over::Proven, [false, false, true]) => "proven",
+        (Over::Unix, [false, false, false]) => "unix",
+        (Over::Handover, [false, false, true]) => "hand-over",
         _ => "?",
     }
 }
@@ -114,8 +117,16 @@ fn the_table_keeps_its_promises() {
                 assert!(ROLES.into_iter().all(|role| !allowed(role)), "{call:?}: not for it");
             }
             for role in ROLES {
-                let proven = [Transport::Tls, Transport::Internal].map(|over| of(role, over));
-                assert_eq!(proven, [of(role, Transport::Unix); 2], "{call:?} as {role}");
+                let unix = of(role, Transport::Unix);
+                assert_eq!(of(role, Transport::Internal), unix, "{call:?} as {role}");
+                if row.over != Over::Unix {
+                    assert_eq!(of(role, Transport::Tls), unix, "{call:?} as {role}");
+                }
+                if row.over == Over::Web {
+                    assert_eq!(of(role, Transport::Web), unix, "{call:?} as {role}");
+                } else {
+                    assert_ne!(of(role, Transport::Web), Verdict::Allowed, "{call:?} as {role}");
+                }
             }
         }
     }
@@ -151,6 +162,14 @@ fn a_refusal_says_what_is_wanting() {
     assert_eq!(over_tcp(Call::Attach, Role::Operator), Verdict::NotProven);
     assert_eq!(over_tcp(Call::Attach, Role::Viewer), Verdict::NeedsRole(Role::Holder));
     assert_eq!(over_tcp(Call::ListGroups, Role::Viewer), Verdict::Allowed);
+    let web = |call: Call, role| call.decide(role, Transport::Web, standing(others));
+    assert_eq!(web(Call::Reserve, Role::Orchestrator), Verdict::Allowed);
+    assert_eq!(web(Call::Reserve, Role::Holder), Verdict::NeedsRole(Role::Orchestrator));
+    for call in [Call::ListGroups, Call::Revoke, Call::ForceRelease, Call::CreateWebSession] {
+        assert_eq!(web(call, Role::Operator), Verdict::NotThisWay, "{call:?}");
+    }
+    let over_tls = |call: Call| call.decide(Role::Operator, Transport::Tls, None);
+    assert_eq!(over_tls(Call::CreateWebSession), Verdict::NotThisWay);
     // Before it is known which reservation it is about.
     let unknown = |role| Call::Revoke.decide(role, Transport::Unix, None);
     assert_eq!(unknown(Role::Orchestrator), Verdict::Allowed);
@@ -206,7 +225,7 @@ fn no_cell_of_the_table_can_be_changed_unseen() {
         }
     }
     println!("{seen} changed cells are seen, {same} say the same in other words");
-    assert_eq!(seen + same, Call::ALL.len() * (3 + 3 + 2), "cells");
+    assert_eq!(seen + same, Call::ALL.len() * (3 + 3 + 4), "cells");
     assert!(seen > same * 4, "{seen} seen, {same} the same");
 }
 

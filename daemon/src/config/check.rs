@@ -14,7 +14,7 @@ use super::{
     listen::{self, Places},
     quotas, rates,
     raw::{RawConfig, RawReset},
-    system,
+    system, web,
 };
 
 /// The settings that the file and the arguments amount to.
@@ -53,6 +53,7 @@ pub(super) fn resolve(
         rates: rates::rates(raw.rate, source)?,
         log: log(raw.log, source)?,
         hardening: hardening::resolve(&raw.hardening, source)?,
+        web: web::resolve(&raw.web, source)?,
     })
 }
 

@@ -17,6 +17,7 @@ mod quotas;
 mod rates;
 mod raw;
 mod system;
+mod web;
 mod whom;
 
 use std::{
@@ -29,6 +30,7 @@ pub use args::{Args, HostChoice, SimTopology};
 pub use error::ConfigError;
 pub use hardening::{Hardening, Strictness};
 pub(crate) use listen::GRPC_NEEDS_TLS;
+pub use web::Web;
 
 use crate::model::{ConditionRules, DeviceRules, Quotas, Rates};
 
@@ -70,6 +72,8 @@ pub struct Config {
     pub log: String,
     /// What berthd gives up once it runs.
     pub hardening: Hardening,
+    /// Sessions of browsers.
+    pub web: Web,
 }
 
 /// Who does the privileged acts: always a process per act.

@@ -37,6 +37,18 @@ pub(super) struct RawConfig {
     pub(super) log: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) hardening: RawHardening,
+    #[serde(default)]
+    pub(super) web: RawWeb,
+}
+
+/// `[web]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWeb {
+    pub(super) link_ms: Option<Spanned<u64>>,
+    pub(super) idle_ms: Option<Spanned<u64>>,
+    pub(super) session_ms: Option<Spanned<u64>>,
+    pub(super) sessions: Option<Spanned<u64>>,
 }
 
 /// `[condition]`.

@@ -76,6 +76,7 @@ service!(host_server::Host {
     diagnose: DiagnoseRequest => Diagnosis,
     list_quotas: ListQuotasRequest => ListQuotasResponse,
     get_config: GetConfigRequest => ConfigState,
+    create_web_session: CreateWebSessionRequest => WebSessionLink,
 });
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

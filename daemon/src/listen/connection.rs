@@ -14,7 +14,9 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use super::{
-    Admission, Behind, CallKind, Excess, Meter, Meters, Seat, Shared, guard::Guard, preface,
+    Admission, Behind, CallKind, Excess, Meter, Meters, Seat, Shared,
+    guard::{Guard, Passage},
+    preface,
 };
 use crate::{
     audit, grpc,
@@ -158,18 +160,20 @@ impl Desk {
         self: Arc<Self>,
         request: hyper::Request<Incoming>,
     ) -> Result<Response, Infallible> {
-        let known = self.guard.as_ref().and_then(|guard| guard.refuse(&request));
-        if let Some(refused) = &known {
-            let (path, status) = (request.uri().path(), refused.status().as_u16());
-            audit::turned_away(self.admission.caller().ok(), path, status);
-        }
-        let known = known.or_else(|| self.too_many(&request)).or_else(|| {
-            let at_once = self.behind.at_once.as_ref()?;
-            at_once(&self.admission, request.method(), request.uri())
+        let caller = self.admission.caller().ok();
+        let passage = self.guard.as_ref().map_or(Ok(Passage::Plain), |guard| {
+            guard.pass(&request, caller.and_then(|caller| caller.origin.as_deref()))
         });
-        let response = match known {
-            Some(response) => response,
-            None => self.route(request).await?,
+        let response = match passage {
+            Err(refused) => {
+                let (path, status) = (request.uri().path(), refused.status().as_u16());
+                audit::turned_away(caller, path, status);
+                *refused
+            }
+            Ok(passage) => match self.known(&request, &passage) {
+                Some(response) => response,
+                None => self.route(request, passage).await?,
+            },
         };
         if self.protocol == Protocol::Http1 {
             self.metrics.count_http(response.status());
@@ -177,14 +181,31 @@ impl Desk {
         Ok(response)
     }
 
+    /// The answer that needs no call.
+    fn known<B>(&self, request: &hyper::Request<B>, passage: &Passage) -> Option<Response> {
+        if let Passage::Session(admission) = passage {
+            let caller = admission.caller().ok()?;
+            return self.too_many(request, &self.meters.of(caller), Some(caller));
+        }
+        self.too_many(request, &self.meter, self.admission.caller().ok()).or_else(|| {
+            let at_once = self.behind.at_once.as_ref()?;
+            at_once(&self.admission, request.method(), request.uri())
+        })
+    }
+
     /// The answer to one call too many.
-    fn too_many<B>(&self, request: &hyper::Request<B>) -> Option<Response> {
-        if !Meters::is_limited(&self.meter) {
+    fn too_many<B>(
+        &self,
+        request: &hyper::Request<B>,
+        meter: &Meter,
+        caller: Option<&Caller>,
+    ) -> Option<Response> {
+        if !Meters::is_limited(meter) {
             return None;
         }
         let kind = kind_of(self.protocol, request.method(), request.uri().path())?;
-        let excess = self.meters.take(&self.meter, kind).err()?;
-        audit::over_rate(self.admission.caller().ok(), request.uri().path(), &excess.error);
+        let excess = self.meters.take(meter, kind).err()?;
+        audit::over_rate(caller, request.uri().path(), &excess.error);
         Some(match self.protocol {
             Protocol::Http1 => too_many_requests(&excess, request.uri().path()),
             Protocol::Http2 => {
@@ -195,8 +216,21 @@ impl Desk {
         })
     }
 
-    async fn route(&self, mut request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
-        request.extensions_mut().insert(self.admission.clone());
+    async fn route(
+        &self,
+        mut request: hyper::Request<Incoming>,
+        passage: Passage,
+    ) -> Result<Response, Infallible> {
+        let extensions = request.extensions_mut();
+        let admission = match passage {
+            Passage::Session(admission) => admission,
+            Passage::Door(checked) => {
+                extensions.insert(checked);
+                self.admission.clone()
+            }
+            Passage::Plain => self.admission.clone(),
+        };
+        extensions.insert(admission);
         self.behind.router.clone().oneshot(request.map(Body::new)).await
     }
 }

@@ -45,6 +45,7 @@ use crate::{
     config::{Access, Endpoint, Limits, Listener, Rule, Serve, Timeouts, Tls},
     model::{ApiError, Caller, Live, Origin, PeerId},
     rest::Metrics,
+    websession::WebSessions,
 };
 
 /// Who a connection is, or why it is nobody.
@@ -106,6 +107,12 @@ impl Admission {
                 }
             },
         )))
+    }
+
+    /// Somebody who was let in before.
+    #[must_use]
+    pub fn of(caller: Caller) -> Self {
+        Self(Arc::new(Ok(caller)))
     }
 
     /// Whether both give the same rights.
@@ -187,6 +194,8 @@ pub struct Shared {
     pub timeouts: Live<Timeouts>,
     /// How often each may call.
     pub meters: Arc<Meters>,
+    /// Sessions of browsers.
+    pub web: Arc<WebSessions>,
     /// Who is connected where.
     pub doors: Arc<Doors>,
     /// Told when the listeners' rules changed.
@@ -245,6 +254,12 @@ enum Inside {
 }
 
 impl Inside {
+    /// The address, where it is on loopback and without TLS.
+    fn page_at(&self, listener: &TcpListener) -> Option<SocketAddr> {
+        let address = listener.local_addr().ok().filter(|address| address.ip().is_loopback());
+        address.filter(|_| matches!(self, Self::Plain(_)))
+    }
+
     fn of(listener: &Listener, hosts: &[String], tls: Option<&Tls>) -> Result<Self, BindError> {
         let unfit =
             |TlsError { message, way_out, .. }| BindError::at(&listener.endpoint, message, way_out);
@@ -330,6 +345,15 @@ impl Bound {
         }
     }
 
+    /// Where browsers on this machine find the page, and may sign in.
+    #[must_use]
+    pub fn page_address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(listener, inside) if self.serve == Serve::Http => inside.page_at(listener),
+            Socket::Tcp(..) | Socket::Unix(..) => None,
+        }
+    }
+
     /// Where it is, and its rules, which may change.
     #[must_use]
     pub fn rules(&self) -> (Serve, String, Live<Access>) {
@@ -396,7 +420,8 @@ async fn serve_tcp(
         Inside::Plain(hosts) => Some(hosts.clone()),
         Inside::Tls(_) => None,
     };
-    door.guard = Some(Arc::new(Guard::new(hosts)));
+    let sessions = inside.page_at(&listener).map(|_| Arc::clone(&door.shared.web));
+    door.guard = Some(Arc::new(Guard::new(hosts, sessions)));
     let shared = door.shared.clone();
     while let Some((mut seat, (stream, peer))) = accept(&shared, &seats, || listener.accept()).await
     {

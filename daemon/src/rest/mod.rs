@@ -12,6 +12,7 @@ pub mod openapi;
 mod page;
 mod problem;
 mod routes;
+mod session;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,7 +23,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter, get, on},
 };
-use http::{HeaderValue, Method, Request, StatusCode, header, request::Parts, uri::PathAndQuery};
+use http::{
+    HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts, uri::PathAndQuery,
+};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -39,7 +42,7 @@ use crate::{
     config::{Limits, Timeouts},
     listen::{Admission, AtOnce, Behind, Doors, Meters, Seat, Seats},
     model::{ApiError, Caller, Live},
-    service::Service,
+    service::{Service, heard},
 };
 
 /// What every request needs.
@@ -116,7 +119,8 @@ pub fn behind(front: &Arc<Front>) -> Result<Behind, String> {
                 }
             }),
         )
-        .merge(page::router());
+        .merge(page::router())
+        .merge(session::router(front));
     let router = router
         .fallback(|request: Request<Body>| async move { no_such_path(request.uri().path()) })
         .method_not_allowed_fallback(|request: Request<Body>| async move {
@@ -240,6 +244,7 @@ async fn document(
         fields = bind::object(&whole(body, &endpoint.front).await?)?;
     }
     let (route, fields) = bound(endpoint, parts, fields).await?;
+    heard(&caller, &format!("{}/{}", route.rpc.0, route.rpc.1))?;
     let dry_run = fields.get("dryRun").or_else(|| fields.get("dry_run"));
     let status = if dry_run == Some(&Value::Bool(true)) { 200 } else { route.status };
     let service = Arc::clone(&endpoint.front.service);
@@ -336,8 +341,15 @@ fn json(status: StatusCode, bytes: Bytes) -> Response {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(SAME_ORIGIN.0, SAME_ORIGIN.1);
     response
 }
+
+/// No page of another origin gets it as a part of itself.
+const SAME_ORIGIN: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("cross-origin-resource-policy"),
+    HeaderValue::from_static("same-origin"),
+);
 
 /// A word of the daemon's health. One that can change nothing still serves: it is no failure.
 fn word(front: &Front, well: &str) -> Response {

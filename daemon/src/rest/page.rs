@@ -5,7 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 
 /// Path, media type, content.
 type File = (&'static str, &'static str, &'static str);
@@ -24,6 +24,8 @@ macro_rules! web {
 const FILES: &[File] = &[
     ("/", HTML, web!("index.html")),
     ("/web/api.js", SCRIPT, web!("api.js")),
+    ("/web/changes.js", SCRIPT, web!("changes.js")),
+    ("/web/dialog.js", SCRIPT, web!("dialog.js")),
     ("/web/dom.js", SCRIPT, web!("dom.js")),
     ("/web/event-row.js", SCRIPT, web!("event-row.js")),
     ("/web/explain.js", SCRIPT, web!("explain.js")),
@@ -36,6 +38,8 @@ const FILES: &[File] = &[
     ("/web/main.js", SCRIPT, web!("main.js")),
     ("/web/parts.js", SCRIPT, web!("parts.js")),
     ("/web/router.js", SCRIPT, web!("router.js")),
+    ("/web/session.js", SCRIPT, web!("session.js")),
+    ("/web/session-bar.js", SCRIPT, web!("session-bar.js")),
     ("/web/sse.js", SCRIPT, web!("sse.js")),
     ("/web/store.js", SCRIPT, web!("store.js")),
     ("/web/tree.js", SCRIPT, web!("tree.js")),
@@ -48,6 +52,7 @@ const FILES: &[File] = &[
     ("/web/style.css", STYLE, web!("style.css")),
     ("/web/tree.css", STYLE, web!("tree.css")),
     ("/web/views.css", STYLE, web!("views.css")),
+    ("/web/dialog.css", STYLE, web!("dialog.css")),
     ("/web/icon.svg", IMAGE, web!("icon.svg")),
 ];
 
@@ -55,6 +60,12 @@ const FILES: &[File] = &[
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
+
+/// No window that opened it, or that it opened, reaches into it.
+const OPENER: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("cross-origin-opener-policy"),
+    HeaderValue::from_static("same-origin"),
+);
 
 /// The page's files.
 pub(super) fn router() -> Router {
@@ -73,5 +84,7 @@ fn respond((_, kind, content): &'static File) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(super::SAME_ORIGIN.0, super::SAME_ORIGIN.1);
+    headers.insert(OPENER.0, OPENER.1);
     response
 }

@@ -58,6 +58,8 @@ pub(crate) fn with_status(error: &ApiError, status: u16, instance: &str) -> Resp
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(super::SAME_ORIGIN.0, super::SAME_ORIGIN.1);
     if error.is_passing() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

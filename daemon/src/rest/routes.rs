@@ -197,4 +197,6 @@ routes! {
         Host/ListQuotas list_quotas(ListQuotasRequest) Document;
     GET "/api/v1/config" NONE, query, 200
         Host/GetConfig get_config(GetConfigRequest) Document;
+    POST "/api/v1/web-sessions" NONE, body, 200
+        Host/CreateWebSession create_web_session(CreateWebSessionRequest) Document;
 }

@@ -3,7 +3,7 @@
 use berth_ownership::{Reason, Refusal, Reservation};
 
 use super::tenant::spans_labels;
-use crate::model::{ApiError, Call, Caller, Role, Standing, Verdict};
+use crate::model::{ApiError, Call, Caller, Over, Role, Standing, Transport, Verdict};
 
 /// Refuses callers whom the table doesn't allow a call, be it about their own reservation.
 pub(super) fn require(caller: &Caller, call: Call) -> Result<(), ApiError> {
@@ -48,6 +48,7 @@ fn answer(
             );
             ApiError::new(Reason::NotForYou, &record.id, text)
         }
+        (Verdict::NotThisWay, _) => not_this_way(caller, words),
         (Verdict::NotProven | Verdict::NotYours, _) => {
             let text = format!("{words} needs to know who calls, which TCP without TLS can't tell");
             let way_out = "call by a unix socket, or with a client certificate".to_owned();
@@ -55,6 +56,36 @@ fn answer(
             refusal.with_resolve(vec![way_out]).into()
         }
     })
+}
+
+/// Refuses a browser's session all that isn't for one, before anything is looked for.
+pub(crate) fn heard(caller: &Caller, rpc: &str) -> Result<(), ApiError> {
+    if caller.transport != Transport::Web {
+        return Ok(());
+    }
+    let row = Call::ALL.iter().map(|call| call.row()).find(|row| row.rpc == Some(rpc));
+    match row {
+        Some(row) if row.over == Over::Web => Ok(()),
+        Some(row) => Err(not_this_way(caller, row.words)),
+        None => Err(not_this_way(caller, rpc)),
+    }
+}
+
+fn not_this_way(caller: &Caller, words: &str) -> ApiError {
+    let (text, way_out) = match caller.transport {
+        Transport::Web => (
+            format!(
+                "a browser's session can't {words}: it reserves, renews and releases, cordons and \
+                     clears quarantine"
+            ),
+            "use berth, or the unix socket of REST".to_owned(),
+        ),
+        Transport::Unix | Transport::Tls | Transport::Tcp | Transport::Internal => (
+            format!("{words}: only a unix socket is asked for that"),
+            "call by a unix socket of the host itself, e.g. unix:/run/berth/berthd.sock".to_owned(),
+        ),
+    };
+    Refusal::new(Reason::PermissionDenied, words, text).with_resolve(vec![way_out]).into()
 }
 
 fn needs(caller: &Caller, words: &str, role: Role) -> ApiError {

@@ -9,7 +9,7 @@ use prost::Message;
 use sha2::{Digest as _, Sha256};
 
 use super::parse;
-use crate::model::{AnswerOf, ApiError, Caller, Meta, RequestId};
+use crate::model::{AnswerOf, ApiError, Caller, Meta, RequestId, Transport};
 
 /// What goes into the events of a call, and under which request id its answer is kept. `body` is
 /// the request without its request id and without how long it waits.
@@ -34,7 +34,11 @@ pub(super) fn meta(
         RequestId { id: request_id.to_owned(), body: hash.finalize().into(), answer }
     });
     let (actor, payer) = (caller.identity.clone(), Some(caller.payer()));
-    Ok(Meta { actor, cause: call.to_owned(), request_id, payer })
+    let cause = match caller.transport {
+        Transport::Web => format!("{call} (web)"),
+        Transport::Unix | Transport::Tls | Transport::Tcp | Transport::Internal => call.to_owned(),
+    };
+    Ok(Meta { actor, cause, request_id, payer })
 }
 
 /// The last fresh id's number.

@@ -67,6 +67,11 @@ impl Running {
         Self { daemon, host, dir }
     }
 
+    /// What a file with other settings amounts to, for the dials.
+    pub(crate) fn settings(&self, settings: &str) -> berthd::config::Config {
+        daemon_support::settings(self.dir.path(), settings, &["--host=sim:small"])
+    }
+
     pub(crate) fn grpc_path(&self) -> PathBuf {
         self.dir.path().join("berthd.sock")
     }
@@ -98,8 +103,21 @@ impl Running {
         body: Option<&str>,
         headers: &str,
     ) -> Answer {
-        let request = request(method, path, "berth", body, headers);
-        let socket = self.http_path();
+        self.unix_of(self.http_path(), request(method, path, "berth", body, headers)).await
+    }
+
+    /// One request over another unix socket.
+    pub(crate) async fn unix_at(
+        &self,
+        socket: PathBuf,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> Answer {
+        self.unix_of(socket, request(method, path, "berth", Some(&body.to_string()), "")).await
+    }
+
+    async fn unix_of(&self, socket: PathBuf, request: String) -> Answer {
         blocking(move || {
             let stream = UnixStream::connect(socket)?;
             stream.set_read_timeout(Some(PATIENCE))?;
@@ -116,7 +134,19 @@ impl Running {
         host: &str,
         headers: &str,
     ) -> Answer {
-        let request = request(method, path, host, None, headers);
+        self.tcp_with(method, path, host, None, headers).await
+    }
+
+    /// The same with a body.
+    pub(crate) async fn tcp_with(
+        &self,
+        method: &str,
+        path: &str,
+        host: &str,
+        body: Option<&str>,
+        headers: &str,
+    ) -> Answer {
+        let request = request(method, path, host, body, headers);
         let address = self.tcp();
         blocking(move || {
             let stream = TcpStream::connect(address)?;

@@ -64,7 +64,9 @@ pub(crate) fn expected(
     match call.decide(role, transport, Some(standing)) {
         Verdict::Allowed => None,
         Verdict::NotYours => Some("NOT_FOR_YOU".to_owned()),
-        Verdict::NeedsRole(_) | Verdict::NotProven => Some("PERMISSION_DENIED".to_owned()),
+        Verdict::NeedsRole(_) | Verdict::NotProven | Verdict::NotThisWay => {
+            Some("PERMISSION_DENIED".to_owned())
+        }
     }
 }
 

@@ -16,6 +16,9 @@ pub(super) fn write(text: &mut String, front: &Front) {
     pair(text, "metered_identities", "Identities whose calls are counted.", most, identities);
     head(text, "berth_rate_limited_total", "counter", "Calls that were one too many.");
     let _ = writeln!(text, "berth_rate_limited_total {}", front.meters.refused());
+    let help = "Sessions of browsers, and links that may become one.";
+    let web = front.service.web_sessions();
+    pair(text, "web_sessions", help, web.settings().get().sessions, web.in_use());
     let streams = usize::try_from(limits.streams).unwrap_or(usize::MAX);
     let header_bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
     for (name, help, limit) in [
