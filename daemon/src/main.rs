@@ -24,16 +24,19 @@ use berthd::{
     hardening, listen, notify,
     run::{self, Daemon, Manager},
 };
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
     EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
     if let Some([program, root]) = args.spawn_helpers.as_deref() {
         return spawn_helpers(program, root);
+    }
+    if let Some(dir) = &args.man {
+        return man(dir);
     }
     let config = match Config::load(&args) {
         Ok(config) => config,
@@ -50,6 +53,20 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("berthd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `berthd.8`, from what `--help` is made of.
+fn man(dir: &Path) -> ExitCode {
+    match clap_mangen::Man::new(Args::command()).section("8").generate_to(dir) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            let dir = dir.display();
+            eprintln!(
+                "berthd: write the man page to {dir}: {error}; name a directory that is there"
+            );
             ExitCode::FAILURE
         }
     }

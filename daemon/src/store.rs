@@ -16,6 +16,7 @@ mod parsing;
 mod read;
 mod reader;
 mod rows;
+mod schema;
 mod write;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use reader::Reader;
 pub use rows::{
     BaselineRow, ClosedIntentRow, DeviceRow, IntentRow, Rows, StepRow, StoredRequest, TargetRow,
 };
+pub use schema::{migrations, release_with};
 pub use write::Writer;
 
 /// One event as it is stored and streamed.

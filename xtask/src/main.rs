@@ -1,8 +1,9 @@
-//! Developer commands: run, test, bench, vm, check, fuzz, mutants, sbom.
+//! Developer commands: run, test, bench, vm, check, fuzz, mutants, dist, sbom.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
+mod dist;
 mod fuzz;
 mod mutants;
 mod run;
@@ -40,6 +41,8 @@ enum Verb {
     Mutants(mutants::Arguments),
     /// Format, lints, dependency arrows, sizes, docs.
     Check,
+    /// Make packages for Debian and RPM systems.
+    Dist(dist::Arguments),
     /// Write what the installed programs are made of (CycloneDX).
     Sbom(sbom::Arguments),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::Mutants(arguments) => mutants::main(&arguments),
+        Verb::Dist(arguments) => dist::main(&arguments),
         Verb::Sbom(arguments) => sbom::main(&arguments),
         Verb::Check => check::run().and_then(|tally| tally.verdict()),
     };

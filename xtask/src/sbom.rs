@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let root = workspace::root();
     let document = document(&root)?;
-    let text = serde_json::to_string_pretty(&document)? + "\n";
+    let text = text(&document)?;
     if arguments.out == Path::new("-") {
         print!("{text}");
         return Ok(());
@@ -43,6 +43,37 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
     println!("{} components in {}", count(&document), file.display());
     Ok(())
+}
+
+/// What some of the programs are made of.
+#[derive(Debug)]
+pub(crate) struct MadeOf {
+    /// The document.
+    pub(crate) document: String,
+    /// Each crate that isn't Berth's, by name and version, and where its sources are.
+    pub(crate) sources: Vec<(String, PathBuf)>,
+}
+
+/// The same of the programs of some crates alone.
+pub(crate) fn of(root: &Path, crates: &[&str]) -> Result<MadeOf> {
+    let metadata = metadata(root)?;
+    let document = text(&compose(&metadata, &lock(root)?, crates)?)?;
+    let edges = edges(&metadata);
+    let reached = reached(&roots(&metadata, crates)?, &edges);
+    let others = metadata.packages.iter().filter(|it| it.source.is_some());
+    let mut sources: Vec<(String, PathBuf)> = others
+        .filter(|package| reached.contains(package.id.as_str()))
+        .filter_map(|package| {
+            let dir = package.manifest_path.parent()?.to_owned();
+            Some((format!("{} {}", package.name, package.version), dir))
+        })
+        .collect();
+    sources.sort();
+    Ok(MadeOf { document, sources })
+}
+
+fn text(document: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(document)? + "\n")
 }
 
 fn count(document: &Value) -> usize {
@@ -65,6 +96,7 @@ struct Package {
     license: Option<String>,
     description: Option<String>,
     repository: Option<String>,
+    manifest_path: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,6 +135,15 @@ struct Locked {
 }
 
 fn document(root: &Path) -> Result<Value> {
+    compose(&metadata(root)?, &lock(root)?, &SHIPPED)
+}
+
+fn lock(root: &Path) -> Result<Lock> {
+    let text = fs::read_to_string(root.join("Cargo.lock")).context("read Cargo.lock")?;
+    toml::from_str(&text).context("Cargo.lock")
+}
+
+fn metadata(root: &Path) -> Result<Metadata> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version=1", "--locked", "--filter-platform", PLATFORM])
@@ -112,20 +153,23 @@ fn document(root: &Path) -> Result<Value> {
     if !output.status.success() {
         bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let metadata: Metadata = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
-    let lock = fs::read_to_string(root.join("Cargo.lock")).context("read Cargo.lock")?;
-    compose(&metadata, &toml::from_str(&lock).context("Cargo.lock")?)
+    serde_json::from_slice(&output.stdout).context("cargo metadata")
 }
 
-fn compose(metadata: &Metadata, lock: &Lock) -> Result<Value> {
+fn roots<'a>(metadata: &'a Metadata, shipped: &[&str]) -> Result<Vec<&'a Package>> {
+    let named = metadata.packages.iter().filter(|it| shipped.contains(&it.name.as_str()));
+    let roots: Vec<&Package> = named.filter(|it| it.source.is_none()).collect();
+    if roots.len() != shipped.len() {
+        bail!("of {shipped:?} there are {}", roots.len());
+    }
+    Ok(roots)
+}
+
+fn compose(metadata: &Metadata, lock: &Lock, shipped: &[&str]) -> Result<Value> {
     let packages: BTreeMap<&str, &Package> =
         metadata.packages.iter().map(|package| (package.id.as_str(), package)).collect();
     let edges = edges(metadata);
-    let shipped = metadata.packages.iter().filter(|it| SHIPPED.contains(&it.name.as_str()));
-    let roots: Vec<&Package> = shipped.filter(|it| it.source.is_none()).collect();
-    if roots.len() != SHIPPED.len() {
-        bail!("of {SHIPPED:?} there are {}", roots.len());
-    }
+    let roots = roots(metadata, shipped)?;
     let version = &roots.first().context("nothing is shipped")?.version;
     let reached = reached(&roots, &edges);
     let mut chosen: Vec<&Package> =

@@ -14,7 +14,7 @@ use berth_testvm::{
 };
 use rustix::termios::{self, OptionalActions, Termios};
 
-use crate::{tally::Tally, workspace};
+use crate::{dist, tally::Tally, workspace};
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
@@ -59,6 +59,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         kernels,
         profiles,
         programs: arguments.programs.clone(),
+        packages: Some(dist::guests),
         long: arguments.long,
         strict: workspace::in_ci(),
     };
@@ -122,7 +123,8 @@ fn try_again(options: &Options, report: &mut Report) -> Result<()> {
 /// One test for each scenario that lets a device move bytes: it must fail where attach does nothing.
 fn no_op_attach(long: bool) -> Result<Tally> {
     let profiles = vec![Profile::Default, Profile::Systemd];
-    let options = Options { logs: logs().join("no-op-attach"), profiles, ..options(long) };
+    let options =
+        Options { logs: logs().join("no-op-attach"), profiles, packages: None, ..options(long) };
     let report = inverse::scenarios(&options)?;
     let tally = show(&options, &report);
     let (red, ran) = inverse::red(&report);
@@ -139,6 +141,7 @@ fn options(long: bool) -> Options {
         kernels: vec![Kind::Own],
         profiles: vec![Profile::Default],
         programs: None,
+        packages: Some(dist::guests),
         long,
         strict: workspace::in_ci(),
     }

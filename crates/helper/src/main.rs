@@ -5,18 +5,45 @@
 //! may not ask, 1 when the socket failed.
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::{Context, bail};
+use anyhow::Context as _;
 use berth_helper::{
     confine,
     serve::{Served, serve},
 };
+use clap::{CommandFactory as _, Parser};
+
+/// Does one privileged act for berthd, which asks for it on standard input.
+///
+/// Started by berthd, or by systemd for each connection to berth-helper.socket. It answers root and
+/// the owner of its socket, and nobody else. What an act doesn't need it gives up before the act.
+#[derive(Debug, Parser)]
+#[command(name = "berth-helper", version)]
+struct Args {
+    /// Act on `sys` and `proc` below this directory.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    sysfs_root: PathBuf,
+    /// Keep the rights that the act doesn't need: for a machine where giving them up is in its way.
+    #[arg(long)]
+    unconfined: bool,
+    /// Write the man page to a directory, then exit.
+    #[arg(long, value_name = "DIR")]
+    man: Option<PathBuf>,
+}
 
 fn main() -> ExitCode {
+    let args = Args::parse();
     // Why a driver can't be loaded is said there; standard error is the daemon's.
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    match run() {
+    let served = match &args.man {
+        Some(dir) => return man(dir),
+        None => serve_one(&args),
+    };
+    match served {
         Ok(Served::Tried | Served::Unasked) => ExitCode::SUCCESS,
         Ok(Served::Refused) => ExitCode::from(2),
         Err(error) => {
@@ -26,22 +53,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<Served> {
-    let mut root = PathBuf::from("/");
-    let mut confined = true;
-    let mut args = std::env::args_os().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.to_str() {
-            Some("--sysfs-root") => root = args.next().context("--sysfs-root needs a path")?.into(),
-            // For a machine where that is in an act's way.
-            Some("--unconfined") => confined = false,
-            _ => bail!("unknown argument {}", arg.display()),
+/// `berth-helper.8`, from what `--help` is made of.
+fn man(dir: &Path) -> ExitCode {
+    match clap_mangen::Man::new(Args::command()).section("8").generate_to(dir) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            let dir = dir.display();
+            eprintln!(
+                "berth-helper: write the man page to {dir}: {error}; name a directory that is there"
+            );
+            ExitCode::FAILURE
         }
     }
+}
+
+fn serve_one(args: &Args) -> anyhow::Result<Served> {
     let confine = |act: &berth_host::Act| {
-        if confined {
-            confine::enter(&root, act);
+        if !args.unconfined {
+            confine::enter(&args.sysfs_root, act);
         }
     };
-    serve(rustix::stdio::stdin(), &root, confine).context("serve the request on standard input")
+    serve(rustix::stdio::stdin(), &args.sysfs_root, confine)
+        .context("serve the request on standard input")
 }

@@ -15,7 +15,7 @@ use berth_kubelet_plugin::{
     reload::reload,
     run::run_with,
 };
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -27,7 +27,7 @@ use tracing_subscriber::EnvFilter;
 /// A client of berthd, with the role orchestrator on its gRPC socket; a device plugin (v1beta1) of
 /// the kubelet, which gives containers their devices by CDI.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "berth-kubelet-plugin", version)]
 struct Args {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = FILE)]
@@ -35,10 +35,16 @@ struct Args {
     /// Say whether the configuration can be used, or name the line that can't, and end.
     #[arg(long)]
     check_config: bool,
+    /// Write the man page to a directory, and end.
+    #[arg(long, value_name = "DIR")]
+    man: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(dir) = &args.man {
+        return man(dir);
+    }
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(error) => {
@@ -57,6 +63,21 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("berth-kubelet-plugin: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `berth-kubelet-plugin.8`, from what `--help` is made of.
+fn man(dir: &Path) -> ExitCode {
+    match clap_mangen::Man::new(Args::command()).section("8").generate_to(dir) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            let dir = dir.display();
+            eprintln!(
+                "berth-kubelet-plugin: write the man page to {dir}: {error}; name a directory \
+                 that is there"
+            );
             ExitCode::FAILURE
         }
     }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 #[command(
     name = "berthd",
     version,
-    about,
     after_help = "Arguments override the configuration file. One --listen-KIND replaces all \
         listeners of that kind. Sockets that a service manager passes (LISTEN_FDS, named grpc, http \
         or handover) are the listeners with the same path or address; default ones that it doesn't \
@@ -25,6 +24,10 @@ pub struct Args {
     /// Check configuration and arguments, then exit: 0 when they can be used.
     #[arg(long)]
     pub check_config: bool,
+
+    /// Write the man page to a directory, then exit.
+    #[arg(long, value_name = "DIR")]
+    pub man: Option<PathBuf>,
 
     /// The machine: linux, sim (topology `small`), sim:NAME (small, gpu-server, sriov-nic,
     /// desktop-no-acs, large) or sim:FILE [default: linux].

@@ -180,7 +180,7 @@ async fn connect_to(path: &Path) -> Result<(SqliteConnection, Loaded), StoreErro
     check_version(&mut conn).await?;
     damage::check(&mut conn, path).await?;
     check_ours(&mut conn, path).await?;
-    sqlx::migrate!("../migrations")
+    super::migrations()
         .run_direct(None, &mut conn, false)
         .await
         .map_err(|source| StoreError::Migrate { path: path.display().to_string(), source })?;

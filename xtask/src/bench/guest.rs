@@ -77,6 +77,7 @@ impl Guests {
             kernels: self.kernels.clone(),
             profiles: vec![Profile::Default],
             programs: Some(programs.to_owned()),
+            packages: None,
             long: false,
             strict: false,
         };

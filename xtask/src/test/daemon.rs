@@ -1,6 +1,8 @@
 //! A daemon on a simulated host, for a test.
 
 use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,6 +15,8 @@ use anyhow::{Context as _, Result, bail};
 pub(super) struct Daemon {
     child: Child,
     directory: tempfile::TempDir,
+    /// Where HTTP is served.
+    port: u16,
 }
 
 impl Daemon {
@@ -33,7 +37,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .context("start berthd")?;
-        let mut daemon = Self { child, directory };
+        let mut daemon = Self { child, directory, port };
         daemon.wait_until_ready(root)?;
         Ok(daemon)
     }
@@ -41,6 +45,19 @@ impl Daemon {
     /// For `BERTH_ENDPOINT`.
     pub(super) fn endpoint(&self) -> String {
         format!("unix:{}", self.directory.path().join("berthd.sock").display())
+    }
+
+    /// The body of what HTTP answers.
+    pub(super) fn get(&self, path: &str) -> Result<String> {
+        let mut stream =
+            TcpStream::connect(("127.0.0.1", self.port)).context("reach the daemon")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).context("read the daemon's answer")?;
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
+            _ => bail!("GET {path}: {answer}"),
+        }
     }
 
     fn wait_until_ready(&mut self, root: &Path) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod daemon;
+mod dist;
 mod docs;
 mod orders;
 mod sanitize;
@@ -28,11 +29,14 @@ pub(crate) enum Stage {
     Vm,
     /// The page in a headless browser.
     Web,
+    /// Packages, alert rules, and the numbers that these ask for.
+    Dist,
     /// README and docs: links, and the commands of the tour.
     Docs,
 }
 
-const ALL: [Stage; 6] = [Stage::Check, Stage::Unit, Stage::Sim, Stage::Docs, Stage::Web, Stage::Vm];
+const ALL: [Stage; 7] =
+    [Stage::Check, Stage::Unit, Stage::Sim, Stage::Docs, Stage::Web, Stage::Dist, Stage::Vm];
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -75,5 +79,6 @@ fn one(stage: Stage, long: bool) -> Result<Tally> {
         Stage::Vm => vm::test(long),
         Stage::Web => web::run(),
         Stage::Docs => docs::run(),
+        Stage::Dist => dist::run(),
     }
 }

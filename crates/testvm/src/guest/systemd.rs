@@ -92,6 +92,15 @@ impl Installed {
         Ok(installed)
     }
 
+    /// What was installed and started otherwise, with the journal from now on.
+    ///
+    /// # Errors
+    /// There is no journal.
+    pub fn watched(ctx: &Ctx) -> Result<Self> {
+        let client = Client::new(ctx, Path::new(RUN_DIR).join("berthd.sock"));
+        Ok(Self { client, patience: ctx.patience(), since: cursor()? })
+    }
+
     fn remove_all(&self) -> Result<()> {
         // Units that were never installed can't be stopped.
         let all = |verb| [&[verb], UNITS].concat();

@@ -143,7 +143,7 @@ fn add_missing(options: &Options, report: &mut Report) {
 fn build(options: &Options) -> Result<PathBuf> {
     let target = options.target.join("no-op-attach");
     fs::create_dir_all(&target)?;
-    let mut command = run::cargo(options);
+    let mut command = run::cargo(&options.root);
     command.env("CARGO_TARGET_DIR", &target).env("CARGO_BUILD_BUILD_DIR", &options.target);
     command.args(["build", "--quiet", "-p", "berth-uapi", "--lib", "--bins"]);
     command.args(["--features", "berth-uapi/attach-does-nothing"]);

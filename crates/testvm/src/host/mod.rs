@@ -2,6 +2,7 @@
 
 pub mod apt;
 pub mod bench;
+pub mod build_root;
 pub mod cache;
 pub mod initramfs;
 pub mod inverse;

@@ -95,17 +95,32 @@ pub fn ensure(tools: &[Tool]) -> Result<()> {
 ///
 /// # Errors
 /// That isn't allowed here, or the command fails.
-pub fn as_root(mut command: Command) -> Result<()> {
+pub fn as_root(command: Command) -> Result<()> {
+    cache::run(&mut by_root(command)?).map(drop)
+}
+
+/// The same for a command that takes long and says how far it is.
+///
+/// # Errors
+/// As of [`as_root`].
+pub fn show_as_root(command: Command) -> Result<()> {
+    let mut command = by_root(command)?;
+    let name = command.get_program().to_owned();
+    let status = command.status().with_context(|| format!("start {}", name.display()))?;
+    if status.success() { Ok(()) } else { bail!("{} ended with {status}", name.display()) }
+}
+
+fn by_root(mut command: Command) -> Result<Command> {
     command.env("DEBIAN_FRONTEND", "noninteractive");
     if rustix::process::geteuid().is_root() {
-        return cache::run(&mut command).map(drop);
+        return Ok(command);
     }
     if find_program("sudo").is_none() {
         bail!("not root, and there is no sudo");
     }
     let mut sudo = Command::new("sudo");
     sudo.arg("-n").arg(command.get_program()).args(command.get_args());
-    cache::run(&mut sudo).map(drop)
+    Ok(sudo)
 }
 
 /// A QEMU that has every device of the test machine (8.0 or newer, for `igb`).

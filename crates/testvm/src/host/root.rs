@@ -45,7 +45,7 @@ fn find_or_make() -> Result<PathBuf> {
     let cache = cache::dir()?;
     let suite = suite()?;
     let prefix = format!("debian-{suite}-");
-    let (archive, versions) = match offered(&suite) {
+    let (archive, versions) = match offered(&suite, WITNESSES) {
         Ok(offered) => offered,
         Err(error) => {
             let dir = newest_cached(&cache, &prefix, IMAGE)
@@ -69,7 +69,7 @@ fn find_or_make() -> Result<PathBuf> {
         return Ok(image);
     }
     packages::ensure(packages::ROOT)?;
-    remove_abandoned(&cache)?;
+    remove_abandoned(&cache, KIND)?;
     let dir = publish(&cache, KIND, &name, |scratch, result| {
         fs::write(result.join("inputs"), format!("{suite} {packages}\n{versions}\n"))?;
         make(&archive, &packages, scratch, &result.join(IMAGE))
@@ -84,25 +84,27 @@ fn suite() -> Result<String> {
     }
 }
 
-fn offered(suite: &str) -> Result<(Archive, String)> {
+/// Where a release comes from now, and the versions of packages that stand for all.
+pub(super) fn offered(suite: &str, witnesses: &[&str]) -> Result<(Archive, String)> {
     let archive = Archive { suite: suite.to_owned(), ..apt::archive()? };
     let apt = PrivateApt::open(suite)?;
     let version = |package: &&str| Ok(format!("{package}={}", apt.version(package)?));
-    let versions: Result<Vec<String>> = WITNESSES.iter().map(version).collect();
+    let versions: Result<Vec<String>> = witnesses.iter().map(version).collect();
     Ok((archive, versions?.join(" ")))
 }
 
 /// What a build that was killed left holds root's files, which not everybody may remove.
-fn remove_abandoned(cache: &Path) -> Result<()> {
+pub(super) fn remove_abandoned(cache: &Path, kind: &str) -> Result<()> {
     for entry in fs::read_dir(cache)?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&building(KIND)) {
+        if entry.file_name().to_string_lossy().starts_with(&building(kind)) {
             remove(&entry.path())?;
         }
     }
     Ok(())
 }
 
-fn remove(tree: &Path) -> Result<()> {
+/// Removes a tree of root's files.
+pub(super) fn remove(tree: &Path) -> Result<()> {
     let mut command = Command::new("rm");
     command.args(["-rf", "--one-file-system", "--"]).arg(tree);
     as_root(command)
@@ -119,7 +121,8 @@ fn make(archive: &Archive, packages: &str, scratch: &Path, image: &Path) -> Resu
     Ok(())
 }
 
-fn bootstrap(archive: &Archive, packages: &str, tree: &Path) -> Result<()> {
+/// Makes a Debian of required packages and some more.
+pub(super) fn bootstrap(archive: &Archive, packages: &str, tree: &Path) -> Result<()> {
     let mut command = Command::new("debootstrap");
     command.args(["--variant=minbase", &format!("--include={packages}")]);
     command.arg(format!("--keyring={}", archive.keyring));

@@ -33,6 +33,12 @@ pub(super) const PROGRAMS: &[(&str, &str)] = &[
     ("berth-kubelet-double", "berth-kubelet-double"),
 ];
 
+/// Writes packages of the programs in the first directory to the second.
+pub type MakePackages = fn(&Path, &Path) -> Result<()>;
+
+/// The example of `berthd` that is the release after this one.
+pub const NEXT_RELEASE: &str = "next_release";
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -50,6 +56,8 @@ pub struct Options {
     pub profiles: Vec<Profile>,
     /// Where the programs are; without it they are built.
     pub programs: Option<PathBuf>,
+    /// Makes packages of the programs in a directory, for the machine with systemd.
+    pub packages: Option<MakePackages>,
     /// Whether scenarios should also do what takes long.
     pub long: bool,
     /// Whether skips of what a kernel should have are failures.
@@ -140,7 +148,7 @@ pub(super) fn prepare(options: &Options) -> Result<Prepared> {
     let source = match &options.programs {
         Some(dir) => dir.clone(),
         None => {
-            build_programs(options)?;
+            build_programs(&options.root)?;
             options.target.join("debug")
         }
     };
@@ -157,6 +165,7 @@ pub(super) fn prepare(options: &Options) -> Result<Prepared> {
     // The guest's unprivileged processes reach the programs through the 9p share, as themselves.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(stage.path(), open)?;
+    stage_packages(options, &source, stage.path());
     let own_root = options.profiles.contains(&Profile::Systemd);
     // Without it the other machines go on.
     let root = own_root.then(|| root::provide().map_err(|error| format!("{error:#}")));
@@ -192,6 +201,17 @@ pub(super) fn stage_program(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("stage {}", from.display()))
 }
 
+/// Without them a scenario is a named skip.
+fn stage_packages(options: &Options, programs: &Path, stage: &Path) {
+    let Some(make) = options.packages.filter(|_| options.profiles.contains(&Profile::Systemd))
+    else {
+        return;
+    };
+    if let Err(error) = make(programs, &stage.join("packages")) {
+        eprintln!("no packages: {error:#}");
+    }
+}
+
 /// Keeps what is installed beside the programs.
 fn stage_deploy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
@@ -207,10 +227,10 @@ fn stage_deploy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn cargo(options: &Options) -> Command {
+pub(super) fn cargo(root: &Path) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
-    command.current_dir(&options.root);
+    command.current_dir(root);
     command
 }
 
@@ -227,7 +247,7 @@ pub(super) fn succeed(mut command: Command) -> Result<()> {
 fn build_init(options: &Options) -> Result<PathBuf> {
     let target = options.target.join("vm/build");
     fs::create_dir_all(&target)?;
-    let mut command = cargo(options);
+    let mut command = cargo(&options.root);
     command.args(["rustc", "--quiet", "-p", "berth-testvm", "--no-default-features"]);
     command.args(["--bin", "berth-testvm-init", "--target-dir"]).arg(&target);
     command.args(["--", "-C", "target-feature=+crt-static"]);
@@ -235,9 +255,14 @@ fn build_init(options: &Options) -> Result<PathBuf> {
     Ok(target.join("debug/berth-testvm-init"))
 }
 
-fn build_programs(options: &Options) -> Result<()> {
-    let mut command = cargo(options);
-    command.args(["build", "--quiet"]);
+/// Builds what guests get, and the next release of `berthd`, which packages of it are made of: all at
+/// once, since what a crate is built with depends on what is built beside it.
+///
+/// # Errors
+/// It doesn't build.
+pub fn build_programs(root: &Path) -> Result<()> {
+    let mut command = cargo(root);
+    command.args(["build", "--quiet", "--example", NEXT_RELEASE]);
     for (name, package) in PROGRAMS {
         command.args(["-p", package, "--bin", name]);
     }

@@ -58,6 +58,7 @@ mod raw;
 mod systemd;
 mod systemd_failures;
 mod systemd_helper;
+mod systemd_package;
 mod systemd_store;
 mod topology;
 mod uapi;
@@ -109,6 +110,8 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_leaks::SCENARIOS,
     berthd_condition::SCENARIOS,
     berthd_kubelet::SCENARIOS,
+    // The first there: it looks for a machine without Berth, and leaves one.
+    systemd_package::SCENARIOS,
     systemd::SCENARIOS,
     systemd_helper::SCENARIOS,
     systemd_failures::SCENARIOS,

@@ -120,7 +120,7 @@ fn held(ctx: &Ctx, backend: &str) -> Result<Outcome> {
     Ok(Outcome::Pass)
 }
 
-fn shared_domain(berth: &Installed, backend: &str) -> Result<(String, String)> {
+pub(super) fn shared_domain(berth: &Installed, backend: &str) -> Result<(String, String)> {
     let common =
         ["--policy", "shared", "--delivery", "held", "--backend", backend, "--label", LABEL];
     let first = reserve(berth, &[&["--device", PAIR_A], &common[..]].concat())?;
@@ -138,7 +138,7 @@ fn shared_domain(berth: &Installed, backend: &str) -> Result<(String, String)> {
 }
 
 /// Registers two pages at [`SECOND`].
-fn register(holder: &mut Holder, id: &str, memory: usize, bytes: usize) -> Result<()> {
+pub(super) fn register(holder: &mut Holder, id: &str, memory: usize, bytes: usize) -> Result<()> {
     let request = json!({"op": "register", "reservation": id, "iova": format!("{SECOND:#x}"),
                          "lengthBytes": bytes});
     let answer = holder.ask(request, Some(memory))?;
@@ -147,7 +147,7 @@ fn register(holder: &mut Holder, id: &str, memory: usize, bytes: usize) -> Resul
 }
 
 /// The claims of reservations, and who owns the group.
-fn claims(berth: &Installed, ids: &[&str]) -> Result<Vec<String>> {
+pub(super) fn claims(berth: &Installed, ids: &[&str]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for id in ids {
         let shown = berth.cli(&["reservation", "show", id])?.ok()?;
@@ -182,20 +182,20 @@ fn is_gone(ctx: &Ctx, berth: &Installed, id: &str) -> Result<()> {
 }
 
 /// How many descriptors systemd keeps for the daemon.
-fn stored() -> Result<usize> {
+pub(super) fn stored() -> Result<usize> {
     Ok(show(BERTHD, "NFileDescriptorStore")?.parse()?)
 }
 
 /// A device that moves a pattern from one page of a client to the next, again and again, rung by the
 /// machine's root through sysfs.
-struct Heart {
+pub(super) struct Heart {
     beats: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Holder>>,
 }
 
 impl Heart {
-    fn starts(mut holder: Holder, memory: usize) -> Self {
+    pub(super) fn starts(mut holder: Holder, memory: usize) -> Self {
         let (beats, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, stopped) = (Arc::clone(&beats), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
@@ -216,12 +216,12 @@ impl Heart {
         Self { beats, stop, thread }
     }
 
-    fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.beats.load(Ordering::SeqCst)
     }
 
     /// Waits for two more.
-    fn beats_on(&self, ctx: &Ctx) -> Result<()> {
+    pub(super) fn beats_on(&self, ctx: &Ctx) -> Result<()> {
         let from = self.count();
         let more = || (self.thread.is_finished() || self.count() >= from + 2).then_some(());
         wait_for("the heartbeat", ctx.patience(), more)?;
@@ -229,7 +229,7 @@ impl Heart {
         Ok(())
     }
 
-    fn ends(self) -> Result<(Holder, u64)> {
+    pub(super) fn ends(self) -> Result<(Holder, u64)> {
         self.stop.store(true, Ordering::SeqCst);
         let beats = Arc::clone(&self.beats);
         let ended = self.thread.join();
