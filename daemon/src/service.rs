@@ -22,6 +22,7 @@ mod sriov;
 mod tenant;
 mod wait;
 mod watch;
+mod what_if;
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,8 +1,9 @@
-//! Developer commands: run, test, bench, vm, check, fuzz, mutants, sbom.
+//! Developer commands: run, test, bench, vm, check, fuzz, mutants, sbom, docs.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
+mod docs;
 mod fuzz;
 mod mutants;
 mod run;
@@ -42,6 +43,8 @@ enum Verb {
     Check,
     /// Write what the installed programs are made of (CycloneDX).
     Sbom(sbom::Arguments),
+    /// Write docs/api anew, from the protocol and the routes.
+    Docs,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::Mutants(arguments) => mutants::main(&arguments),
         Verb::Sbom(arguments) => sbom::main(&arguments),
+        Verb::Docs => docs::run(),
         Verb::Check => check::run().and_then(|tally| tally.verdict()),
     };
     match done {

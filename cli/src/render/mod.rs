@@ -11,6 +11,7 @@ pub(crate) mod host;
 pub(crate) mod quota;
 pub(crate) mod reservation;
 pub(crate) mod sriov;
+pub(crate) mod what_if;
 
 use std::io::{IsTerminal as _, Write as _};
 

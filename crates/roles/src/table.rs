@@ -112,6 +112,7 @@ calls! {
     GetSnapshot Some("Host/GetSnapshot"), "get a snapshot", Viewer All Any;
     ListQuotas Some("Host/ListQuotas"), "list quotas", Viewer All Any;
     GetConfig Some("Host/GetConfig"), "see the configuration", Operator All Proven;
+    WhatIf Some("Host/WhatIf"), "ask what if", Viewer All Any;
     SnapshotWithSerials None, "a snapshot with serial numbers", Operator All Proven;
     Fetch Some("fetch"), "fetch", Holder Holder Handover;
     FetchForOther None, "fetch for a process of another user", Operator Holder Handover;

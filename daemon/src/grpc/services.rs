@@ -76,6 +76,7 @@ service!(host_server::Host {
     diagnose: DiagnoseRequest => Diagnosis,
     list_quotas: ListQuotasRequest => ListQuotasResponse,
     get_config: GetConfigRequest => ConfigState,
+    what_if: WhatIfRequest => WhatIfResponse,
 });
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

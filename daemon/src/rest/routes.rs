@@ -197,4 +197,6 @@ routes! {
         Host/ListQuotas list_quotas(ListQuotasRequest) Document;
     GET "/api/v1/config" NONE, query, 200
         Host/GetConfig get_config(GetConfigRequest) Document;
+    POST "/api/v1/what-if" NONE, body, 200
+        Host/WhatIf what_if(WhatIfRequest) Document;
 }

@@ -1,9 +1,12 @@
 //! `cargo xtask test`: every test, in stages that can be run alone.
 
+mod api;
 mod cargo;
+mod clients;
 mod daemon;
 mod docs;
 mod orders;
+mod python;
 mod sanitize;
 mod space;
 mod web;
@@ -28,7 +31,7 @@ pub(crate) enum Stage {
     Vm,
     /// The page in a headless browser.
     Web,
-    /// README and docs: links, and the commands of the tour.
+    /// README and docs: links, the commands of the tours, the clients, and the API by its document.
     Docs,
 }
 
