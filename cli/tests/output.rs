@@ -65,6 +65,26 @@ fn the_doctor_names_cause_and_fix_and_exits_with_three() {
 }
 
 #[test]
+fn what_if_names_what_would_split_what_stays_and_what_it_cant_tell() {
+    let fake = Fake::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("snapshot.toml");
+    fs::write(&file, "name = \"desktop\"\n").expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let args = ["explain", "0a:00.0", "--what-if", "acs=on:00:01.1", "--snapshot", file];
+    let printed = berth(&fake, "80", &args);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    golden("what-if.txt", &printed.out);
+    let lacking = ["explain", "--what-if", "acs=on", "--snapshot", "/nonexistent.toml"];
+    let printed = berth(&fake, "80", &lacking);
+    assert_eq!(printed.code, 1);
+    assert!(printed.err.contains("/nonexistent.toml"), "{}", printed.err);
+    for wrong in [&["explain"][..], &["explain", "--what-if", "acs=off"]] {
+        assert_eq!(berth(&fake, "80", wrong).code, 2, "{wrong:?}");
+    }
+}
+
+#[test]
 fn quotas_are_shown_beside_what_is_used_and_the_configuration_with_what_is_wrong() {
     let fake = Fake::start();
     let printed = berth(&fake, "120", &["quota"]);

@@ -23,6 +23,7 @@ mod tenant;
 mod wait;
 mod watch;
 mod web;
+mod what_if;
 
 use std::sync::{Arc, OnceLock};
 

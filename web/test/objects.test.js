@@ -33,7 +33,7 @@ test("a group says who owns it, why it can't be given away, and the way out", as
   const exclusive = page.locator(".verdicts li", { hasText: "exclusive" });
   await exclusive.getByText("refused").waitFor();
   assert.match(await exclusive.innerText(), /GROUP_NOT_SINGLETON, EINVAL/);
-  const wayOut = `berth reserve --group ${stableId} --policy group`;
+  const wayOut = `berth reserve --holder NAME --group ${stableId} --policy group`;
   await exclusive.getByText(wayOut).waitFor();
   await exclusive.getByRole("button", { name: `Copy: ${wayOut}` }).click();
   await exclusive.getByText(/^(Copied|Selected)$/).waitFor();

@@ -1,9 +1,10 @@
-//! Developer commands: run, test, bench, vm, check, fuzz, mutants, dist, sbom.
+//! Developer commands: run, test, bench, vm, check, fuzz, mutants, dist, sbom, docs.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
 mod dist;
+mod docs;
 mod fuzz;
 mod mutants;
 mod run;
@@ -45,6 +46,8 @@ enum Verb {
     Dist(dist::Arguments),
     /// Write what the installed programs are made of (CycloneDX).
     Sbom(sbom::Arguments),
+    /// Write docs/api anew, from the protocol and the routes.
+    Docs,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Mutants(arguments) => mutants::main(&arguments),
         Verb::Dist(arguments) => dist::main(&arguments),
         Verb::Sbom(arguments) => sbom::main(&arguments),
+        Verb::Docs => docs::run(),
         Verb::Check => check::run().and_then(|tally| tally.verdict()),
     };
     match done {

@@ -19,7 +19,11 @@ pub(crate) use self::{
         TriedArgs, VmmArg,
     },
 };
-use crate::{address, complete, quantity};
+use crate::{
+    address,
+    commands::what_if::{self, WhatIf},
+    complete, quantity,
+};
 
 const EXAMPLES: &str = "Examples:
   berth group list
@@ -158,14 +162,20 @@ pub(crate) enum Command {
     #[command(visible_alias = "why")]
     Explain {
         /// A device address, a group's stable id or number; with --memory also a reservation.
-        #[arg(add = ArgValueCompleter::new(complete::objects))]
-        object: String,
+        #[arg(add = ArgValueCompleter::new(complete::objects), required_unless_present = "what_if")]
+        object: Option<String>,
         /// Ask on behalf of this trust label.
         #[arg(long)]
         label: Option<String>,
         /// Also what mapping so much memory takes: locked memory, mappings, addresses, time.
         #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
         memory: Option<u64>,
+        /// Which groups would split if all ports isolated (acs=on), or these (acs=on:PORT,PORT).
+        #[arg(long, value_name = "WHAT", value_parser = what_if::parse, conflicts_with_all = ["label", "memory"])]
+        what_if: Option<WhatIf>,
+        /// With --what-if: of the machine that `berth snapshot` wrote this file on; - is standard input.
+        #[arg(long, value_name = "FILE", requires = "what_if")]
+        snapshot: Option<PathBuf>,
     },
     /// Reserve groups for a holder, durably.
     Reserve(Box<ReserveArgs>),

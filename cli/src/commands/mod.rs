@@ -14,6 +14,7 @@ mod run;
 mod sriov;
 mod watched;
 mod web;
+pub(crate) mod what_if;
 
 use std::{io::Write as _, path::Path};
 
@@ -49,7 +50,11 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
     match cli.command {
         Command::Group(command) => group::run(channel, command, output).await,
         Command::Device(command) => device::run(channel, command, output).await,
-        Command::Explain { object, label, memory } => {
+        Command::Explain { object, what_if: Some(assumed), snapshot, .. } => {
+            what_if::run(channel, object, assumed, snapshot, output).await
+        }
+        Command::Explain { object, label, memory, .. } => {
+            let object = object.unwrap_or_default();
             explain::run(channel, &object, label, memory, output).await
         }
         Command::Reserve(args) => reserve::run(channel, *args, output).await,

@@ -12,7 +12,8 @@ pub(crate) fn text(diagnosis: &v1::Diagnosis) -> String {
     diagnosis.findings.iter().map(finding).collect::<Vec<_>>().join("\n\n")
 }
 
-fn finding(finding: &v1::Finding) -> String {
+/// One finding: what it is about, cause, fixes, where to read on.
+pub(crate) fn finding(finding: &v1::Finding) -> String {
     let (level, meaning) = match finding.level() {
         Level::Problem => ("problem", Meaning::Bad),
         Level::Warning => ("warning", Meaning::Used),

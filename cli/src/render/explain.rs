@@ -25,6 +25,9 @@ pub(crate) fn text(explanation: &v1::Explanation) -> String {
     for verdict in &explanation.policies {
         policy(&mut out, verdict);
     }
+    for finding in &explanation.findings {
+        let _ = writeln!(out, "{}", super::doctor::finding(finding));
+    }
     for note in &explanation.host_notes {
         let _ = writeln!(out, "host: {note}");
     }

@@ -12,6 +12,7 @@ pub(crate) mod quota;
 pub(crate) mod reservation;
 pub(crate) mod sriov;
 pub(crate) mod web;
+pub(crate) mod what_if;
 
 use std::io::{IsTerminal as _, Write as _};
 

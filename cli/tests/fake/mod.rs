@@ -215,6 +215,35 @@ impl v1::host_server::Host for Scripted {
         }))
     }
 
+    async fn what_if(
+        &self,
+        request: Request<v1::WhatIfRequest>,
+    ) -> Result<Response<v1::WhatIfResponse>, Status> {
+        let request = request.into_inner();
+        let stays = |number, text: String| v1::GroupStays {
+            group: "g-0123456789ac".to_owned(),
+            number,
+            devices: vec![pci("0000:02:01.0"), pci("0000:02:02.0")],
+            text,
+        };
+        let part = |devices: &[&str]| v1::GroupPart {
+            devices: devices.iter().map(|device| pci(device)).collect(),
+        };
+        let ports = request.acs_on;
+        let asked = format!("asked of {:?} with {} bytes", request.object, request.snapshot.len());
+        Ok(Response::new(v1::WhatIfResponse {
+            machine: "desktop".to_owned(),
+            splits: vec![v1::GroupSplit {
+                group: "g-0123456789ab".to_owned(),
+                number: 1,
+                parts: vec![part(&["0000:00:01.1"]), part(&["0000:0a:00.0", "0000:0a:00.1"])],
+                ports,
+            }],
+            stays: vec![stays(5, asked)],
+            unexplained: vec![stays(7, "0000:00:1c.0 can't be read".to_owned())],
+        }))
+    }
+
     async fn get_snapshot(
         &self,
         _: Request<v1::GetSnapshotRequest>,

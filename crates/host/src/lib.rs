@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod conformance;
+pub mod grouping;
 pub mod linux;
 mod parallel;
 pub mod sim;

@@ -128,6 +128,7 @@ calls! {
     ListQuotas Some("Host/ListQuotas"), "list quotas", Viewer All Any;
     GetConfig Some("Host/GetConfig"), "see the configuration", Operator All Proven;
     CreateWebSession Some("Host/CreateWebSession"), "open a browser's session", Holder All Unix;
+    WhatIf Some("Host/WhatIf"), "ask what if", Viewer All Any;
     SnapshotWithSerials None, "a snapshot with serial numbers", Operator All Proven;
     Fetch Some("fetch"), "fetch", Holder Holder Handover;
     FetchForOther None, "fetch for a process of another user", Operator Holder Handover;

@@ -46,10 +46,13 @@ pub async fn router(
     let grpc = Grpc { front: Arc::clone(front) };
     let (reporter, health) = tonic_health::server::health_reporter();
     set_serving(&reporter, false).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(berth_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(berth_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Clients of before 2023, and Python's today, only know the first version.
+    let (reflection, first_reflection) = (described().build_v1()?, described().build_v1alpha()?);
     let limit = front.body_bytes;
     let watch = watch::Watch(grpc.clone());
     let routes = Routes::default()
@@ -71,7 +74,8 @@ pub async fn router(
         )
         .add_service(v1::host_server::HostServer::new(grpc).max_decoding_message_size(limit))
         .add_service(health)
-        .add_service(reflection);
+        .add_service(reflection)
+        .add_service(first_reflection);
     let router = routes.prepare().into_axum_router();
     Ok((router.route_service(watch::PATH, watch), reporter))
 }

@@ -77,6 +77,7 @@ service!(host_server::Host {
     list_quotas: ListQuotasRequest => ListQuotasResponse,
     get_config: GetConfigRequest => ConfigState,
     create_web_session: CreateWebSessionRequest => WebSessionLink,
+    what_if: WhatIfRequest => WhatIfResponse,
 });
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

@@ -199,4 +199,6 @@ routes! {
         Host/GetConfig get_config(GetConfigRequest) Document;
     POST "/api/v1/web-sessions" NONE, body, 200
         Host/CreateWebSession create_web_session(CreateWebSessionRequest) Document;
+    POST "/api/v1/what-if" NONE, body, 200
+        Host/WhatIf what_if(WhatIfRequest) Document;
 }

@@ -8,7 +8,7 @@ use berth_proto::v1;
 use super::{Service, authorize::require, find, tenant};
 use crate::{
     model::{ApiError, Call, Caller},
-    view::{self, Asked},
+    view::{self, Asked, Machine, Scope},
 };
 
 impl Service {
@@ -58,14 +58,14 @@ impl Service {
         let members: Vec<_> =
             named.devices.iter().filter_map(|id| id.as_str().parse().ok()).collect();
         let asked = members.clone();
-        let (processes, features) = self
+        let (processes, features, kernel) = self
             .on_host("explain", move |host| {
                 let mut processes = HashMap::new();
                 for address in asked {
                     // A device that can't be asked has no processes to show.
                     processes.insert(address, host.users_of(address).unwrap_or_default());
                 }
-                (processes, host.features())
+                (processes, host.features(), host.settings())
             })
             .await?;
         let refreshed = self.ledger.refresh(members, crate::model::Meta::internal("explain")).await;
@@ -90,6 +90,14 @@ impl Service {
             let bytes = request.memory_bytes;
             explanation.memory_notes = view::memory_notes(group, reservation.as_ref(), bytes);
         }
+        let in_force = self.in_force.get();
+        let scope = Scope {
+            machine: Machine { features: &features, settings: &kernel, config: &in_force },
+            rules: &settings.devices,
+            memory_bytes: request.memory_bytes,
+            reservation: reservation.as_ref(),
+        };
+        explanation.findings = view::findings_of(&snapshot, group, &scope);
         Ok(explanation)
     }
 }

@@ -71,6 +71,7 @@ pub(super) fn spans_labels(call: Call) -> bool {
             | Call::GetSnapshot
             | Call::SnapshotWithSerials
             | Call::GetConfig
+            | Call::WhatIf
     )
 }
 

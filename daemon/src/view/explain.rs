@@ -64,6 +64,7 @@ pub fn explain(snapshot: &Snapshot, record: &Group, asked: &Asked<'_>) -> v1::Ex
         policies,
         host_notes: host_notes(asked.features),
         memory_notes: Vec::new(),
+        findings: Vec::new(),
     }
 }
 
@@ -127,10 +128,10 @@ pub fn kernel_dma_of(snapshot: &Snapshot, facts: &DeviceFacts, now: &Time) -> v1
 }
 
 /// What stands in the way of one device: text, and the command that would resolve it.
-struct Finding {
+pub(super) struct Finding {
     blocks: bool,
-    text: String,
-    resolve: String,
+    pub(super) text: String,
+    pub(super) resolve: String,
 }
 
 fn verdict(
@@ -217,7 +218,7 @@ fn by_condition(
     Some(Finding { blocks: true, text: format!("{at} is {word}: {why}"), resolve })
 }
 
-fn by_rule(facts: &DeviceFacts, rules: &DeviceRules) -> Option<Finding> {
+pub(super) fn by_rule(facts: &DeviceFacts, rules: &DeviceRules) -> Option<Finding> {
     let rule = rules.denies(facts).filter(|_| !facts.bridge)?;
     Some(Finding {
         blocks: true,
@@ -257,7 +258,7 @@ fn by_reservation(state: &State, group: &Group, facts: &DeviceFacts) -> Option<F
 }
 
 /// Somebody has a device that is only reset together with this one.
-fn by_reset(state: &State, record: &Device) -> Option<Finding> {
+pub(super) fn by_reset(state: &State, record: &Device) -> Option<Finding> {
     let (id, mine) = (&record.facts.id, record.facts.resets_peers);
     let peers = record.facts.reset_peers.iter().filter_map(|peer| state.device(peer));
     peers.filter(|peer| peer.group != record.group).find_map(|peer| {

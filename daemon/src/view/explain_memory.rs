@@ -5,7 +5,7 @@ use berth_ownership::{Backend, Reservation};
 use berth_proto::v1;
 
 /// Entries that a type1 container has, unless `vfio_iommu_type1.dma_entry_limit` says otherwise.
-const TYPE1_ENTRIES: u64 = 65_535;
+pub(super) const TYPE1_ENTRIES: u64 = 65_535;
 /// What programs that map chunk by chunk map at once.
 const CHUNK_BYTES: u64 = 2 << 20;
 
@@ -47,8 +47,18 @@ fn locked(bytes: u64, reservation: Option<&Reservation>) -> String {
     }
 }
 
+/// In how many pieces it is mapped.
+pub(super) fn chunks(bytes: u64) -> u64 {
+    bytes.div_ceil(CHUNK_BYTES)
+}
+
+/// Whether type1's limits count: of a group that nobody has they may.
+pub(super) fn is_type1(reservation: Option<&Reservation>) -> bool {
+    reservation.is_none_or(|found| found.backend == Backend::Type1)
+}
+
 fn entries(bytes: u64, backend: Option<Backend>) -> Option<String> {
-    let chunks = bytes.div_ceil(CHUNK_BYTES);
+    let chunks = chunks(bytes);
     match backend {
         Some(Backend::Iommufd) => None,
         Some(Backend::Type1) | None if chunks > TYPE1_ENTRIES => Some(format!(

@@ -53,15 +53,18 @@ impl Running {
 
     /// The same on another built-in topology.
     pub(crate) async fn on(topology: &str, settings: &str) -> Self {
+        Self::of(SimHost::builtin(topology).expect("a built-in topology"), settings).await
+    }
+
+    /// The same on any simulated machine.
+    pub(crate) async fn of(host: SimHost, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let host = format!("--host=sim:{topology}");
-        let mut words = vec![host.as_str()];
+        let mut words = vec!["--host=sim:small"];
         if !settings.contains("[[listen]]") {
             words.push("--listen-http=127.0.0.1:0");
         }
         let mut config = daemon_support::settings(dir.path(), settings, &words);
         config.timeouts.drain_ms = 5_000;
-        let host = SimHost::builtin(topology).expect("a built-in topology");
         let machine = Arc::new(host.clone());
         let daemon = Daemon::start(&config, machine).await.expect("the daemon starts");
         Self { daemon, host, dir }

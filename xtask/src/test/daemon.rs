@@ -32,6 +32,7 @@ impl Daemon {
             .arg(directory.path().join("state"))
             .args(["--listen-grpc", &socket("berthd.sock")])
             .args(["--listen-http", &format!("127.0.0.1:{port}")])
+            .args(["--listen-http", &socket("http.sock")])
             .args(["--listen-handover", &socket("handover.sock")])
             .stdout(Stdio::null())
             .stderr(log)
@@ -44,7 +45,12 @@ impl Daemon {
 
     /// For `BERTH_ENDPOINT`.
     pub(super) fn endpoint(&self) -> String {
-        format!("unix:{}", self.directory.path().join("berthd.sock").display())
+        format!("unix:{}", self.socket("berthd.sock").display())
+    }
+
+    /// One of `berthd.sock`, `http.sock`, `handover.sock`.
+    pub(super) fn socket(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// The body of what HTTP answers.

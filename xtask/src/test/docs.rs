@@ -12,7 +12,8 @@ use super::daemon::Daemon;
 use crate::{check::root, tally::Tally};
 
 /// Documents, each with the simulated host of its tour.
-const TOURS: [(&str, &str); 2] = [("README.md", "small"), ("docs/sriov.md", "sriov-nic")];
+const TOURS: [(&str, &str); 3] =
+    [("README.md", "small"), ("docs/quick-start.md", "small"), ("docs/sriov.md", "sriov-nic")];
 
 pub(super) fn run() -> Result<Tally> {
     let root = root()?;
@@ -27,6 +28,8 @@ pub(super) fn run() -> Result<Tally> {
     for (name, topology) in TOURS {
         tally += tour(&root, name, topology)?;
     }
+    tally += super::clients::run(&root)?;
+    tally += super::api::run(&root)?;
     Ok(tally)
 }
 

@@ -1,10 +1,13 @@
 //! `cargo xtask test`: every test, in stages that can be run alone.
 
+mod api;
 mod cargo;
+mod clients;
 mod daemon;
 mod dist;
 mod docs;
 mod orders;
+mod python;
 mod sanitize;
 mod space;
 mod web;
@@ -31,7 +34,7 @@ pub(crate) enum Stage {
     Web,
     /// Packages, alert rules, and the numbers that these ask for.
     Dist,
-    /// README and docs: links, and the commands of the tour.
+    /// README and docs: links, the commands of the tours, the clients, and the API by its document.
     Docs,
 }
 

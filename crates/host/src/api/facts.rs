@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PciAddress, ResetOutcome};
+use super::{Isolation, PciAddress, ResetOutcome};
 
 /// Everything found in one pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +167,9 @@ pub struct DeviceFacts {
     pub parent: Option<PciAddress>,
     /// Why it is in its group.
     pub grouping: Grouping,
+    /// What it shows of isolation; `None` where its configuration space can't be read so far.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
     /// `/dev/vfio/devices/vfioN` while a VFIO driver is bound and the kernel has cdevs.
     pub cdev: Option<String>,
     /// Devices that a bus or slot reset of this one hits too (its reset set), itself left out.

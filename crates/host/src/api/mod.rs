@@ -5,6 +5,7 @@ mod address;
 mod error;
 mod facts;
 mod health;
+mod isolation;
 mod uevent;
 mod vfio;
 
@@ -16,6 +17,7 @@ pub use facts::{
     Inventory, IovaRange, PrivateDomain, ProcessUse, Settings,
 };
 pub use health::{AerCounters, Health, LinkRate, LinkState};
+pub use isolation::{Acs, Isolation, PortType};
 pub use uevent::{News, Uevent, Uevents};
 pub use vfio::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold};
 

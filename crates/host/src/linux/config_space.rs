@@ -4,6 +4,8 @@
 //! whole 4 KiB would cost a thousand of them. Nothing in here trusts the device: capability
 //! chains are bounded and offsets checked.
 
+use crate::{Acs, Isolation, PortType};
+
 /// The header and the standard capabilities: what is read in one piece.
 pub(super) const STANDARD_BYTES: usize = 256;
 /// What an unprivileged reader gets.
@@ -50,46 +52,11 @@ pub(super) struct Capabilities {
     pub sriov: bool,
 }
 
-/// The device/port type of a PCI Express function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PortType {
-    Endpoint,
-    RootPort,
-    UpstreamPort,
-    DownstreamPort,
-    /// PCI Express to conventional PCI.
-    PciBridge,
-    /// Conventional PCI to PCI Express.
-    PcieBridge,
-    /// An endpoint or event collector inside the root complex.
-    RootComplex,
-    Other(u8),
-}
-
-/// Access Control Services of a function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Acs {
-    pub capable: u16,
-    pub enabled: u16,
-}
-
-impl Acs {
-    const SOURCE_VALIDATION: u16 = 1 << 0;
-    const REQUEST_REDIRECT: u16 = 1 << 2;
-    const COMPLETION_REDIRECT: u16 = 1 << 3;
-    const UPSTREAM_FORWARDING: u16 = 1 << 4;
-    const REQUIRED: u16 = Self::SOURCE_VALIDATION
-        | Self::REQUEST_REDIRECT
-        | Self::COMPLETION_REDIRECT
-        | Self::UPSTREAM_FORWARDING;
-
-    /// Whether all that isolation needs is on: what the function isn't capable of isn't asked.
-    ///
-    /// # Kernel
-    /// `pci_acs_flags_enabled` with `REQ_ACS_FLAGS`.
-    pub(super) fn isolates(self) -> bool {
-        let wanted = Self::REQUIRED & self.capable;
-        self.enabled & wanted == wanted
+impl ConfigSpace {
+    /// What it says of isolation; `None` where the capabilities couldn't be read.
+    pub(super) fn isolation(&self) -> Option<Isolation> {
+        let Capabilities { known, port, acs, .. } = self.capabilities;
+        known.then_some(Isolation { port, acs, multifunction: self.multifunction })
     }
 }
 
@@ -151,21 +118,6 @@ fn express_port(start: &[u8]) -> Option<PortType> {
         at = usize::from(start[at + 1] & !3);
     }
     None
-}
-
-impl PortType {
-    fn from_flags(flags: u16) -> Self {
-        match flags.to_le_bytes()[0] >> 4 {
-            0 | 1 => Self::Endpoint,
-            4 => Self::RootPort,
-            5 => Self::UpstreamPort,
-            6 => Self::DownstreamPort,
-            7 => Self::PciBridge,
-            8 => Self::PcieBridge,
-            9 | 10 => Self::RootComplex,
-            other => Self::Other(other),
-        }
-    }
 }
 
 fn extended(found: &mut Capabilities, mut read: impl FnMut(u16, &mut [u8; STEP_BYTES]) -> bool) {

@@ -8,11 +8,8 @@
 
 use std::collections::HashMap;
 
-use super::{
-    config_space::{Acs, PortType},
-    pci::Function,
-};
-use crate::{Grouping, GroupingCode, PciAddress};
+use super::pci::Function;
+use crate::{Acs, Grouping, GroupingCode, PciAddress, PortType};
 
 /// All functions by address, and the members of each group.
 #[derive(Debug)]

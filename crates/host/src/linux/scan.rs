@@ -184,6 +184,7 @@ impl Scanner {
             sriov_autoprobe: function.sriov_autoprobe,
             parent,
             grouping,
+            isolation: ids.isolation(),
             cdev: function.cdev,
             reset_set: relations.reset_set(address, parent, function.physical_function),
             private_domain: None,

@@ -118,7 +118,7 @@ impl Host for SimHost {
             ("map-file", has.map_file && has.iommufd),
             ("interrupt-remapping", has.interrupt_remapping),
             ("kernel-hold", has.type1),
-            ("uevents", true),
+            ("uevents", has.uevents),
         ];
         let feature = |(name, yes): (&str, bool)| Feature {
             name: name.to_owned(),
@@ -197,7 +197,12 @@ impl Host for SimHost {
     }
 
     fn uevents(&self) -> Result<Box<dyn Uevents>, HostError> {
-        Ok(Box::new(self.shared.kernel().subscribe()))
+        let mut kernel = self.shared.kernel();
+        if !kernel.features.uevents {
+            let path = "NETLINK_KOBJECT_UEVENT".to_owned();
+            return Err(HostError::File { op: "bind", path, errno: Errno::PERM.raw_os_error() });
+        }
+        Ok(Box::new(kernel.subscribe()))
     }
 
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {

@@ -14,7 +14,9 @@ use super::{
     shared::Kind,
     topology::ResetKind,
 };
-use crate::{BackendKind, Context, DomainHandle, Health, HostUse, Node, PciAddress, ResetOutcome};
+use crate::{
+    BackendKind, Context, DomainHandle, Health, HostUse, IovaRange, Node, PciAddress, ResetOutcome,
+};
 
 impl SimHost {
     /// Scripts a fault.
@@ -316,6 +318,47 @@ impl SimHost {
     /// Lets a device stay bus master when it is closed, as broken ones do.
     pub fn keep_bus_master(&self, device: PciAddress) {
         self.shared.kernel().masters.insert(device);
+    }
+
+    /// Switches one of the features that [`super::Topology::with_feature`] names; whether it is one.
+    #[must_use]
+    pub fn set_feature(&self, name: &str, on: bool) -> bool {
+        self.shared.kernel().features.set(name, on)
+    }
+
+    /// Sets the type of a group's default domain, and what is reserved of its addresses.
+    ///
+    /// # Errors
+    /// ENODEV: there is no such group.
+    pub fn set_default_domain(
+        &self,
+        group: u32,
+        iommu_type: &str,
+        reserved: Vec<IovaRange>,
+    ) -> Result<(), Errno> {
+        let mut kernel = self.shared.kernel();
+        let model = &mut kernel.group_mut(group)?.model;
+        iommu_type.clone_into(&mut model.iommu_type);
+        model.reserved = reserved;
+        Ok(())
+    }
+
+    /// Sets by what a device can be reset, and what is hit beside it then.
+    ///
+    /// # Errors
+    /// ENODEV: there is no such device.
+    pub fn set_reset_scope(
+        &self,
+        device: PciAddress,
+        methods: &[&str],
+        beside: &[PciAddress],
+    ) -> Result<(), Errno> {
+        let mut kernel = self.shared.kernel();
+        let model = &mut kernel.dev_mut(device)?.model;
+        model.facts.reset_methods = methods.iter().map(|method| (*method).to_owned()).collect();
+        model.facts.reset_set = beside.to_vec();
+        model.reset = if methods.is_empty() { ResetKind::NotPossible } else { ResetKind::Verified };
+        Ok(())
     }
 
     /// Removes a driver's module, which no device is on; or loads it again.

@@ -218,7 +218,7 @@ impl State {
                 ways
             }
             Reason::GroupNotSingleton => {
-                vec![format!("berth reserve --group {} --policy group", group.id)]
+                vec![format!("berth reserve --holder NAME --group {} --policy group", group.id)]
             }
             Reason::GroupOwned => {
                 let id = owner.and_then(|owner| owner.reservation.as_ref());

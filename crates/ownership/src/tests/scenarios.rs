@@ -42,7 +42,7 @@ fn exclusive_needs_a_group_of_one_and_bridges_count() {
     let state = pair();
     let refusal = refused(&state, &ask(on(0, Policy::Exclusive, A)));
     assert_eq!((refusal.reason, refusal.errno), (Reason::GroupNotSingleton, 22));
-    assert_eq!(refusal.resolve, ["berth reserve --group g-2 --policy group"]);
+    assert_eq!(refusal.resolve, ["berth reserve --holder NAME --group g-2 --policy group"]);
 
     let mut state = State::new();
     let dma = DriverDma::Managed("pcieport".to_owned());

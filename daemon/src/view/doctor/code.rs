@@ -61,6 +61,24 @@ codes! {
     ResetScope = "RESET_SCOPE" Note;
     /// There is no way to reset the device.
     NoReset = "NO_RESET" Warning;
+    /// A virtual function is only opened with a secret.
+    VfToken = "VF_TOKEN" Note;
+    /// A host driver on one device keeps the others of its group.
+    SiblingDriver = "SIBLING_DRIVER" Warning;
+    /// A device is on a host driver.
+    HostDriver = "HOST_DRIVER" Problem;
+    /// The host has its disk, its route or its console there.
+    HostUsesDevice = "HOST_USES_DEVICE" Problem;
+    /// A rule of the configuration keeps a device.
+    NotGivenAway = "NOT_GIVEN_AWAY" Problem;
+    /// A reservation has it.
+    Reserved = "RESERVED" Problem;
+    /// A reservation has what is only reset together with it.
+    ResetTogether = "RESET_TOGETHER" Problem;
+    /// A guest's memory has to be locked.
+    MemlockLimit = "MEMLOCK_LIMIT" Note;
+    /// A guest's memory takes more mappings than there may be.
+    MappingLimit = "MAPPING_LIMIT" Warning;
     /// Somebody has a group without Berth's knowing.
     ForeignOwner = "FOREIGN_OWNER" Problem;
     /// The kernel's truth differs from the record.

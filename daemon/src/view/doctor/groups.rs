@@ -1,6 +1,6 @@
 //! What is wrong with groups as the hardware and the firmware made them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_host::{DeviceFacts, GroupFacts, GroupingCode, PciAddress};
 use berth_proto::v1;
@@ -8,25 +8,34 @@ use berth_proto::v1;
 use super::{Code, finding, fixed_by};
 use crate::model::Snapshot;
 
-pub(super) fn findings(snapshot: &Snapshot) -> Vec<v1::Finding> {
-    let mut found = isolation(snapshot);
-    for group in &snapshot.inventory.groups {
+/// Of the group of this number, or of all.
+pub(super) fn findings(snapshot: &Snapshot, only: Option<u32>) -> Vec<v1::Finding> {
+    let concerns = |number: u32| only.is_none_or(|only| only == number);
+    let mut found = isolation(snapshot, only);
+    for group in snapshot.inventory.groups.iter().filter(|group| concerns(group.number)) {
         found.extend(firmware(group));
     }
     // The host's own are never given away.
-    let given = snapshot.devices().filter(|device| device.group.is_some() && !device.bridge);
-    for device in given {
-        found.extend(reset(device));
+    let given: Vec<&DeviceFacts> = snapshot
+        .devices()
+        .filter(|device| device.group.is_some_and(concerns) && !device.bridge)
+        .collect();
+    let together = given.iter().filter(|device| device.resets_peers());
+    let together: BTreeSet<PciAddress> = together.map(|device| device.address).collect();
+    for device in &given {
+        found.extend(reset(device, &together));
     }
+    found.extend(tokens(snapshot, &given));
     found
 }
 
 /// One finding for each port, bridge or device that puts others into one group.
-fn isolation(snapshot: &Snapshot) -> Vec<v1::Finding> {
+fn isolation(snapshot: &Snapshot, only: Option<u32>) -> Vec<v1::Finding> {
     // Functions name each other as the cause: they are told by their group.
     type Key<'c> = (&'c str, Option<PciAddress>, Option<u32>);
     let mut causes: BTreeMap<Key<'_>, Vec<&DeviceFacts>> = BTreeMap::new();
-    for device in snapshot.devices().filter(|device| !device.bridge) {
+    let concerns = |device: &&DeviceFacts| only.is_none() || device.group == only;
+    for device in snapshot.devices().filter(|device| !device.bridge).filter(concerns) {
         let shares = device.group.and_then(|number| snapshot.group_by_number(number));
         let of_functions = |group: &GroupFacts| {
             let functions = group.members.iter().filter_map(|member| snapshot.device(*member));
@@ -89,10 +98,11 @@ fn firmware(group: &GroupFacts) -> Option<v1::Finding> {
     ))
 }
 
-fn reset(device: &DeviceFacts) -> Option<v1::Finding> {
+/// Of a device among those that are reset with others.
+fn reset(device: &DeviceFacts, together: &BTreeSet<PciAddress>) -> Option<v1::Finding> {
     if device.resets_peers() {
         // One of them speaks for all.
-        if device.reset_set.iter().any(|peer| *peer < device.address) {
+        if device.reset_set.iter().any(|peer| *peer < device.address && together.contains(peer)) {
             return None;
         }
         let peers: Vec<String> = device.reset_set.iter().map(ToString::to_string).collect();
@@ -107,4 +117,30 @@ fn reset(device: &DeviceFacts) -> Option<v1::Finding> {
         let fix = format!("afterwards: berth quarantine clear {} --reason TEXT", device.address);
         fixed_by(finding, fix)
     })
+}
+
+/// One finding for each physical function that is on a VFIO driver while it has virtual ones.
+fn tokens(snapshot: &Snapshot, given: &[&DeviceFacts]) -> Vec<v1::Finding> {
+    let mut of: BTreeMap<PciAddress, Vec<String>> = BTreeMap::new();
+    for device in given {
+        let physical = device.physical_function.and_then(|physical| snapshot.device(physical));
+        if let Some(physical) = physical.filter(|physical| on_vfio(physical)) {
+            of.entry(physical.address).or_default().push(device.address.to_string());
+        }
+    }
+    let told = of.into_iter().map(|(physical, functions)| {
+        let cause = format!(
+            "it is on a VFIO driver, so the kernel lets nobody open {} without its VF token",
+            functions.join(", ")
+        );
+        let fix = "reserve with --delivery held, bound or unbound, or start the program by berth \
+                   run: berthd makes the token and shows it";
+        fixed_by(finding(Code::VfToken, physical, cause), fix)
+    });
+    told.collect()
+}
+
+fn on_vfio(facts: &DeviceFacts) -> bool {
+    let driver = facts.driver.as_deref();
+    driver.is_some_and(|driver| driver == facts.vfio_driver || driver == "vfio-pci")
 }

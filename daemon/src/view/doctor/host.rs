@@ -1,14 +1,13 @@
 //! What the whole host lacks.
 
-use berth_host::{Answer, Feature};
+use berth_host::{Answer, Feature, GroupFacts};
 use berth_proto::v1;
 
 use super::{Code, Machine, finding, fixed_by};
-use crate::model::Snapshot;
 
 const TURN_ON: &str = "turn on VT-d, AMD-Vi or SMMU in the firmware, boot with intel_iommu=on (Intel), and look again";
 
-pub(super) fn findings(snapshot: &Snapshot, machine: &Machine<'_>) -> Vec<v1::Finding> {
+pub(super) fn findings(groups: &[GroupFacts], machine: &Machine<'_>) -> Vec<v1::Finding> {
     let Machine { features, .. } = *machine;
     if no(features, "iommu").is_some() {
         let cause = format!("nothing can be given away: {}", note(features, "iommu"));
@@ -24,7 +23,7 @@ pub(super) fn findings(snapshot: &Snapshot, machine: &Machine<'_>) -> Vec<v1::Fi
         let fix = "let berthd open a netlink socket: RestrictAddressFamilies=AF_UNIX AF_NETLINK";
         found.push(fixed_by(finding(Code::NoUevents, "", cause), fix));
     }
-    found.extend(passthrough(snapshot));
+    found.extend(passthrough(groups));
     found
 }
 
@@ -87,8 +86,7 @@ fn vfio_pci(machine: &Machine<'_>) -> Option<v1::Finding> {
     })
 }
 
-fn passthrough(snapshot: &Snapshot) -> Option<v1::Finding> {
-    let groups = &snapshot.inventory.groups;
+fn passthrough(groups: &[GroupFacts]) -> Option<v1::Finding> {
     let identity = groups.iter().filter(|group| group.iommu_type == "identity").count();
     (identity > 0).then(|| {
         let cause = format!(

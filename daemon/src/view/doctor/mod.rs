@@ -2,15 +2,19 @@
 
 mod code;
 mod confined;
+mod drivers;
 mod groups;
 mod host;
+mod memory;
 mod records;
+mod scope;
 
 use berth_host::{Feature, Settings};
 use berth_proto::v1;
 
 use crate::model::{ConfigState, Snapshot};
 use code::Code;
+pub use scope::{Scope, findings_of};
 
 /// What is asked of the machine beside what is known of it.
 #[derive(Debug, Clone, Copy)]
@@ -26,8 +30,9 @@ pub struct Machine<'a> {
 /// All findings, the worst first.
 #[must_use]
 pub fn diagnose(snapshot: &Snapshot, machine: &Machine<'_>) -> Vec<v1::Finding> {
-    let mut findings = host::findings(snapshot, machine);
-    findings.extend(groups::findings(snapshot));
+    let mut findings = host::findings(&snapshot.inventory.groups, machine);
+    findings.extend(groups::findings(snapshot, None));
+    findings.extend(snapshot.state.groups().flat_map(|group| drivers::siblings(snapshot, group)));
     findings.extend(records::findings(snapshot));
     findings.extend(refused_config(machine.config));
     findings.extend(confined::findings(crate::hardening::status()));

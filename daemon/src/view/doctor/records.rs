@@ -10,7 +10,17 @@ pub(super) fn findings(snapshot: &Snapshot) -> Vec<v1::Finding> {
     let state = &snapshot.state;
     let mut found: Vec<v1::Finding> = state.devices().flat_map(of_device).collect();
     found.extend(state.groups().flat_map(|group| of_group(snapshot, group)));
-    found.extend(state.reservations().filter_map(of_reservation));
+    found.extend(state.reservations().flat_map(of_reservation));
+    found
+}
+
+/// What concerns one group.
+pub(super) fn of(snapshot: &Snapshot, group: &Group) -> Vec<v1::Finding> {
+    let state = &snapshot.state;
+    let devices = group.devices.iter().filter_map(|id| state.device(id));
+    let mut found: Vec<v1::Finding> = devices.flat_map(of_device).collect();
+    found.extend(of_group(snapshot, group));
+    found.extend(state.reservations_of(group).flat_map(of_reservation));
     found
 }
 
@@ -81,8 +91,8 @@ fn of_reservation(record: &Reservation) -> Option<v1::Finding> {
         }
         ReservationState::Expired => {
             let cause = format!("its lease is over, and holder {} still has it", record.holder);
-            let fix = format!("berth reservation renew {id}, or berth release {id} --force");
-            (Code::LeaseOver, cause, fix)
+            let finding = fixed_by(finding(Code::LeaseOver, id, cause), renew(record));
+            return Some(fixed_by(finding, format!("berth release {id} --force")));
         }
         ReservationState::Draining => {
             let who = record.process.as_ref().map_or_else(
@@ -99,6 +109,10 @@ fn of_reservation(record: &Reservation) -> Option<v1::Finding> {
         | ReservationState::Released => return None,
     };
     Some(fixed_by(finding(code, id, cause), fix))
+}
+
+fn renew(record: &Reservation) -> String {
+    format!("berth reservation renew {}", record.id)
 }
 
 /// A process by its name, where that is known.

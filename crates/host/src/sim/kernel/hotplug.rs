@@ -18,7 +18,8 @@ impl Kernel {
             let group =
                 self.groups.entry(number).or_insert_with(|| Group::new(GroupModel::new(number)));
             group.members.insert(address);
-            group.ownership.firmware_1to1 |= model.firmware_1to1;
+            let direct = group.model.reserved.iter().any(|range| range.kind == "direct");
+            group.ownership.firmware_1to1 |= model.firmware_1to1 || direct;
         }
         self.devices.insert(address, Device { model, vfio: None });
         self.tell("add", address);

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::Kernel;
 use crate::{
-    DmaKind, PciAddress,
+    DmaKind, Isolation, PciAddress,
     sim::topology::{DeviceModel, is_vfio},
 };
 
@@ -105,6 +105,7 @@ impl Kernel {
         model.facts.sriov_total = 0;
         model.facts.reset_methods = vec!["flr".to_owned()];
         model.facts.reset_set = Vec::new();
+        model.facts.isolation = model.facts.isolation.map(|of| Isolation { acs: None, ..of });
         model.host_drivers = vf.drivers;
         model.uses = Vec::new();
         model.vf = None;

@@ -6,7 +6,7 @@ mod model;
 mod record;
 mod spec;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 pub use self::record::Serials;
 use self::spec::TopologySpec;
@@ -15,7 +15,7 @@ pub(crate) use self::{
     spec::FeatureSpec,
 };
 use super::fault::Fault;
-use crate::HostError;
+use crate::{DeviceFacts, GroupFacts, HostError, Inventory, PciAddress};
 
 const BUILTIN: &[(&str, &str)] = &[
     ("small", include_str!("../../../topologies/small.toml")),
@@ -105,6 +105,30 @@ impl Topology {
         })
     }
 
+    /// The machine as the file says it, without the virtual functions that it makes at boot.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
+        let devices: Vec<DeviceFacts> =
+            self.devices.iter().map(|device| device.facts.clone()).collect();
+        let mut members: BTreeMap<u32, Vec<PciAddress>> = BTreeMap::new();
+        for device in &devices {
+            if let Some(number) = device.group {
+                members.entry(number).or_default().push(device.address);
+            }
+        }
+        let groups = self.groups.iter().map(|group| {
+            let members = members.remove(&group.number).unwrap_or_default();
+            GroupFacts {
+                number: group.number,
+                stable_id: stable_id(&members),
+                members,
+                iommu_type: group.iommu_type.clone(),
+                reserved_regions: group.reserved.clone(),
+            }
+        });
+        Inventory { groups: groups.collect(), devices }
+    }
+
     /// The same machine, with acts that give up on a device in use after `timeout_ms`.
     ///
     /// # Units
@@ -123,28 +147,17 @@ impl Topology {
     }
 
     /// The same machine, with one of `iommu`, `interrupt_remapping`, `iommufd`, `cdev`, `type1`,
-    /// `map_file`, `allow_unsafe_interrupts` set to `on`.
+    /// `map_file`, `uevents`, `allow_unsafe_interrupts` set to `on`.
     ///
     /// # Errors
     /// [`HostError::Topology`] for another name.
     pub fn with_feature(mut self, name: &str, on: bool) -> Result<Self, HostError> {
-        let features = &mut self.spec.features;
-        let slot = match name {
-            "iommu" => &mut features.iommu,
-            "interrupt_remapping" => &mut features.interrupt_remapping,
-            "iommufd" => &mut features.iommufd,
-            "cdev" => &mut features.cdev,
-            "type1" => &mut features.type1,
-            "map_file" => &mut features.map_file,
-            "allow_unsafe_interrupts" => &mut features.allow_unsafe_interrupts,
-            _ => {
-                return Err(HostError::Topology {
-                    path: self.spec.name.clone(),
-                    message: format!("there is no feature {name:?}"),
-                });
-            }
-        };
-        *slot = on;
+        if !self.spec.features.set(name, on) {
+            return Err(HostError::Topology {
+                path: self.spec.name.clone(),
+                message: format!("there is no feature {name:?}"),
+            });
+        }
         Ok(self)
     }
 

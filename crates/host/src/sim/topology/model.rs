@@ -82,6 +82,7 @@ impl DeviceModel {
             sriov_autoprobe: true,
             parent: spec.parent,
             grouping: spec.grouping.unwrap_or_else(alone),
+            isolation: spec.isolation,
             cdev: None,
             reset_set: spec.reset_set.unwrap_or_default(),
             private_domain: None,

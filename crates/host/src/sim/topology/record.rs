@@ -1,5 +1,7 @@
 //! A topology file from a real machine.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 
@@ -7,7 +9,7 @@ use super::{
     Topology,
     spec::{DeviceSpec, FeatureSpec, GroupSpec, ResetSpec, TopologySpec},
 };
-use crate::{Answer, DeviceFacts, Feature, HostError, HostUse, Inventory, PciAddress};
+use crate::{Answer, DeviceFacts, DmaKind, Feature, HostError, HostUse, Inventory, PciAddress};
 
 /// What becomes of serial numbers in a recorded topology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,7 @@ impl Topology {
             kernel_release: kernel_release.to_owned(),
             helper_timeout_ms: 10_000,
             features,
+            unknown_drivers: unknown_drivers(inventory),
             device,
             group,
             ..TopologySpec::default()
@@ -100,10 +103,18 @@ fn recorded(facts: &DeviceFacts, uses: Vec<HostUse>, serials: Serials) -> Device
         firmware_1to1: None,
         reset_set: (!facts.reset_set.is_empty()).then(|| facts.reset_set.clone()),
         grouping: Some(facts.grouping.clone()),
+        isolation: facts.isolation,
         vf: None,
         bars: (!facts.bars.is_empty()).then(|| facts.bars.clone()),
         uses: (!uses.is_empty()).then_some(uses),
     }
+}
+
+/// Drivers of which it isn't known whether they use kernel DMA.
+fn unknown_drivers(inventory: &Inventory) -> Vec<String> {
+    let assumed = inventory.devices.iter().filter(|facts| facts.dma == DmaKind::Assumed);
+    let names: BTreeSet<String> = assumed.filter_map(|facts| facts.driver.clone()).collect();
+    names.into_iter().collect()
 }
 
 fn recorded_features(features: &[Feature]) -> FeatureSpec {
@@ -115,6 +126,7 @@ fn recorded_features(features: &[Feature]) -> FeatureSpec {
         cdev: yes("cdev"),
         type1: yes("type1"),
         map_file: yes("map-file"),
+        uevents: yes("uevents"),
         allow_unsafe_interrupts: false,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::{Bar, Grouping, Health, HostUse, IovaRange, PciAddress, sim::fault::Fault};
+use crate::{Bar, Grouping, Health, HostUse, IovaRange, Isolation, PciAddress, sim::fault::Fault};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -53,6 +53,8 @@ pub(crate) struct FeatureSpec {
     pub(crate) cdev: bool,
     pub(crate) type1: bool,
     pub(crate) map_file: bool,
+    /// The kernel tells what happens to devices.
+    pub(crate) uevents: bool,
     /// The module parameter of vfio_iommu_type1 and iommufd.
     pub(crate) allow_unsafe_interrupts: bool,
 }
@@ -66,8 +68,28 @@ impl Default for FeatureSpec {
             cdev: true,
             type1: true,
             map_file: true,
+            uevents: true,
             allow_unsafe_interrupts: false,
         }
+    }
+}
+
+impl FeatureSpec {
+    /// Sets one by its name; whether there is one of that name.
+    pub(crate) fn set(&mut self, name: &str, on: bool) -> bool {
+        let slot = match name {
+            "iommu" => &mut self.iommu,
+            "interrupt_remapping" => &mut self.interrupt_remapping,
+            "iommufd" => &mut self.iommufd,
+            "cdev" => &mut self.cdev,
+            "type1" => &mut self.type1,
+            "map_file" => &mut self.map_file,
+            "uevents" => &mut self.uevents,
+            "allow_unsafe_interrupts" => &mut self.allow_unsafe_interrupts,
+            _ => return false,
+        };
+        *slot = on;
+        true
     }
 }
 
@@ -173,6 +195,8 @@ device_spec! {
     firmware_1to1: bool,
     reset_set: Vec<PciAddress>,
     grouping: Grouping,
+    /// Absent: it isn't known.
+    isolation: Isolation,
     vf: VfSpec,
     bars: Vec<Bar>,
     uses: Vec<HostUse>,

@@ -1,0 +1,99 @@
+//! Host drivers in a group, and what the host does by them.
+
+use berth_host::{DeviceFacts, DmaKind, HostUse, PrivateDomain};
+use berth_ownership::Group;
+use berth_proto::v1;
+
+use super::{Code, finding, fixed_by};
+use crate::model::Snapshot;
+
+/// Members, without the bridges.
+fn functions<'s>(snapshot: &'s Snapshot, group: &Group) -> Vec<&'s DeviceFacts> {
+    let members = group.devices.iter().filter_map(|id| snapshot.device_by_id(id));
+    members.filter(|facts| !facts.bridge).collect()
+}
+
+fn uses_kernel_dma(facts: &DeviceFacts) -> bool {
+    matches!(facts.dma, DmaKind::Kernel | DmaKind::Assumed)
+}
+
+/// Devices on host drivers that keep others of their group, which are on none, from being given away.
+pub(super) fn siblings(snapshot: &Snapshot, group: &Group) -> Vec<v1::Finding> {
+    let functions = functions(snapshot, group);
+    let others: Vec<String> = functions
+        .iter()
+        .filter(|facts| !uses_kernel_dma(facts))
+        .map(|facts| facts.address.to_string())
+        .collect();
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let keeps = functions.into_iter().filter(|facts| uses_kernel_dma(facts)).map(|facts| {
+        let cause = format!(
+            "it is on {}, so {} of its group can't be given away either",
+            driver(facts),
+            others.join(", ")
+        );
+        released(snapshot, facts, finding(Code::SiblingDriver, facts.address, cause))
+    });
+    keeps.collect()
+}
+
+/// Of every device of a group that is on a host driver: that, and what the host does by it.
+pub(super) fn of(snapshot: &Snapshot, group: &Group) -> Vec<v1::Finding> {
+    let functions = functions(snapshot, group);
+    let alone = functions.iter().all(|facts| uses_kernel_dma(facts));
+    let mut found = if alone { Vec::new() } else { siblings(snapshot, group) };
+    for facts in functions.into_iter().filter(|facts| uses_kernel_dma(facts)) {
+        if alone {
+            let cause = format!("it is on {}, which uses kernel DMA", driver(facts));
+            let finding = finding(Code::HostDriver, facts.address, cause);
+            found.push(released(snapshot, facts, finding));
+        }
+        found.extend(snapshot.uses_of(facts.address).iter().map(|used| in_use(facts, used)));
+    }
+    found
+}
+
+fn driver(facts: &DeviceFacts) -> String {
+    let name = facts.driver.as_deref().unwrap_or("a driver");
+    match facts.dma {
+        DmaKind::Assumed => format!("{name}, a driver that Berth doesn't know"),
+        DmaKind::None | DmaKind::Managed | DmaKind::Kernel => format!("host driver {name}"),
+    }
+}
+
+/// With what takes the driver away.
+fn released(snapshot: &Snapshot, facts: &DeviceFacts, finding: v1::Finding) -> v1::Finding {
+    let at = facts.address;
+    let keepers = facts.private_domain.as_ref().map(PrivateDomain::keepers).unwrap_or_default();
+    if !keepers.is_empty() {
+        return fixed_by(finding, format!("first end {}", keepers.join(", ")));
+    }
+    let anyway = if snapshot.uses_of(at).is_empty() { "" } else { " --host-uses-it-anyway" };
+    fixed_by(finding, format!("berth kernel-dma release {at}{anyway}"))
+}
+
+fn in_use(facts: &DeviceFacts, used: &HostUse) -> v1::Finding {
+    let (kind, detail) = (used.kind.as_str(), used.detail.as_str());
+    let (cause, fix) = match kind {
+        "mount" => (format!("{detail} is mounted from it"), format!("umount {detail}")),
+        "swap" => (format!("the host swaps to {detail} on it"), format!("swapoff {detail}")),
+        "md" => (format!("it is part of the array {detail}"), format!("mdadm --stop {detail}")),
+        "dm" | "lvm" => (
+            format!("it carries {detail} of the device mapper"),
+            format!("vgchange -an, cryptsetup close or dmsetup remove, whichever made {detail}"),
+        ),
+        "route" => {
+            (format!("the host's route goes over it: {detail}"), "take that route away".to_owned())
+        }
+        "bond" => (format!("it is in the bond {detail}"), format!("take it out of {detail}")),
+        "bridge" => (format!("it is in the bridge {detail}"), format!("take it out of {detail}")),
+        "boot-display" => (
+            format!("it is the host's display: {detail}"),
+            "let another card or a serial line have the console".to_owned(),
+        ),
+        _ => (format!("the host uses it: {kind} {detail}"), format!("end that use: {kind}")),
+    };
+    fixed_by(finding(Code::HostUsesDevice, facts.address, cause), fix)
+}
