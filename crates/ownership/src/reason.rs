@@ -97,7 +97,8 @@ impl GrpcCode {
             Self::AlreadyExists | Self::FailedPrecondition | Self::Aborted => 409,
             Self::ResourceExhausted => 507,
             Self::Internal => 500,
-            Self::Unimplemented => 501,
+            // What is asked for is what this host can't do; 5xx would say that the daemon is broken.
+            Self::Unimplemented => 422,
             Self::Unavailable => 503,
             Self::DeadlineExceeded => 504,
         }
