@@ -23,6 +23,9 @@ const CLOSED: [&str; 7] = ["condition", "owner", "state", "health", "severity", 
 /// What has no sample on a host where nothing goes wrong.
 const WITHOUT_SAMPLES: [(&str, &str); 1] = [("berth_refused_system_calls_total", "call")];
 
+/// Label, operator and value.
+type Matcher = (String, String, String);
+
 /// What is told: of each metric its labels, and their values.
 type Told = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
@@ -61,7 +64,7 @@ fn is_part_of_a_name(c: char) -> bool {
 }
 
 /// `label="value", ...}`: label, operator and value of each.
-fn matchers(text: &str) -> Vec<(String, String, String)> {
+fn matchers(text: &str) -> Vec<Matcher> {
     let mut found = Vec::new();
     let mut rest = text;
     while !rest.trim_start().starts_with('}') {
@@ -77,7 +80,7 @@ fn matchers(text: &str) -> Vec<(String, String, String)> {
 }
 
 /// The metrics of Berth that an expression has, with what stands in their braces.
-fn used(expression: &str) -> Vec<(String, Vec<(String, String, String)>)> {
+fn used(expression: &str) -> Vec<(String, Vec<Matcher>)> {
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(start) = expression[at..].find("berth_").map(|start| at + start) {

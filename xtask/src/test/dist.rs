@@ -23,6 +23,8 @@ use crate::{check::root, dist, tally::Tally, workspace};
 
 const PROMTOOL: &[Tool] = &[Tool { package: "prometheus", proof: "promtool" }];
 const LINTIAN: &[Tool] = &[Tool { package: "lintian", proof: "lintian" }];
+/// What promtool says of a name that dashboards of sites have by now.
+const KNOWN: &[&str] = &["berth_timeout_ms metric names should not contain abbreviated units"];
 /// Of what each package must have something at least.
 const PLACES: &[&str] = &[
     "/usr/bin/berth",
@@ -89,7 +91,7 @@ fn make(root: &Path, out: &Path) -> Result<Vec<PathBuf>> {
         berthd: None,
         out: out.to_owned(),
         version: dist::workspace_version(root)?,
-        small: false,
+        small: true,
     };
     let mut made = dist::debs(&options)?;
     made.extend(dist::rpms(&options)?);
@@ -183,9 +185,13 @@ fn numbers(root: &Path) -> Result<()> {
     let mut child = promtool.stderr(Stdio::piped()).spawn().context("start promtool")?;
     child.stdin.take().context("promtool reads nothing")?.write_all(page.as_bytes())?;
     let output = child.wait_with_output().context("wait for promtool")?;
-    if !output.status.success() {
-        let said = [output.stdout, output.stderr].concat();
-        bail!("promtool check metrics: {}", String::from_utf8_lossy(&said));
+    let said = String::from_utf8([output.stdout, output.stderr].concat())?;
+    let is_known = |line: &&str| line.is_empty() || KNOWN.contains(line);
+    let new: Vec<&str> = said.lines().filter(|line| !is_known(line)).collect();
+    // 3 is for names that are against the habit.
+    ensure!(new.is_empty(), "promtool check metrics: {}", new.join("\n"));
+    match output.status.code() {
+        Some(0 | 3) => Ok(()),
+        _ => bail!("promtool check metrics ended with {}", output.status),
     }
-    Ok(())
 }
