@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use berth_testvm::host::packages::{self, Tool};
+use berth_testvm::host::{
+    packages::{self, Tool},
+    run::cargo,
+};
 
 use crate::workspace;
 
@@ -80,9 +83,8 @@ const OF_DAEMON: [&str; 4] = ["config", "note", "request", "rest"];
 /// Builds them apart from everything else, as their flags are for everything that they are made of.
 /// The host triple is said, so that the flags don't reach build scripts.
 fn build(dir: &Path, targets: &[String]) -> Result<PathBuf> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let (target, triple) = (workspace::target().join("fuzz"), triple()?);
-    let mut command = Command::new(cargo);
+    let mut command = cargo(dir);
     command.args(["build", "--release", "--target", &triple, "--target-dir"]).arg(&target);
     for name in targets {
         command.args(["--bin", name]);
@@ -90,11 +92,8 @@ fn build(dir: &Path, targets: &[String]) -> Result<PathBuf> {
     if !targets.iter().any(|name| OF_DAEMON.contains(&name.as_str())) {
         command.arg("--no-default-features");
     }
-    let status = command
-        .env("RUSTFLAGS", INSTRUMENTED.join(" "))
-        .current_dir(dir)
-        .status()
-        .context("start cargo build")?;
+    let status =
+        command.env("RUSTFLAGS", INSTRUMENTED.join(" ")).status().context("start cargo build")?;
     if !status.success() {
         bail!("cargo build in {} ended with {status}", dir.display());
     }

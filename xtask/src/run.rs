@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use berth_testvm::host::run::cargo;
 
 use crate::check::root;
 
@@ -53,10 +54,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The programs that a running host needs.
 pub(crate) fn build(root: &Path) -> Result<()> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(cargo)
+    let status = cargo(root)
         .args(["build", "-p", "berthd", "-p", "berth", "-p", "berth-helper"])
-        .current_dir(root)
         .status()
         .context("start cargo build")?;
     if status.success() { Ok(()) } else { bail!("cargo build ended with {status}") }

@@ -5,10 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
+use berth_testvm::host::run::cargo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -144,10 +144,8 @@ fn lock(root: &Path) -> Result<Lock> {
 }
 
 fn metadata(root: &Path) -> Result<Metadata> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
+    let output = cargo(root)
         .args(["metadata", "--format-version=1", "--locked", "--filter-platform", PLATFORM])
-        .current_dir(root)
         .output()
         .context("start cargo metadata")?;
     if !output.status.success() {

@@ -18,6 +18,11 @@ impl Tally {
         Self { passed: passed.into(), failed: (!passed).into(), skipped: 0 }
     }
 
+    /// One that can't be run here.
+    pub(crate) fn skipped() -> Self {
+        Self { skipped: 1, ..Self::default() }
+    }
+
     /// The closing line.
     pub(crate) fn line(self) -> String {
         format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use berth_testvm::host::run::cargo;
 
 use self::table::Row;
 use crate::workspace;
@@ -168,11 +169,9 @@ fn run_here(command: &mut Command, dir: &Path, rows: &mut Vec<Row>) -> Result<()
 }
 
 fn build(packages: &[&str]) -> Result<()> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(cargo)
+    let status = cargo(&workspace::root())
         .args(["build", "--release", "--bins"])
         .args(packages.iter().flat_map(|package| ["-p", package]))
-        .current_dir(workspace::root())
         .status()
         .context("start cargo build")?;
     if status.success() { Ok(()) } else { bail!("cargo build ended with {status}") }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use berth_testvm::host::run::cargo;
 use serde_json::Value;
 
 use crate::workspace;
@@ -75,10 +76,8 @@ fn cc(command: &mut Command) -> Result<()> {
 
 /// The directory of the `sqlite3.c` that cargo has.
 fn sqlite() -> Result<PathBuf> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
+    let output = cargo(&workspace::root())
         .args(["metadata", "--format-version=1", "--offline"])
-        .current_dir(workspace::root())
         .output()
         .context("start cargo metadata")?;
     if !output.status.success() {

@@ -1,8 +1,9 @@
 //! Which crate of ours may see which.
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, bail};
+use berth_testvm::host::run::cargo;
 use serde_json::Value;
 
 /// Every crate and what it may depend on, dev-dependencies left out.
@@ -60,10 +61,8 @@ const LEAN: &[&str] = &["berth-uapi", "berth-dma", "berth-handover", "berth-owne
 const HEAVY: &[&str] = &["tokio", "tonic", "sqlx", "axum", "async-trait"];
 
 pub(super) fn check(root: &Path) -> Result<()> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
+    let output = cargo(root)
         .args(["metadata", "--format-version=1", "--no-deps"])
-        .current_dir(root)
         .output()
         .context("start cargo metadata")?;
     if !output.status.success() {

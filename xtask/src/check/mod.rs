@@ -134,11 +134,9 @@ fn has_deny() -> Result<()> {
 }
 
 fn cargo(root: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(cargo)
+    let status = berth_testvm::host::run::cargo(root)
         .args(args)
         .envs(env.iter().copied())
-        .current_dir(root)
         .status()
         .with_context(|| format!("start cargo {}", args.join(" ")))?;
     if !status.success() {

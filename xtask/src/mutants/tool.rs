@@ -33,7 +33,7 @@ pub(super) fn ensure() -> Result<PathBuf> {
 }
 
 pub(super) fn cargo() -> Command {
-    Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+    berth_testvm::host::run::cargo(&workspace::root())
 }
 
 /// All mutants of some files, in their order.

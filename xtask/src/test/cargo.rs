@@ -61,10 +61,7 @@ fn cargo_test(args: &[&str], env: &[(&str, &str)]) -> Result<Tally> {
 
 /// Cargo, in the workspace.
 pub(super) fn cargo() -> Result<Command> {
-    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut command = Command::new(program);
-    command.current_dir(root()?);
-    Ok(command)
+    Ok(berth_testvm::host::run::cargo(&root()?))
 }
 
 /// Runs tests, shows what they say, and counts.

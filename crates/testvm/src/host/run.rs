@@ -227,10 +227,20 @@ fn stage_deploy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn cargo(root: &Path) -> Command {
+/// This cargo, in a workspace.
+pub fn cargo(root: &Path) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(root);
+    // What cargo says of this program to it is not for others: some of it makes build scripts run again,
+    // and all that is above them be built anew.
+    for (name, _) in env::vars_os() {
+        let of_this =
+            |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|it| name.starts_with(it));
+        if name.to_str().is_some_and(of_this) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
