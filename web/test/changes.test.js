@@ -104,7 +104,7 @@ test("a link signs in once, leaves the address bar, and is in no request's addre
 test("a device is reserved, renewed and released by mouse", async () => {
   const page = await signedIn(`#/device/${DEVICE}`);
   await button(page, "Reserve…").click();
-  await dialog(page).getByLabel("Holder").fill("vm-mouse");
+  await dialog(page).getByRole("textbox", { name: /^Holder/ }).fill("vm-mouse");
   await dialog(page).getByLabel("Policy").selectOption("exclusive");
   await dialog(page).getByText("possible").waitFor();
   await dialog(page).getByLabel("For", { exact: false }).first().fill("uid:60001");
@@ -183,24 +183,24 @@ test("the same by keyboard alone, and the focus comes back", async () => {
 test("a refusal says why and the way out, and nothing that was typed is lost", async () => {
   const page = await signedIn("#/device/0000:02:01.0");
   await button(page, "Reserve…").click();
-  await dialog(page).getByLabel("Holder").fill("vm-refused");
+  await dialog(page).getByRole("textbox", { name: /^Holder/ }).fill("vm-refused");
   await dialog(page).getByLabel("Policy").selectOption("exclusive");
   await dialog(page).getByText("would be refused").waitFor();
   assert.match(await dialog(page).locator(".verdict-now").innerText(), /GROUP_NOT_SINGLETON/);
   await dialog(page).getByRole("button", { name: "Reserve", exact: true }).click();
   const told = dialog(page).locator(".told");
   await told.getByText("GROUP_NOT_SINGLETON, EINVAL").waitFor();
-  assert.match(await told.innerText(), /Way out[^]*berth reserve --group/);
+  assert.match(await told.innerText(), /Way out[^]*berth reserve --holder NAME --group/);
   assert.equal(await dialog(page).locator(".verdict-now").innerText(), "", "it is told once");
   await picture(page, "dialog-refused-light");
-  assert.equal(await dialog(page).getByLabel("Holder").inputValue(), "vm-refused");
+  assert.equal(await dialog(page).getByRole("textbox", { name: /^Holder/ }).inputValue(), "vm-refused");
   assert.deepEqual(await reservationsOf("vm-refused"), []);
   // Who has it is named.
   const held = await daemon.reserve("vm-first", DEVICE, "--policy", "exclusive");
   await page.keyboard.press("Escape");
   await go(page, `#/device/${DEVICE}`);
   await button(page, "Reserve…").click();
-  await dialog(page).getByLabel("Holder").fill("vm-second");
+  await dialog(page).getByRole("textbox", { name: /^Holder/ }).fill("vm-second");
   await dialog(page).getByRole("button", { name: "Reserve", exact: true }).click();
   await told.getByText("Owner: ").waitFor();
   assert.match(await told.innerText(), /holder vm-first[^]*/);
@@ -258,7 +258,7 @@ test("a quarantine is cleared with a reason, which is kept", async () => {
 test("who signs out can change nothing, and a dialog keeps its text over the end of a session", async () => {
   const page = await signedIn(`#/device/${DEVICE}`);
   await button(page, "Reserve…").click();
-  await dialog(page).getByLabel("Holder").fill("vm-kept");
+  await dialog(page).getByRole("textbox", { name: /^Holder/ }).fill("vm-kept");
   const other = await openTab(page, daemon, "");
   await other.getByRole("button", { name: "Sign out" }).click();
   await other.locator("#said").getByText("Signed out.").waitFor();
