@@ -36,7 +36,7 @@ pub(crate) fn main() -> ExitCode {
         return spawn_helpers(program, root);
     }
     if let Some(dir) = &args.man {
-        return man(dir);
+        return berth_manual::write(Args::command(), dir);
     }
     let config = match Config::load(&args) {
         Ok(config) => config,
@@ -53,20 +53,6 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("berthd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// `berthd.8`, from what `--help` is made of.
-fn man(dir: &Path) -> ExitCode {
-    match clap_mangen::Man::new(Args::command()).section("8").generate_to(dir) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            let dir = dir.display();
-            eprintln!(
-                "berthd: write the man page to {dir}: {error}; name a directory that is there"
-            );
             ExitCode::FAILURE
         }
     }

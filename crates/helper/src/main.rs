@@ -5,10 +5,7 @@
 //! may not ask, 1 when the socket failed.
 #![forbid(unsafe_code)]
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use berth_helper::{
@@ -40,7 +37,7 @@ fn main() -> ExitCode {
     // Why a driver can't be loaded is said there; standard error is the daemon's.
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let served = match &args.man {
-        Some(dir) => return man(dir),
+        Some(dir) => return berth_manual::write(Args::command(), dir),
         None => serve_one(&args),
     };
     match served {
@@ -48,20 +45,6 @@ fn main() -> ExitCode {
         Ok(Served::Refused) => ExitCode::from(2),
         Err(error) => {
             eprintln!("berth-helper: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// `berth-helper.8`, from what `--help` is made of.
-fn man(dir: &Path) -> ExitCode {
-    match clap_mangen::Man::new(Args::command()).section("8").generate_to(dir) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            let dir = dir.display();
-            eprintln!(
-                "berth-helper: write the man page to {dir}: {error}; name a directory that is there"
-            );
             ExitCode::FAILURE
         }
     }

@@ -43,7 +43,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(dir) = &args.man {
-        return man(dir);
+        return berth_manual::write(Args::command(), dir);
     }
     let config = match Config::load(&args.config) {
         Ok(config) => config,
@@ -63,21 +63,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("berth-kubelet-plugin: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// `berth-kubelet-plugin.8`, from what `--help` is made of.
-fn man(dir: &Path) -> ExitCode {
-    match clap_mangen::Man::new(Args::command()).section("8").generate_to(dir) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            let dir = dir.display();
-            eprintln!(
-                "berth-kubelet-plugin: write the man page to {dir}: {error}; name a directory \
-                 that is there"
-            );
             ExitCode::FAILURE
         }
     }

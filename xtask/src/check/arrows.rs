@@ -16,7 +16,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("berth-proto", &[]),
     ("berth-host", &["berth-uapi", "berth-dma"]),
     ("berth-confine", &["berth-uapi"]),
-    ("berth-helper", &["berth-uapi", "berth-host", "berth-confine"]),
+    ("berth-manual", &[]),
+    ("berth-helper", &["berth-uapi", "berth-host", "berth-confine", "berth-manual"]),
     (
         "berthd",
         &[
@@ -29,10 +30,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "berth-host",
             "berth-helper",
             "berth-confine",
+            "berth-manual",
         ],
     ),
     ("berth", &["berth-proto", "berth-handover"]),
-    ("berth-kubelet-plugin", &["berth-proto", "berth-handover"]),
+    ("berth-kubelet-plugin", &["berth-proto", "berth-handover", "berth-manual"]),
     ("berth-kubelet-double", &["berth-kubelet-plugin"]),
     ("berth-kubernetes-manifests", &[]),
     (
