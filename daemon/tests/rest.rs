@@ -165,6 +165,12 @@ async fn kernel_dma_is_asked_and_changed_by_action() {
     let body = json!({ "action": "set", "driver": "e1000e" });
     let back = running.unix("POST", path, Some(&body)).await;
     assert_eq!(back.json()["driver"], "e1000e", "{back:?}");
+    // What is kept for a request that is sent again is what was so after the work.
+    let body = json!({ "action": "release", "requestId": "one" });
+    for _ in 0..2 {
+        let kept = running.unix("POST", path, Some(&body)).await;
+        assert_eq!((&kept.json()["driver"], kept.status), (&json!(""), 200), "{kept:?}");
+    }
     let none = running.unix("POST", path, Some(&json!({}))).await;
     assert_eq!((none.status, &none.problem()["object"]), (400, &json!("action")));
     running.daemon.stop().await;

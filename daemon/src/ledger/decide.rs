@@ -53,6 +53,12 @@ pub(super) struct Known<'a> {
 
 /// Decides a message. What it is answered waits for the commit.
 pub(super) fn decide(draft: &mut Draft, known: &mut Known<'_>, message: Message) -> Answer {
+    let answer = decided(draft, known, message);
+    draft.answer_owed();
+    answer
+}
+
+fn decided(draft: &mut Draft, known: &mut Known<'_>, message: Message) -> Answer {
     match message {
         Message::Submit { commands, meta, attempt, reply } => {
             Answer::Applied(reply, submit(draft, known, &commands, &meta, attempt))

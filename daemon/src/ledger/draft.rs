@@ -17,7 +17,7 @@ use super::{
     rows,
 };
 use crate::{
-    model::{Extra, Gone, Intent, IntentBody, Meta, Outcome},
+    model::{AnswerOf, Extra, Gone, Intent, IntentBody, Meta, Outcome},
     store::{ClosedIntentRow, EventRecord, IntentRow, Rows},
     view,
 };
@@ -36,6 +36,8 @@ pub(super) struct Draft {
     clock: Clock,
     /// What will be known of a reservation beside its record from the next event about it on.
     next_extra: Option<(ReservationId, Extra)>,
+    /// Intents that ended, whose requests wait for an answer about something.
+    owed: Vec<(u64, AnswerOf)>,
 }
 
 /// Where a draft goes back to when a command of several is refused.
@@ -48,7 +50,7 @@ pub(super) struct Savepoint {
     intents: usize,
     closed: HashMap<u64, Closed>,
     intents_closed: usize,
-    answers: usize,
+    owed: usize,
 }
 
 impl Draft {
@@ -65,6 +67,7 @@ impl Draft {
             touched: Touched::default(),
             clock,
             next_extra: None,
+            owed: Vec::new(),
         }
     }
 
@@ -81,7 +84,7 @@ impl Draft {
             intents: self.rows.intents.len(),
             closed: self.requests.closed.clone(),
             intents_closed: self.rows.intents_closed.len(),
-            answers: self.rows.answers.len(),
+            owed: self.owed.len(),
         }
     }
 
@@ -93,7 +96,7 @@ impl Draft {
         self.rows.intents.truncate(saved.intents);
         self.requests.closed = saved.closed;
         self.rows.intents_closed.truncate(saved.intents_closed);
-        self.rows.answers.truncate(saved.answers);
+        self.owed.truncate(saved.owed);
     }
 
     /// Decides a command and applies what it leads to.
@@ -309,14 +312,28 @@ impl Draft {
         );
         self.rows.intents_closed.push(ClosedIntentRow(intent, now.unix_ms.0, text));
         let about = self.book.waiting.remove(&intent);
+        self.owed.extend(about.map(|about| (intent, about)));
         self.book.remove_intent(intent);
-        let answer = about.and_then(|about| view::answer(&self.book.snapshot(), &about, now));
-        let refusal = failure.map(|failure| serde_json::to_string(failure).unwrap_or_default());
-        if answer.is_some() || refusal.is_some() {
-            self.rows.answers.push((intent, answer.clone(), refusal));
-        }
         let failure = failure.map(|failure| Box::new(failure.clone()));
-        self.requests.closed.insert(intent, Closed { failure, answer });
+        self.requests.closed.insert(intent, Closed { failure, answer: None });
+    }
+
+    /// Answers the requests whose intents ended, once all that the message brings is known: what was
+    /// seen of the devices after the work comes with its outcome.
+    pub(super) fn answer_owed(&mut self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let (now, snapshot) = (self.clock.now(), self.book.snapshot());
+        for (intent, about) in std::mem::take(&mut self.owed) {
+            let Some(closed) = self.requests.closed.get_mut(&intent) else { continue };
+            closed.answer = view::answer(&snapshot, &about, &now);
+            let refusal = closed.failure.as_ref();
+            let refusal = refusal.map(|it| serde_json::to_string(it).unwrap_or_default());
+            if closed.answer.is_some() || refusal.is_some() {
+                self.rows.answers.push((intent, closed.answer.clone(), refusal));
+            }
+        }
     }
 
     /// Takes the outcome of an intent.
