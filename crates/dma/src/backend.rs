@@ -143,6 +143,7 @@ impl Backend {
     /// # Safety
     ///
     /// As [`Iommufd::map`] and [`VfioContainer::map_dma`].
+    #[inline]
     pub(crate) unsafe fn map(
         &self,
         iova: u64,
@@ -246,6 +247,7 @@ impl Backend {
         }
     }
 
+    #[inline]
     pub(crate) fn unmap(&self, iova: u64, length: u64) -> Result<u64, IoctlError> {
         match &self.parts {
             Parts::Iommufd(iommufd, ioas) => iommufd.unmap(*ioas, iova, length),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use berth_uapi::Errno;
 
 use crate::error::DmaError;
-use crate::memory::{Mapping, as_u64, page_bytes};
+use crate::memory::{Mapping, as_u64, is_whole_pages};
 
 /// Page-aligned, zeroed memory of this process that can be mapped for devices.
 ///
@@ -145,7 +145,7 @@ impl DmaBuffer {
 
 /// Whether a length is a whole, non-zero number of pages.
 pub(crate) fn whole_pages(length: u64) -> bool {
-    length != 0 && length.is_multiple_of(page_bytes())
+    length != 0 && is_whole_pages(length)
 }
 
 #[cfg(test)]
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn bytes_come_back() {
         let mut buffer = DmaBuffer::new(5000).expect("memory");
-        assert_eq!(as_u64(buffer.len()) % page_bytes(), 0);
+        assert!(whole_pages(as_u64(buffer.len())));
         assert!(buffer.to_vec().iter().all(|byte| *byte == 0));
         buffer.write(4090, b"across a page").expect("inside");
         let mut back = [0; 13];

@@ -21,6 +21,7 @@ impl<T: Default> Chunks<T> {
 
     /// The thing of this number, if there is one. A number that a reader took from what changes
     /// meanwhile may be any.
+    #[inline]
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
         if number < FIRST_CHUNK {
             return self.chunks[0].get()?.get(usize::try_from(number).ok()?);
@@ -38,6 +39,7 @@ impl<T: Default> Chunks<T> {
 }
 
 /// In which chunk a thing is, and where there: chunks have 8, 8, 16, 32, ... things.
+#[inline]
 fn place(number: u32) -> (usize, usize) {
     let index = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     if number < FIRST_CHUNK {

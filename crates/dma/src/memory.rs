@@ -13,11 +13,19 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 /// # Units
 ///
 /// Bytes.
+#[inline]
 pub fn page_bytes() -> u64 {
     as_u64(rustix::param::page_size())
 }
 
+/// Whether something is a multiple of the size of pages, which is a power of two: without a division.
+#[inline]
+pub(crate) fn is_whole_pages(value: u64) -> bool {
+    value & (page_bytes() - 1) == 0
+}
+
 /// A length or address of this process as the `u64` of the ioctl side.
+#[inline]
 pub(crate) fn as_u64(value: usize) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }

@@ -36,7 +36,8 @@ fn a_call_is_one_ioctl_and_no_allocation() {
             for (page, at) in (0..).zip(&mut at) {
                 let place = match (page + number) % 3 {
                     0 => IovaChoice::Any,
-                    1 => IovaChoice::Fixed((1000 + page) * PAGE),
+                    // One behind the other: nothing in between is given to the others.
+                    1 => IovaChoice::Fixed((1000 + page / 3) * PAGE),
                     _ => {
                         *at = space.map_buffer(IovaChoice::Any, &buffer, RW).expect("room");
                         continue;

@@ -181,6 +181,7 @@ impl VfioContainer {
     /// Until the range is unmapped, devices may read and, with `perms.write`, change the memory at
     /// any time: no Rust reference may rely on it meanwhile, and it must be memory that the caller
     /// may give away like that.
+    #[inline]
     pub unsafe fn map_dma(
         &self,
         iova: u64,
@@ -212,6 +213,7 @@ impl VfioContainer {
     ///
     /// `EINVAL`: the range would cut a mapping. `ENOENT`: nothing was mapped there; the kernel
     /// itself answers that with success and 0 bytes.
+    #[inline]
     pub fn unmap_dma(&self, iova: u64, length_bytes: u64) -> Result<u64, IoctlError> {
         let op = ioctl::IOMMU_UNMAP_DMA;
         let failed = |errno| {
@@ -234,6 +236,7 @@ impl VfioContainer {
             .map_err(|errno| self.error(ioctl::IOMMU_UNMAP_DMA, errno))
     }
 
+    #[inline]
     fn unmap(&self, flags: u32, iova: u64, size: u64) -> Result<u64, Errno> {
         let argsz = len_u32(size_of::<v::vfio_iommu_type1_dma_unmap>());
         let mut unmap =
@@ -290,6 +293,7 @@ fn parse_ranges(cap: &Cap<'_>) -> Option<Vec<IovaRange>> {
 }
 
 impl AsFd for VfioContainer {
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -101,6 +101,7 @@ unsafe impl Ioctl for Call {
 /// `arg` must be what the kernel expects for `op` on this kind of file: an integer, or a pointer
 /// to a structure whose size field does not claim more than is there, and whose own pointers are
 /// valid for what the kernel does with them.
+#[inline]
 unsafe fn call(fd: BorrowedFd<'_>, op: Op, arg: *mut c_void) -> Result<c_int, Errno> {
     loop {
         // SAFETY: guaranteed by the caller.
@@ -125,6 +126,7 @@ pub(crate) fn with_value(fd: BorrowedFd<'_>, op: Op, value: usize) -> Result<c_i
 ///
 /// `T` must be the kernel's structure for `op`, its size field at most `size_of::<T>()`, and every
 /// address in it valid for what the kernel does with it.
+#[inline]
 pub(crate) unsafe fn with_struct<T>(
     fd: BorrowedFd<'_>,
     op: Op,

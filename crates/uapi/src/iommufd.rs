@@ -257,6 +257,7 @@ impl Iommufd {
     /// any time, including memory that has come to lie at `vaddr` by the time a device is
     /// attached: the address range must stay mapped to this memory, and no Rust reference may
     /// rely on it meanwhile.
+    #[inline]
     pub unsafe fn map(
         &self,
         ioas: IoasId,
@@ -324,6 +325,7 @@ impl Iommufd {
     ///
     /// `ENOENT`: nothing is mapped there, or the range would cut a mapping. `EBUSY`: a mapping is
     /// being made or removed right now. Mappings before the one that failed are gone by then.
+    #[inline]
     pub fn unmap(&self, ioas: IoasId, iova: u64, length_bytes: u64) -> Result<u64, IoctlError> {
         let mut unmap = i::iommu_ioas_unmap {
             size: len_u32(size_of::<i::iommu_ioas_unmap>()),
@@ -575,6 +577,7 @@ impl Iommufd {
     /// # Safety
     ///
     /// As [`ioctl::with_struct`].
+    #[inline]
     unsafe fn call<T>(
         &self,
         op: ioctl::Op,
@@ -589,6 +592,7 @@ impl Iommufd {
     }
 }
 
+#[inline]
 fn map_flags(iova: IovaChoice, perms: DmaPerms) -> (u32, u64) {
     let mut flags = 0;
     if perms.read {
@@ -614,6 +618,7 @@ fn address_of<T>(pointer: *mut T) -> u64 {
 }
 
 impl AsFd for Iommufd {
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -50,6 +50,27 @@ impl Index {
         Some(value)
     }
 
+    /// Removes entries with these keys, which ascend: those that stand side by side in a leaf at once.
+    pub(crate) fn remove_run(&self, writer: &mut Writer, keys: impl Iterator<Item = u64>) {
+        let mut keys = keys.peekable();
+        while let Some(key) = keys.next() {
+            let way = self.way_to(key);
+            let leaf = self.node(way.leaf);
+            let Some(at) = leaf.rank(key).checked_sub(1).filter(|at| leaf.key(*at) == key) else {
+                continue;
+            };
+            let mut end = at + 1;
+            while end < leaf.len() && keys.next_if_eq(&leaf.key(end)).is_some() {
+                end += 1;
+            }
+            writer.entries -= end - at;
+            self.change(|index| {
+                leaf.remove_range(at, end);
+                index.after_removal(writer, &way);
+            });
+        }
+    }
+
     /// A node whose number stands in the tree. Only a reader can see one that isn't there.
     #[expect(clippy::expect_used, reason = "the tree names nodes that were made, and no others")]
     fn node(&self, number: u32) -> &Node {

@@ -60,6 +60,7 @@ impl Index {
 
     /// Reads what doesn't change meanwhile: `look` is called again until nothing was written while
     /// it ran. What it answered before is dropped, so it must not act on what it sees.
+    #[inline]
     pub(crate) fn read<T>(&self, mut look: impl FnMut(&Self) -> T) -> T {
         let mut spins = 0;
         loop {
@@ -82,6 +83,7 @@ impl Index {
 
     /// Lets `change` happen between two versions. What readers look at in [`Index::read`] beside the
     /// index is changed in there, too. Only whoever has the writer may call it.
+    #[inline]
     pub(crate) fn change<T>(&self, change: impl FnOnce(&Self) -> T) -> T {
         let before = self.version.load(Ordering::Relaxed);
         if !before.is_multiple_of(2) {

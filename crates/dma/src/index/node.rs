@@ -93,11 +93,16 @@ impl Node {
 
     /// Takes an entry out and moves what is above it down.
     pub(super) fn remove(&self, at: usize) {
+        self.remove_range(at, at + 1);
+    }
+
+    /// Takes entries out and moves what is above them down.
+    pub(super) fn remove_range(&self, start: usize, end: usize) {
         let length = self.len();
-        for to in at..length - 1 {
-            self.set(to, self.key(to + 1), self.value(to + 1));
+        for (to, from) in (start..).zip(end..length) {
+            self.set(to, self.key(from), self.value(from));
         }
-        self.truncate(length - 1);
+        self.truncate(length - (end - start));
     }
 
     /// Moves the entries from `from` on to the end of another node. There must be room.

@@ -37,6 +37,8 @@ fn children(index: &Index, number: u32, least: Option<u64>) -> Vec<(u32, Option<
 enum Op {
     Insert(u64),
     Remove(u64),
+    /// From a key on, those that are there and some that aren't, as many as that.
+    RemoveRun(u64, usize),
     Floor(u64),
 }
 
@@ -44,6 +46,7 @@ fn op(keys: u64) -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..keys).prop_map(Op::Insert),
         3 => (0..keys).prop_map(Op::Remove),
+        1 => (0..keys, 1_usize..40).prop_map(|(key, most)| Op::RemoveRun(key, most)),
         2 => (0..keys).prop_map(Op::Floor),
     ]
 }
@@ -59,6 +62,17 @@ fn run(ops: &[Op]) {
                 model.insert(*key, number);
             }
             Op::Remove(key) => assert_eq!(index.remove(&mut writer, *key), model.remove(key)),
+            Op::RemoveRun(key, most) => {
+                let mut run: Vec<u64> =
+                    model.range(key..).map(|(key, _)| *key).take(*most).collect();
+                model.retain(|key, _| !run.contains(key));
+                // Keys that aren't there: in between, and behind.
+                run.extend(run.clone().iter().map(|key| key + 1));
+                run.sort_unstable();
+                run.retain(|key| !model.contains_key(key));
+                run.dedup();
+                index.remove_run(&mut writer, run.into_iter());
+            }
             Op::Floor(key) => {
                 let floor = model.range(..=*key).next_back().map(|(key, value)| (*key, *value));
                 assert_eq!(index.floor(*key), floor);

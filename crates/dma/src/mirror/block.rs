@@ -10,6 +10,8 @@ use crate::sync::{AtomicU64, Ordering, fence};
 pub(super) enum Stage {
     /// None is there.
     Empty,
+    /// None is there, but an index names it still, and its place waits for the next one.
+    Kept,
     Mapping,
     Mapped,
     /// Mapped, and it stays until it has been copied.
@@ -17,7 +19,7 @@ pub(super) enum Stage {
     Unmapping,
 }
 
-/// A mapping's generation, stage, access and kind of source in one word, so that a change of stage
+/// A mapping's generation, stage, access, kind of source and of place in one word, so that a change of stage
 /// is one compare-and-swap that fails for another mapping of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word(u64);
@@ -26,9 +28,11 @@ const STAGE: u64 = 0b111;
 const READ: u64 = 1 << 3;
 const WRITE: u64 = 1 << 4;
 const FILE: u64 = 1 << 5;
+const OPEN: u64 = 1 << 6;
 const GENERATION: u32 = 8;
 
 impl Word {
+    #[inline]
     pub(super) fn new(generation: u64, perms: DmaPerms, source: Source) -> Self {
         let mut word = generation << GENERATION;
         word |= if perms.read { READ } else { 0 };
@@ -37,17 +41,30 @@ impl Word {
         Self(word).at(Stage::Mapping)
     }
 
+    /// The same, of a mapping whose place was left open.
+    pub(super) fn with_open_place(self) -> Self {
+        Self(self.0 | OPEN)
+    }
+
+    /// Whether the mapping's place was left open.
+    pub(super) fn has_open_place(self) -> bool {
+        self.0 & OPEN != 0
+    }
+
+    #[inline]
     pub(super) fn stage(self) -> Stage {
         match self.0 & STAGE {
             0 => Stage::Empty,
             1 => Stage::Mapping,
             2 => Stage::Mapped,
             3 => Stage::Copying,
-            _ => Stage::Unmapping,
+            4 => Stage::Unmapping,
+            _ => Stage::Kept,
         }
     }
 
     /// The same mapping at another stage.
+    #[inline]
     pub(super) fn at(self, stage: Stage) -> Self {
         let stage = match stage {
             Stage::Empty => 0,
@@ -55,6 +72,7 @@ impl Word {
             Stage::Mapped => 2,
             Stage::Copying => 3,
             Stage::Unmapping => 4,
+            Stage::Kept => 5,
         };
         Self((self.0 & !STAGE) | stage)
     }
@@ -80,6 +98,7 @@ pub(super) struct Block {
 
 impl Block {
     /// Writes all of it, before an index names it.
+    #[inline]
     pub(super) fn set(&self, region: &Region, word: Word) {
         // Who sees any of this sees that the mapping before is gone, too.
         fence(Ordering::Release);
@@ -90,6 +109,7 @@ impl Block {
         self.word.store(word.0, Ordering::Release);
     }
 
+    #[inline]
     pub(super) fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
     }
@@ -100,6 +120,7 @@ impl Block {
     }
 
     /// The mapping and its word. Whole only as far as an index named it all the while.
+    #[inline]
     pub(super) fn get(&self) -> (Region, Word) {
         let word = self.word();
         let source = self.source.load(Ordering::Relaxed);
@@ -111,6 +132,19 @@ impl Block {
         let iova = self.iova.load(Ordering::Relaxed);
         let length = self.length.load(Ordering::Relaxed);
         (Region { iova, length, perms: word.perms(), source }, word)
+    }
+
+    /// Takes exactly this mapping to unmap it, if it is complete; the word that it has then.
+    ///
+    /// Also while no index names it: its fields are those of the word, or the word has moved on.
+    #[inline]
+    pub(super) fn begin_unmap(&self, iova: u64, length: u64) -> Option<Word> {
+        let word = self.word();
+        let this = word.stage() == Stage::Mapped
+            && self.iova.load(Ordering::Relaxed) == iova
+            && self.length.load(Ordering::Relaxed) == length;
+        let leaving = word.at(Stage::Unmapping);
+        (this && self.exchange(word, leaving)).then_some(leaving)
     }
 
     /// Where devices see this memory, if the mapping is complete and shows all of it. As
@@ -134,11 +168,13 @@ impl Block {
     }
 
     /// Moves on a mapping of which this thread alone decides.
+    #[inline]
     pub(super) fn store(&self, word: Word) {
         self.word.store(word.0, Ordering::Release);
     }
 
     /// Moves a mapping on, unless another thread was faster.
+    #[inline]
     pub(super) fn exchange(&self, from: Word, to: Word) -> bool {
         let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
         self.word.compare_exchange(from.0, to.0, success, failure).is_ok()

@@ -2,22 +2,24 @@
 
 mod block;
 mod by_address;
+mod claim;
+mod hot;
+mod places;
 
 use std::sync::{Arc, PoisonError};
 
-use berth_uapi::{DmaPerms, IovaChoice, IovaRange};
+use berth_uapi::{DmaPerms, IovaRange};
 
 use self::block::{Block, Stage, Word};
 use self::by_address::{AddressWriter, ByAddress};
+use self::hot::Hot;
+use self::places::Places;
 use crate::chunks::Chunks;
 use crate::error::DmaError;
 use crate::index::{Index, Writer};
 use crate::memory::{Mapping, page_bytes};
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
-use crate::table::{Refused, Table};
-
-/// How many mappings are given up under one lock.
-const RUN: usize = 64;
+use crate::table::Table;
 
 /// Where the memory of a mapping comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +105,8 @@ struct State {
     writer: Writer,
     addresses: Option<AddressWriter>,
     kept: Vec<Option<Arc<Mapping>>>,
+    /// Addresses that are free, though the table has them as taken and the index names them.
+    places: Places,
     generations: u64,
     bytes: u64,
 }
@@ -115,6 +119,8 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Mirror {
     index: Index,
+    /// Mappings that were made last: where one that is to be unmapped is looked first.
+    hot: Hot,
     by_address: ByAddress,
     blocks: Chunks<Block>,
     /// A mapping whose memory was asked for: where it is looked first.
@@ -132,12 +138,13 @@ impl Mirror {
             writer,
             addresses: None,
             kept: Vec::new(),
+            places: Places::default(),
             generations: 0,
             bytes: 0,
         };
-        let by_address = ByAddress::default();
+        let (hot, by_address) = (Hot::new(), ByAddress::default());
         let (blocks, first_asked) = (Chunks::new(), AtomicU32::new(0));
-        Self { index, by_address, blocks, first_asked, state: Mutex::new(state) }
+        Self { index, hot, by_address, blocks, first_asked, state: Mutex::new(state) }
     }
 
     /// Learns what is permitted, and answers whether that is something new.
@@ -145,6 +152,7 @@ impl Mirror {
         ranges.sort_unstable();
         let mut state = self.lock();
         let new = state.permitted != ranges;
+        self.give_places_up(&mut state);
         state.permitted = ranges;
         state.give_out();
         new
@@ -154,131 +162,9 @@ impl Mirror {
     pub(crate) fn allow(&self, mut ranges: Vec<IovaRange>) {
         ranges.sort_unstable();
         let mut state = self.lock();
+        self.give_places_up(&mut state);
         state.allowed = ranges;
         state.give_out();
-    }
-
-    /// Takes addresses before the kernel is asked; what is kept goes over only where it succeeds.
-    pub(crate) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket, Denied> {
-        let mut state = self.lock();
-        let tile = self.take(&mut state, place, new)?;
-        Ok(self.put(&mut state, tile, new))
-    }
-
-    /// Takes addresses for all of these, one right behind the other where their place is left open.
-    /// All or none.
-    pub(crate) fn reserve_row(
-        &self,
-        place: IovaChoice,
-        row: &mut [New],
-    ) -> Result<Vec<Ticket>, Denied> {
-        let mut state = self.lock();
-        let total = row.iter().map(|new| new.length).fold(0, u64::saturating_add);
-        let Some(first) = row.first() else { return Ok(Vec::new()) };
-        let whole = New { length: total, keep: None, ..first.clone() };
-        let tile = self.take(&mut state, place, &whole)?;
-        let start = state.table.range(tile).start;
-        state.table.release(tile);
-        let mut tickets = Vec::with_capacity(row.len());
-        let mut iova = start;
-        for new in row {
-            let at = IovaChoice::Fixed(iova);
-            // It was free as a whole a moment ago, under the same lock.
-            let tile = self.take(&mut state, at, new)?;
-            iova = iova.saturating_add(new.length);
-            tickets.push(self.put(&mut state, tile, new));
-        }
-        Ok(tickets)
-    }
-
-    fn take(&self, state: &mut State, place: IovaChoice, new: &New) -> Result<u32, Denied> {
-        let length = new.length;
-        let iova = match place {
-            IovaChoice::Fixed(iova) => iova,
-            IovaChoice::Any => {
-                let (Source::Memory { address: at } | Source::File { offset: at }) = new.source;
-                return state.table.take_any(length, at).map_err(Denied::NoSpace);
-            }
-        };
-        let near = self.index.floor(iova).map(|(_, tile)| tile);
-        let taken = match state.table.take(near, iova, length, false) {
-            // Address 0, what another user seemed to have, or what isn't given out: the kernel knows.
-            Err(Refused::NotFree) if state.permits(iova, length) => {
-                state.table.take(near, iova, length, true)
-            }
-            answer => answer,
-        };
-        taken.map_err(|refused| match refused {
-            Refused::Taken(tile) => Denied::Overlap(self.block(tile).get().0),
-            Refused::NotFree => Denied::NotPermitted,
-        })
-    }
-
-    fn put(&self, state: &mut State, tile: u32, new: &mut New) -> Ticket {
-        let iova = state.table.range(tile).start;
-        let New { length, perms, source, .. } = *new;
-        let region = Region { iova, length, perms, source };
-        state.generations += 1;
-        let word = Word::new(state.generations, perms, source);
-        self.blocks.grow_to(tile);
-        self.block(tile).set(&region, word);
-        state.keep(tile, new.keep.take());
-        state.bytes += length;
-        self.index.insert(&mut state.writer, iova, tile);
-        if let (Some(addresses), Some(memory)) = (&mut state.addresses, region.memory()) {
-            addresses.insert(&self.by_address, tile, memory, |tile| self.memory_of(tile).1);
-        }
-        Ticket { tile, word, iova, length }
-    }
-
-    /// The kernel mapped what was reserved.
-    pub(crate) fn commit(&self, ticket: &Ticket) {
-        self.block(ticket.tile).store(ticket.word.at(Stage::Mapped));
-    }
-
-    /// The kernel has nothing (any more) where this ticket says: the addresses are free again. What
-    /// was kept is handed to the caller, who lets go of it without the lock.
-    pub(crate) fn free(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
-        let mut state = self.lock();
-        let kept = self.take_out(&mut state, ticket);
-        state.table.release(ticket.tile);
-        kept
-    }
-
-    /// As [`Mirror::free`], for mappings that lie one behind the other.
-    pub(crate) fn free_run(&self, run: &[Ticket]) {
-        // The lock isn't held for long: others map meanwhile.
-        for part in run.chunks(RUN) {
-            let mut state = self.lock();
-            // From behind, where an index has the least to move.
-            let kept = part.iter().rev().filter_map(|ticket| self.take_out(&mut state, ticket));
-            let kept: Vec<_> = kept.collect();
-            state.table.release_run(part.iter().map(|ticket| ticket.tile));
-            // What was kept is let go of without the lock.
-            drop(state);
-            drop(kept);
-        }
-    }
-
-    /// As [`Mirror::free`], but the addresses are another user's, and perhaps some more behind them.
-    pub(crate) fn surrender(&self, ticket: &Ticket, more: u64) -> Option<Arc<Mapping>> {
-        let mut state = self.lock();
-        let kept = self.take_out(&mut state, ticket);
-        state.table.surrender(ticket.tile, more);
-        kept
-    }
-
-    fn take_out(&self, state: &mut State, ticket: &Ticket) -> Option<Arc<Mapping>> {
-        let block = self.block(ticket.tile);
-        let (region, word) = block.get();
-        self.index.remove(&mut state.writer, ticket.iova);
-        if let (Some(addresses), Some((address, _))) = (&mut state.addresses, region.memory()) {
-            let range_of = |tile| self.memory_of(tile);
-            addresses.remove(&self.by_address, ticket.tile, address, range_of);
-        }
-        block.store(word.at(Stage::Empty));
-        state.bytes -= ticket.length;
-        state.keep(ticket.tile, None)
     }
 
     /// Takes exactly one mapping to unmap it.
@@ -286,13 +172,30 @@ impl Mirror {
     /// # Errors
     ///
     /// Nothing is there, or not exactly this, or it is busy.
+    #[inline]
     pub(crate) fn begin_unmap(&self, iova: u64, length: u64) -> Result<Ticket, DmaError> {
+        let hot = self.hot.get(iova);
+        if let Some(block) = self.blocks.get(hot)
+            && let Some(word) = block.begin_unmap(iova, length)
+        {
+            return Ok(Ticket { tile: hot, word, iova, length });
+        }
+        self.begin_unmap_of_index(iova, length)
+    }
+
+    #[inline(never)]
+    fn begin_unmap_of_index(&self, iova: u64, length: u64) -> Result<Ticket, DmaError> {
         let last = iova.saturating_add(length.saturating_sub(1));
         loop {
             let Some((tile, region, word)) = self.seen(last).filter(|s| s.1.range().last >= iova)
             else {
                 return Err(DmaError::NotMapped { iova, length });
             };
+            if word.stage() == Stage::Kept {
+                // It's none, and can hide one that begins before it.
+                self.give_places_up(&mut self.lock());
+                continue;
+            }
             if (region.iova, region.length) != (iova, length) {
                 return Err(DmaError::Bisects { iova, length, mapping: region });
             }
@@ -321,6 +224,9 @@ impl Mirror {
             let Some((tile, region, word)) = seen else {
                 return Err(DmaError::NotMapped { iova, length });
             };
+            if word.stage() == Stage::Kept {
+                return Err(DmaError::NotMapped { iova, length });
+            }
             if !region.range().contains(iova, length) {
                 return Err(DmaError::Bisects { iova, length, mapping: region });
             }
@@ -439,7 +345,11 @@ impl Mirror {
     fn build_addresses(&self) -> Option<&Index> {
         let mut state = self.lock();
         if state.addresses.is_none() {
-            let of_memory = |tile| Some((tile, self.block(tile).get().0.memory()?));
+            let of_memory = |tile| {
+                let (region, word) = self.block(tile).get();
+                let kept = word.stage() == Stage::Kept;
+                region.memory().filter(|_| !kept).map(|memory| (tile, memory))
+            };
             let tiles = state.table.taken().filter_map(of_memory);
             state.addresses = Some(self.by_address.build(tiles, |tile| self.memory_of(tile).1));
         }
@@ -449,7 +359,7 @@ impl Mirror {
     /// How many mappings there are, complete or not, and how many bytes they have.
     pub(crate) fn totals(&self) -> (usize, u64) {
         let state = self.lock();
-        (state.writer.len(), state.bytes)
+        (state.writer.len() - state.places.len(), state.bytes)
     }
 
     /// Gives up memory that the kernel may still hand to a device: it is never freed.
@@ -464,10 +374,12 @@ impl Mirror {
     }
 
     #[expect(clippy::expect_used, reason = "tiles that were taken once have a block for good")]
+    #[inline]
     fn block(&self, tile: u32) -> &Block {
         self.blocks.get(tile).expect("a block of a tile")
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock is a bug of this crate; what it left is still tiles and entries.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -492,6 +404,7 @@ impl State {
     }
 
     /// Exchanges what is kept for a tile.
+    #[inline]
     fn keep(&mut self, tile: u32, keep: Option<Arc<Mapping>>) -> Option<Arc<Mapping>> {
         let at = usize::try_from(tile).unwrap_or(usize::MAX);
         if at >= self.kept.len() {

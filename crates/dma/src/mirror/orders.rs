@@ -48,6 +48,11 @@ fn map(mirror: &Mirror, region: Region) {
     mirror.commit(&ticket);
 }
 
+fn unmap_and_keep(mirror: &Mirror, region: Region) {
+    let ticket = mirror.begin_unmap(region.iova, region.length).expect("mapped");
+    drop(mirror.unmapped(&ticket));
+}
+
 fn unmap(mirror: &Mirror, region: Region) {
     let ticket = mirror.begin_unmap(region.iova, region.length).expect("mapped");
     drop(mirror.free(&ticket));
@@ -79,6 +84,53 @@ fn a_number_that_is_used_again_shows_neither_half() {
         map(&mirror, two);
         let found = looking.join().expect("no panic");
         assert!(found.is_none_or(|found| found == one || found == two), "{found:?}");
+    });
+}
+
+/// Its place was kept, so that the index names it all the while.
+#[test]
+fn a_place_that_is_used_again_shows_neither_half() {
+    with_switches(1, || {
+        let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
+        let memory = region(FIRST, 1, MEMORY + (1 << 30));
+        let two = Region { perms: DmaPerms::READ, ..memory };
+        map(&mirror, one);
+        let other = Arc::clone(&mirror);
+        let looking = thread::spawn(move || other.find(FIRST));
+        unmap_and_keep(&mirror, one);
+        map(&mirror, two);
+        let found = looking.join().expect("no panic");
+        assert!(found.is_none_or(|found| found == one || found == two), "{found:?}");
+        assert_eq!((mirror.find(FIRST), mirror.totals()), (Some(two), (1, PAGE)));
+    });
+}
+
+/// Who unmaps by the number that a slot names may look while it becomes another mapping's.
+#[test]
+fn what_is_unmapped_is_what_was_mapped_there() {
+    with_switches(1, || {
+        let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
+        map(&mirror, one);
+        let other = Arc::clone(&mirror);
+        let unmapping = thread::spawn(move || match other.begin_unmap(FIRST, PAGE) {
+            Ok(ticket) => {
+                drop(other.unmapped(&ticket));
+                1
+            }
+            Err(DmaError::Busy { .. } | DmaError::NotMapped { .. } | DmaError::Bisects { .. }) => 0,
+            Err(error) => panic!("{error}"),
+        });
+        let mut mine = 0;
+        if let Ok(ticket) = mirror.begin_unmap(FIRST, PAGE) {
+            mine += 1;
+            drop(mirror.unmapped(&ticket));
+            // The kept place is in the way, and given up.
+            map(&mirror, region(FIRST, 2, MEMORY));
+        }
+        let theirs = unmapping.join().expect("no panic");
+        assert_eq!(mine + theirs, 1);
+        let left = if mine == 1 { (1, 2 * PAGE) } else { (0, 0) };
+        assert_eq!(mirror.totals(), left);
     });
 }
 

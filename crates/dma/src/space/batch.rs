@@ -8,8 +8,9 @@ use berth_uapi::{DmaPerms, Errno, IoctlError, IovaChoice};
 use super::AddressSpace;
 use super::map::{aligned, check};
 use super::plan::{Piece, Plan, plan};
+use crate::buffer::whole_pages;
 use crate::error::DmaError;
-use crate::memory::{as_u64, page_bytes};
+use crate::memory::as_u64;
 use crate::mirror::{New, Source, Ticket};
 
 /// How often a batch is tried where other users of the address space are in its way.
@@ -66,15 +67,11 @@ impl AddressSpace {
         buffers: &[BatchBuffer],
         perms: DmaPerms,
     ) -> Result<Batch, DmaError> {
-        let plan = match neighbours(buffers) {
-            Some(plan) => {
-                let whole = &plan.areas[0];
-                check(whole.place, whole.length, perms)?;
-                aligned("address", whole.address)?;
-                plan
-            }
-            None => plan(&pieces(buffers, perms)?),
-        };
+        if let Some((whole, offsets)) = neighbours(buffers) {
+            // SAFETY: the caller's promise, for memory that is in one piece.
+            return unsafe { self.map_neighbours(&whole, offsets, perms) };
+        }
+        let plan = plan(&pieces(buffers, perms)?);
         let mut tries = 0;
         loop {
             let tickets = self.reserve_all(&plan, perms)?;
@@ -88,6 +85,27 @@ impl AddressSpace {
             tries += 1;
             self.undo_batch(&plan, &tickets, (at, error), tries)?;
         }
+    }
+
+    /// Maps what is in one piece. Each buffer is so far behind the first one.
+    ///
+    /// # Safety
+    ///
+    /// As [`AddressSpace::map_batch`].
+    unsafe fn map_neighbours(
+        &self,
+        whole: &Piece,
+        mut offsets: Vec<u64>,
+        perms: DmaPerms,
+    ) -> Result<Batch, DmaError> {
+        check(whole.place, whole.length, perms)?;
+        aligned("address", whole.address)?;
+        // SAFETY: the caller's promise.
+        let iova = unsafe { self.map_memory(whole.place, &mut new(whole, perms), whole.address) }?;
+        for offset in &mut offsets {
+            *offset += iova;
+        }
+        Ok(Batch { iovas: offsets, areas: vec![(iova, whole.length)] })
     }
 
     /// Takes addresses for all areas, or none.
@@ -120,8 +138,12 @@ impl AddressSpace {
         let Some(first) = row.first() else { return Ok(()) };
         let mut news: Vec<New> = row.iter().map(|area| new(area, perms)).collect();
         let total = news.iter().map(|new| new.length).fold(0, u64::saturating_add);
-        let reserve = || self.mirror.reserve_row(first.place, &mut news);
-        match self.with_ranges(first.place, total, reserve) {
+        let mut reserve = || self.mirror.reserve_row(first.place, &mut news);
+        let reserved = match reserve() {
+            Ok(tickets) => Ok(tickets),
+            Err(denied) => self.with_new_ranges(first.place, total, denied, &mut reserve),
+        };
+        match reserved {
             Err(DmaError::NoSpace { .. }) if row.len() > 1 => {
                 for area in row {
                     tickets.push(self.reserve(area.place, &mut new(area, perms))?);
@@ -200,24 +222,23 @@ fn piece(buffer: &BatchBuffer) -> Piece {
     Piece { place: buffer.iova, address, length: buffer.length }
 }
 
-/// The plan of buffers that are neighbours in the order in which they are given, as they mostly are:
-/// one area. Each is whole pages long, so that all are aligned if the first one is.
-fn neighbours(buffers: &[BatchBuffer]) -> Option<Plan> {
+/// Buffers that are neighbours in the order in which they are given, as they mostly are: one area, and
+/// how far inside each is. Each is whole pages long, so that all are aligned if the first one is.
+fn neighbours(buffers: &[BatchBuffer]) -> Option<(Piece, Vec<u64>)> {
     let mut whole = piece(buffers.first()?);
-    let page = page_bytes();
-    let mut of = Vec::with_capacity(buffers.len());
-    of.push((0, 0));
-    let mut sound = whole.length != 0 && whole.length.is_multiple_of(page);
-    for buffer in &buffers[1..] {
+    if !whole_pages(whole.length) {
+        return None;
+    }
+    let mut offsets = vec![0; buffers.len()];
+    for (buffer, offset) in buffers.iter().zip(&mut offsets).skip(1) {
         let next = piece(buffer);
-        sound &= next.length != 0 && next.length.is_multiple_of(page);
-        if !sound || !whole.goes_on_with(&next) {
+        if !whole_pages(next.length) || !whole.goes_on_with(&next) {
             return None;
         }
-        of.push((0, whole.length));
+        *offset = whole.length;
         whole.length = whole.length.checked_add(next.length)?;
     }
-    Some(Plan { areas: vec![whole], of })
+    Some((whole, offsets))
 }
 
 /// What the buffers are, each checked.
@@ -245,6 +266,7 @@ fn batch(plan: &Plan, tickets: &[Ticket]) -> Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::page_bytes;
 
     fn buffer(iova: IovaChoice, page: usize, length: u64) -> BatchBuffer {
         let address = std::ptr::without_provenance_mut(page << 12);
@@ -261,9 +283,10 @@ mod tests {
             vec![buffer(any, 7, page)],
         ];
         for row in &rows {
-            let fast = neighbours(row).expect("they are neighbours");
+            let (whole, offsets) = neighbours(row).expect("they are neighbours");
             let slow = plan(&pieces(row, DmaPerms::READ).expect("sound"));
-            assert_eq!((fast.areas, fast.of), (slow.areas, slow.of));
+            let of: Vec<_> = offsets.into_iter().map(|offset| (0, offset)).collect();
+            assert_eq!((vec![whole], of), (slow.areas, slow.of));
         }
         let others = [
             vec![],

@@ -41,8 +41,8 @@ impl AddressSpace {
             Source::Memory { address } => Source::Memory { address: address + into },
             Source::File { offset } => Source::File { offset: offset + into },
         };
-        let new = New { length, perms, source, keep };
-        let answer = target.map_with(place, new, |to| {
+        let mut new = New { length, perms, source, keep };
+        let answer = target.map_with(place, &mut new, |to| {
             // SAFETY: whoever mapped the original promised for its copies too, and what is kept for
             // it is kept for this one.
             unsafe { self.backend.copy(iova, &target.backend, to, length, perms) }

@@ -12,7 +12,7 @@ use crate::DmaBuffer;
 use crate::buffer::whole_pages;
 use crate::error::DmaError;
 use crate::limits::Memlock;
-use crate::memory::{Mapping, as_u64, page_bytes};
+use crate::memory::{Mapping, as_u64, is_whole_pages, page_bytes};
 use crate::mirror::{Denied, New, Source, Ticket};
 use crate::preflight::Planned;
 
@@ -43,9 +43,9 @@ impl AddressSpace {
         let address = as_u64(memory.as_ptr().expose_provenance());
         check(iova, length, perms)?;
         aligned("address", address)?;
-        let new = New { length, perms, source: Source::Memory { address }, keep: None };
+        let mut new = New { length, perms, source: Source::Memory { address }, keep: None };
         // SAFETY: the caller's promise.
-        unsafe { self.map_memory(iova, new, address) }
+        unsafe { self.map_memory(iova, &mut new, address) }
     }
 
     /// Maps all of a buffer, and returns at which IOVA.
@@ -84,8 +84,8 @@ impl AddressSpace {
         aligned("file offset", offset)?;
         inside_file(file, offset, length)?;
         if self.backend.maps_files()? {
-            let new = New { length, perms, source: Source::File { offset }, keep: None };
-            return self.map_with(iova, new, |iova| {
+            let mut new = New { length, perms, source: Source::File { offset }, keep: None };
+            return self.map_with(iova, &mut new, |iova| {
                 self.backend.map_file(IovaChoice::Fixed(iova), file, offset, length, perms)
             });
         }
@@ -106,16 +106,22 @@ impl AddressSpace {
         let address = as_u64(memory.base().as_ptr().expose_provenance());
         let length = as_u64(memory.len());
         check(iova, length, perms)?;
-        let new = New { length, perms, source: Source::Memory { address }, keep: Some(memory) };
+        let mut new = New { length, perms, source: Source::Memory { address }, keep: Some(memory) };
         // SAFETY: the memory is owned by a `Mapping`, no reference to which is ever formed, and
         // the mirror keeps it where it is until the kernel has let go of it.
-        unsafe { self.map_memory(iova, new, address) }
+        unsafe { self.map_memory(iova, &mut new, address) }
     }
 
     /// # Safety
     ///
     /// As [`AddressSpace::map`], unless the memory is kept.
-    unsafe fn map_memory(&self, iova: IovaChoice, new: New, address: u64) -> Result<u64, DmaError> {
+    #[inline]
+    pub(super) unsafe fn map_memory(
+        &self,
+        iova: IovaChoice,
+        new: &mut New,
+        address: u64,
+    ) -> Result<u64, DmaError> {
         let (length, perms) = (new.length, new.perms);
         self.map_with(iova, new, |iova| {
             // SAFETY: the caller's promise.
@@ -124,15 +130,16 @@ impl AddressSpace {
     }
 
     /// Takes the addresses, has `act` map there, and records what came of it.
+    #[inline]
     pub(super) fn map_with(
         &self,
         place: IovaChoice,
-        mut new: New,
+        new: &mut New,
         act: impl Fn(u64) -> Result<u64, IoctlError>,
     ) -> Result<u64, DmaError> {
         let mut tries = 0;
         loop {
-            let ticket = self.reserve(place, &mut new)?;
+            let ticket = self.reserve(place, new)?;
             match act(ticket.iova) {
                 Ok(_) => {
                     self.mirror.commit(&ticket);
@@ -179,21 +186,30 @@ impl AddressSpace {
     }
 
     /// Takes addresses, and asks the kernel what is permitted where what is known is no answer.
+    #[inline]
     pub(super) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket, DmaError> {
-        let length = new.length;
-        self.with_ranges(place, length, || self.mirror.reserve(place, new))
+        match self.mirror.reserve(place, new) {
+            Ok(ticket) => Ok(ticket),
+            Err(denied) => {
+                let length = new.length;
+                let again = &mut || self.mirror.reserve(place, new);
+                self.with_new_ranges(place, length, denied, again)
+            }
+        }
     }
 
-    pub(super) fn with_ranges<T>(
+    /// What was denied is tried again, once it is known what the kernel permits now.
+    #[cold]
+    pub(super) fn with_new_ranges<T>(
         &self,
         place: IovaChoice,
         length: u64,
-        mut reserve: impl FnMut() -> Result<T, Denied>,
+        denied: Denied,
+        reserve: &mut dyn FnMut() -> Result<T, Denied>,
     ) -> Result<T, DmaError> {
-        let denied = match reserve() {
-            Ok(done) => return Ok(done),
-            Err(denied @ Denied::Overlap(_)) => denied,
-            Err(_) => {
+        let denied = match denied {
+            Denied::Overlap(_) => denied,
+            _ => {
                 self.refresh()?;
                 match reserve() {
                     Ok(done) => return Ok(done),
@@ -262,6 +278,7 @@ pub(super) fn fixed(place: IovaChoice) -> u64 {
 }
 
 /// What can be refused without asking: then nothing needs undoing, and the numbers are known.
+#[inline]
 pub(super) fn check(iova: IovaChoice, length: u64, perms: DmaPerms) -> Result<(), DmaError> {
     let start = fixed(iova);
     if length == 0 {
@@ -279,12 +296,12 @@ pub(super) fn check(iova: IovaChoice, length: u64, perms: DmaPerms) -> Result<()
     aligned("iova", start)
 }
 
+#[inline]
 pub(super) fn aligned(what: &'static str, value: u64) -> Result<(), DmaError> {
-    let alignment = page_bytes();
-    if value.is_multiple_of(alignment) {
+    if is_whole_pages(value) {
         return Ok(());
     }
-    Err(DmaError::Misaligned { what, value, alignment })
+    Err(DmaError::Misaligned { what, value, alignment: page_bytes() })
 }
 
 fn inside_file(file: BorrowedFd<'_>, offset: u64, length: u64) -> Result<(), DmaError> {

@@ -26,8 +26,9 @@ pub use self::batch::{Batch, BatchBuffer};
 /// container keep their mappings.
 ///
 /// Where the IOVA is left open ([`IovaChoice::Any`](crate::IovaChoice::Any)) it is found here, on
-/// every back end, in constant time: as low as its size allows, and placed in large pages as the
-/// memory is, so that the IOMMU can use them. Once as much has been mapped as ever will be, mapping
+/// every back end, in constant time: the last such place of its length that was given back, or else as
+/// low as its size allows, and placed in large pages as the memory is, so that the IOMMU can use them.
+/// Whoever chooses places as well keeps the others out of there by [`AddressSpace::allow`]. Once as much has been mapped as ever will be, mapping
 /// and unmapping allocate nothing and enter the kernel once.
 #[derive(Debug)]
 pub struct AddressSpace {

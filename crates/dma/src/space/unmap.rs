@@ -13,6 +13,7 @@ impl AddressSpace {
     ///
     /// `NotMapped`: nothing was mapped there through this value, or not exactly that. `Busy`:
     /// another thread is mapping, unmapping or copying it.
+    #[inline]
     pub fn unmap(&self, iova: u64, length: u64) -> Result<(), DmaError> {
         let ticket = self.mirror.begin_unmap(iova, length)?;
         self.unmap_ticket(&ticket)
@@ -88,14 +89,16 @@ impl AddressSpace {
     }
 
     /// Asks the kernel, and records what it says.
+    #[inline]
     fn unmap_ticket(&self, ticket: &Ticket) -> Result<(), DmaError> {
         let (iova, length) = (ticket.iova, ticket.length);
         match self.backend.unmap(iova, length) {
+            Ok(removed) if removed == length => {
+                drop(self.mirror.unmapped(ticket));
+                Ok(())
+            }
             Ok(removed) => {
                 drop(self.mirror.free(ticket));
-                if removed == length {
-                    return Ok(());
-                }
                 Err(DmaError::Mismatch { iova, length, removed })
             }
             Err(error) => Err(self.not_unmapped(ticket, error)),

@@ -168,6 +168,13 @@ impl Table {
         Ok(self.take_run(tile, end, iova, last))
     }
 
+    /// Whether these addresses would be given out if they were free.
+    #[inline]
+    pub(crate) fn gives_out(&self, iova: u64, length: u64) -> bool {
+        let range = IovaRange { start: iova, last: iova.saturating_add(length - 1) };
+        range.start >= self.unit && self.permitting(range).is_some()
+    }
+
     /// Gives a taken tile back.
     pub(crate) fn release(&mut self, tile: u32) {
         let range = self.tile(tile).range();
@@ -249,6 +256,7 @@ impl Table {
     }
 
     /// The permitted range that has all of this one.
+    #[inline]
     fn permitting(&self, range: IovaRange) -> Option<IovaRange> {
         let at = self.permitted.partition_point(|permitted| permitted.start <= range.start);
         let found = *self.permitted.get(at.checked_sub(1)?)?;

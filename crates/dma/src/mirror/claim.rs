@@ -1,0 +1,288 @@
+//! Taking addresses before the kernel is asked, and giving them back.
+
+use std::sync::Arc;
+
+use berth_uapi::IovaChoice;
+
+use super::block::{Stage, Word};
+use super::places::Place;
+use super::{Denied, Mirror, New, Region, Source, State, Ticket};
+use crate::alloc::LARGE_PAGES;
+use crate::memory::Mapping;
+use crate::table::Refused;
+
+/// How many mappings are given up under one lock.
+const RUN: usize = 64;
+
+/// Takes.
+impl Mirror {
+    /// Takes addresses before the kernel is asked; what is kept goes over only where it succeeds.
+    #[inline]
+    pub(crate) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket, Denied> {
+        let mut state = self.lock();
+        if let Some(kept) = state.place_for(place, new) {
+            return Ok(self.put_again(&mut state, kept, place, new));
+        }
+        let tile = self.take(&mut state, place, new)?;
+        Ok(self.put(&mut state, tile, place, new))
+    }
+
+    /// Takes addresses for all of these, one right behind the other where their place is left open.
+    /// All or none.
+    pub(crate) fn reserve_row(
+        &self,
+        place: IovaChoice,
+        row: &mut [New],
+    ) -> Result<Vec<Ticket>, Denied> {
+        let mut state = self.lock();
+        let total = row.iter().map(|new| new.length).fold(0, u64::saturating_add);
+        let Some(first) = row.first() else { return Ok(Vec::new()) };
+        let whole = New { length: total, keep: None, ..first.clone() };
+        let tile = self.take(&mut state, place, &whole)?;
+        let start = state.table.range(tile).start;
+        state.table.release(tile);
+        let mut tickets = Vec::with_capacity(row.len());
+        let mut iova = start;
+        for new in row {
+            let at = IovaChoice::Fixed(iova);
+            // It was free as a whole a moment ago, under the same lock.
+            let tile = self.take(&mut state, at, new)?;
+            iova = iova.saturating_add(new.length);
+            tickets.push(self.put(&mut state, tile, place, new));
+        }
+        Ok(tickets)
+    }
+
+    /// Takes what the table has. Places that are kept for the next one are given up where they are in
+    /// the way.
+    fn take(&self, state: &mut State, place: IovaChoice, new: &New) -> Result<u32, Denied> {
+        let denied = match self.take_free(state, place, new) {
+            Ok(tile) => return Ok(tile),
+            Err(denied) => denied,
+        };
+        let in_the_way = match denied {
+            Refusal::Taken(tile) => self.block(tile).word().stage() == Stage::Kept,
+            Refusal::NoSpace(_) => !state.places.is_empty(),
+            Refusal::NotFree => false,
+        };
+        let denied = if in_the_way {
+            self.give_places_up(state);
+            match self.take_free(state, place, new) {
+                Ok(tile) => return Ok(tile),
+                Err(denied) => denied,
+            }
+        } else {
+            denied
+        };
+        Err(match denied {
+            Refusal::Taken(tile) => Denied::Overlap(self.block(tile).get().0),
+            Refusal::NotFree => Denied::NotPermitted,
+            Refusal::NoSpace(largest) => Denied::NoSpace(largest),
+        })
+    }
+
+    fn take_free(&self, state: &mut State, place: IovaChoice, new: &New) -> Result<u32, Refusal> {
+        let length = new.length;
+        let iova = match place {
+            IovaChoice::Fixed(iova) => iova,
+            IovaChoice::Any => {
+                return state.table.take_any(length, new.memory()).map_err(Refusal::NoSpace);
+            }
+        };
+        let near = self.index.floor(iova).map(|(_, tile)| tile);
+        let taken = match state.table.take(near, iova, length, false) {
+            // Address 0, what another user seemed to have, or what isn't given out: the kernel knows.
+            Err(Refused::NotFree) if state.permits(iova, length) => {
+                state.table.take(near, iova, length, true)
+            }
+            answer => answer,
+        };
+        taken.map_err(|refused| match refused {
+            Refused::Taken(tile) => Refusal::Taken(tile),
+            Refused::NotFree => Refusal::NotFree,
+        })
+    }
+
+    fn put(&self, state: &mut State, tile: u32, place: IovaChoice, new: &mut New) -> Ticket {
+        let iova = state.table.range(tile).start;
+        self.blocks.grow_to(tile);
+        let region = new.at(iova);
+        let word = state.next_word(place, new);
+        self.block(tile).set(&region, word);
+        self.index.insert(&mut state.writer, iova, tile);
+        self.settle(state, tile, &region, new);
+        Ticket { tile, word, iova, length: new.length }
+    }
+
+    /// As [`Mirror::put`], where the index names the tile already.
+    #[inline]
+    fn put_again(
+        &self,
+        state: &mut State,
+        kept: Place,
+        place: IovaChoice,
+        new: &mut New,
+    ) -> Ticket {
+        let Place { tile, iova, length, .. } = kept;
+        let region = new.at(iova);
+        let word = state.next_word(place, new);
+        self.index.change(|_| self.block(tile).set(&region, word));
+        self.settle(state, tile, &region, new);
+        Ticket { tile, word, iova, length }
+    }
+
+    #[inline]
+    fn settle(&self, state: &mut State, tile: u32, region: &Region, new: &mut New) {
+        state.keep(tile, new.keep.take());
+        state.bytes += region.length;
+        self.hot.put(region.iova, tile);
+        if let (Some(addresses), Some(memory)) = (&mut state.addresses, region.memory()) {
+            addresses.insert(&self.by_address, tile, memory, |tile| self.memory_of(tile).1);
+        }
+    }
+
+    /// The kernel mapped what was reserved.
+    #[inline]
+    pub(crate) fn commit(&self, ticket: &Ticket) {
+        self.block(ticket.tile).store(ticket.word.at(Stage::Mapped));
+    }
+}
+
+/// Gives back.
+impl Mirror {
+    /// The kernel unmapped exactly this: as [`Mirror::free`], and the place is kept for whoever maps as
+    /// much next.
+    #[inline]
+    pub(crate) fn unmapped(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
+        let Ticket { tile, word, iova, length } = *ticket;
+        let mut state = self.lock();
+        // Others find no place in what isn't given out, and the kernel may have let it be mapped.
+        if !state.table.gives_out(iova, length) {
+            drop(state);
+            return self.free(ticket);
+        }
+        let kept = self.take_out(&mut state, ticket, Stage::Kept);
+        if let Some(oldest) =
+            state.places.put(Place { tile, iova, length, open: word.has_open_place() })
+        {
+            self.give_up(&mut state, oldest);
+        }
+        kept
+    }
+
+    /// The kernel has nothing (any more) where this ticket says: the addresses are free again. What
+    /// was kept is handed to the caller, who lets go of it without the lock.
+    pub(crate) fn free(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
+        let mut state = self.lock();
+        self.index.remove(&mut state.writer, ticket.iova);
+        let kept = self.take_out(&mut state, ticket, Stage::Empty);
+        state.table.release(ticket.tile);
+        kept
+    }
+
+    /// As [`Mirror::free`], for mappings that lie one behind the other.
+    pub(crate) fn free_run(&self, run: &[Ticket]) {
+        // The lock isn't held for long: others map meanwhile.
+        for part in run.chunks(RUN) {
+            let mut state = self.lock();
+            let iovas = part.iter().map(|ticket| ticket.iova);
+            self.index.remove_run(&mut state.writer, iovas);
+            let out = |ticket| self.take_out(&mut state, ticket, Stage::Empty);
+            let kept: Vec<_> = part.iter().filter_map(out).collect();
+            state.table.release_run(part.iter().map(|ticket| ticket.tile));
+            // What was kept is let go of without the lock.
+            drop(state);
+            drop(kept);
+        }
+    }
+
+    /// As [`Mirror::free`], but the addresses are another user's, and perhaps some more behind them.
+    pub(crate) fn surrender(&self, ticket: &Ticket, more: u64) -> Option<Arc<Mapping>> {
+        let mut state = self.lock();
+        self.index.remove(&mut state.writer, ticket.iova);
+        let kept = self.take_out(&mut state, ticket, Stage::Empty);
+        state.table.surrender(ticket.tile, more);
+        kept
+    }
+
+    /// Ends a mapping; its place is the caller's.
+    #[inline]
+    fn take_out(&self, state: &mut State, ticket: &Ticket, to: Stage) -> Option<Arc<Mapping>> {
+        let block = self.block(ticket.tile);
+        if let Some(addresses) = &mut state.addresses
+            && let Some((address, _)) = block.get().0.memory()
+        {
+            let range_of = |tile| self.memory_of(tile);
+            addresses.remove(&self.by_address, ticket.tile, address, range_of);
+        }
+        block.store(ticket.word.at(to));
+        state.bytes -= ticket.length;
+        state.keep(ticket.tile, None)
+    }
+
+    /// Gives all places up that are kept for whoever maps next.
+    pub(super) fn give_places_up(&self, state: &mut State) {
+        while let Some(place) = state.places.pop() {
+            self.give_up(state, place);
+        }
+    }
+
+    fn give_up(&self, state: &mut State, place: Place) {
+        self.index.remove(&mut state.writer, place.iova);
+        let block = self.block(place.tile);
+        block.store(block.word().at(Stage::Empty));
+        state.table.release(place.tile);
+    }
+}
+
+/// Why the table has nothing.
+enum Refusal {
+    Taken(u32),
+    NotFree,
+    NoSpace(u64),
+}
+
+impl New {
+    /// It, mapped at an address.
+    #[inline]
+    fn at(&self, iova: u64) -> Region {
+        let Self { length, perms, source, .. } = *self;
+        Region { iova, length, perms, source }
+    }
+
+    /// Where its memory lies, in what has large pages.
+    #[inline]
+    fn memory(&self) -> u64 {
+        let (Source::Memory { address: at } | Source::File { offset: at }) = self.source;
+        at
+    }
+}
+
+impl State {
+    /// A place that was given back a moment ago and is as one that the table would give.
+    #[inline]
+    fn place_for(&mut self, place: IovaChoice, new: &New) -> Option<Place> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let length = new.length;
+        match place {
+            IovaChoice::Fixed(iova) => self.places.take_chosen(iova, length),
+            IovaChoice::Any => {
+                let large = LARGE_PAGES.into_iter().find(|size| *size <= length).unwrap_or(1);
+                let away = new.memory() & (large - 1);
+                self.places.take(length, |place| place.iova & (large - 1) == away)
+            }
+        }
+    }
+
+    #[inline]
+    fn next_word(&mut self, place: IovaChoice, new: &New) -> Word {
+        self.generations += 1;
+        let word = Word::new(self.generations, new.perms, new.source);
+        match place {
+            IovaChoice::Any => word.with_open_place(),
+            IovaChoice::Fixed(_) => word,
+        }
+    }
+}
