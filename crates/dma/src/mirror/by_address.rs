@@ -4,6 +4,7 @@
 //! an ordered index can't tell apart: all but one of those stand on a list that is only looked at
 //! when the index has no answer.
 
+use super::hints::Hints;
 use crate::index::{Index, Writer};
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
@@ -14,6 +15,8 @@ const MOVED: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct ByAddress {
     index: OnceLock<Index>,
+    /// There before the index.
+    hints: OnceLock<Hints>,
     shadows: AtomicUsize,
     /// How often one of the list went into the index.
     moves: AtomicUsize,
@@ -32,6 +35,12 @@ impl ByAddress {
     /// The index, once somebody asked.
     pub(super) fn index(&self) -> Option<&Index> {
         self.index.get()
+    }
+
+    /// What the index needn't be asked for, once somebody asked.
+    #[inline]
+    pub(super) fn hints(&self) -> Option<&Hints> {
+        self.hints.get()
     }
 
     /// How often something moved into the index so far. Taken before the index is read.
@@ -54,14 +63,17 @@ impl ByAddress {
         last_of: impl Fn(u32) -> u64,
     ) -> AddressWriter {
         let (index, writer) = Index::new();
+        let hints = Hints::new();
         let mut addresses = AddressWriter { writer, shadows: Vec::new(), next: 0 };
         for (tile, memory) in tiles {
+            hints.made(memory.1 - memory.0 + 1);
             if !addresses.index_it(&index, tile, memory, &last_of) {
                 addresses.shadows.push(tile);
             }
         }
         self.shadows.store(addresses.shadows.len(), Ordering::Release);
-        // Under the lock of the one writer, so it isn't there yet.
+        // Under the lock of the one writer, so they aren't there yet.
+        let _ = self.hints.set(hints);
         let _ = self.index.set(index);
         addresses
     }
@@ -76,7 +88,8 @@ impl AddressWriter {
         (address, last): (u64, u64),
         last_of: impl Fn(u32) -> u64,
     ) {
-        let Some(index) = by.index() else { return };
+        let (Some(index), Some(hints)) = (by.index(), by.hints()) else { return };
+        hints.made(last - address + 1);
         if !self.index_it(index, tile, (address, last), last_of) {
             self.shadows.push(tile);
             by.shadows.store(self.shadows.len(), Ordering::Release);
@@ -102,10 +115,11 @@ impl AddressWriter {
         &mut self,
         by: &ByAddress,
         tile: u32,
-        address: u64,
+        (address, last): (u64, u64),
         range_of: impl Fn(u32) -> (u64, u64),
     ) {
-        let Some(index) = by.index() else { return };
+        let (Some(index), Some(hints)) = (by.index(), by.hints()) else { return };
+        hints.gone(tile, address, last);
         if index.get(address) != Some(tile) {
             self.shadows.retain(|shadow| *shadow != tile);
             by.shadows.store(self.shadows.len(), Ordering::Release);

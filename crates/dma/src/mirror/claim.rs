@@ -210,10 +210,10 @@ impl Mirror {
     fn take_out(&self, state: &mut State, ticket: &Ticket, to: Stage) -> Option<Arc<Mapping>> {
         let block = self.block(ticket.tile);
         if let Some(addresses) = &mut state.addresses
-            && let Some((address, _)) = block.get().0.memory()
+            && let Some(memory) = block.get().0.memory()
         {
             let range_of = |tile| self.memory_of(tile);
-            addresses.remove(&self.by_address, ticket.tile, address, range_of);
+            addresses.remove(&self.by_address, ticket.tile, memory, range_of);
         }
         block.store(ticket.word.at(to));
         state.bytes -= ticket.length;

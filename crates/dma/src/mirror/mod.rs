@@ -3,6 +3,7 @@
 mod block;
 mod by_address;
 mod claim;
+mod hints;
 mod hot;
 mod places;
 
@@ -18,7 +19,7 @@ use crate::chunks::Chunks;
 use crate::error::DmaError;
 use crate::index::{Index, Writer};
 use crate::memory::{Mapping, page_bytes};
-use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::table::Table;
 
 /// Where the memory of a mapping comes from.
@@ -123,8 +124,6 @@ pub(crate) struct Mirror {
     hot: Hot,
     by_address: ByAddress,
     blocks: Chunks<Block>,
-    /// A mapping whose memory was asked for: where it is looked first.
-    first_asked: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -143,8 +142,8 @@ impl Mirror {
             bytes: 0,
         };
         let (hot, by_address) = (Hot::new(), ByAddress::default());
-        let (blocks, first_asked) = (Chunks::new(), AtomicU32::new(0));
-        Self { index, hot, by_address, blocks, first_asked, state: Mutex::new(state) }
+        let blocks = Chunks::new();
+        Self { index, hot, by_address, blocks, state: Mutex::new(state) }
     }
 
     /// Learns what is permitted, and answers whether that is something new.
@@ -296,10 +295,17 @@ impl Mirror {
     /// some memory is mapped more than once or nobody has asked before.
     pub(crate) fn translate(&self, address: u64, length: u64) -> Option<u64> {
         let last = address.checked_add(length.checked_sub(1)?)?;
-        let first = self.first_asked.load(Ordering::Relaxed);
-        if let Some(iova) = self.blocks.get(first).and_then(|b| b.translate_alone(address, last)) {
+        let hint = self.by_address.hints().map(|hints| hints.get(address));
+        if let Some(block) = hint.and_then(|tile| self.blocks.get(tile))
+            && let Some(iova) = block.translate_alone(address, last)
+        {
             return Some(iova);
         }
+        self.translate_by_index(address, last)
+    }
+
+    #[inline(never)]
+    fn translate_by_index(&self, address: u64, last: u64) -> Option<u64> {
         let index = match self.by_address.index() {
             Some(index) => index,
             None => self.build_addresses()?,
@@ -313,9 +319,10 @@ impl Mirror {
             })
         };
         if let Some((tile, iova)) = seen() {
-            // One that lives stays: it is mostly the arena that all ask for, and nothing is written.
-            if !self.blocks.get(first).is_some_and(Block::is_mapped) {
-                self.first_asked.store(tile, Ordering::Relaxed);
+            // One that lives stays, so that those who ask write nothing that others read.
+            let hints = self.by_address.hints()?;
+            if !self.blocks.get(hints.get(address)).is_some_and(Block::is_mapped) {
+                hints.put(address, tile);
             }
             return Some(iova);
         }
