@@ -2,13 +2,13 @@
 
 use crate::sync::{AtomicU32, Ordering};
 
-const SLOTS: usize = if cfg!(loom) { 2 } else { 256 };
+const SLOTS: usize = if cfg!(loom) { 2 } else { 4096 };
 
 /// The tile of the mapping that was made last, for each group of addresses. It may be any other's by
 /// now: whoever takes it from here looks whether it is the one.
 #[derive(Debug)]
 pub(super) struct Hot {
-    slots: [AtomicU32; SLOTS],
+    slots: Box<[AtomicU32; SLOTS]>,
 }
 
 #[inline]
@@ -18,7 +18,7 @@ fn slot_of(iova: u64) -> usize {
 
 impl Hot {
     pub(super) fn new() -> Self {
-        Self { slots: std::array::from_fn(|_| AtomicU32::new(u32::MAX)) }
+        Self { slots: Box::new(std::array::from_fn(|_| AtomicU32::new(u32::MAX))) }
     }
 
     #[inline]

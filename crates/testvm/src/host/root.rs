@@ -1,9 +1,9 @@
 //! A Debian with systemd: the root file system of guests that don't take the host's.
 //!
 //! Made once by debootstrap from the machine's own archive, and kept as an image, so that owners and
-//! modes are what they are whoever runs the guest. Nothing of Berth is in it. It is of the machine's
-//! own release, or of a newer one that `BERTH_VM_DEBIAN` names, whose libraries take programs that
-//! were built here.
+//! modes are what they are whoever runs the guest. Nothing of Berth is in it. With one kernel it is of the
+//! machine's own release, with the other of the release after it, whose libraries take programs that
+//! were built here: so both releases are seen, and each takes one boot.
 
 use std::{
     env, fs,
@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use super::{
     apt::{self, Archive, PrivateApt},
     cache,
-    kernel::{building, newest_cached, publish},
+    kernel::{Kind, building, newest_cached, publish},
     packages::{self, as_root},
 };
 
@@ -30,22 +30,24 @@ const BUILDER: &str = "1";
 /// What its lock and directories are named after.
 const KIND: &str = "debian";
 const IMAGE: &str = "root.ext4";
+/// The release after another one.
+const NEXT: &[(&str, &str)] = &[("bookworm", "trixie")];
 /// What the image may grow to; it is sparse.
 const IMAGE_SIZE: &str = "1536M";
 
-/// Finds the image in the cache, or makes it.
+/// Finds the image for a kernel in the cache, or makes it.
 ///
 /// # Errors
 /// It isn't there and can't be made; the message says what is missing.
-pub(super) fn provide() -> Result<PathBuf> {
-    find_or_make().context("provide a Debian with systemd")
+pub(super) fn provide(kernel: Kind) -> Result<PathBuf> {
+    let suite = suite(kernel, env::var("BERTH_VM_DEBIAN").ok(), apt::codename)?;
+    find_or_make(&suite).with_context(|| format!("provide a Debian {suite} with systemd"))
 }
 
-fn find_or_make() -> Result<PathBuf> {
+fn find_or_make(suite: &str) -> Result<PathBuf> {
     let cache = cache::dir()?;
-    let suite = suite()?;
     let prefix = format!("debian-{suite}-");
-    let (archive, versions) = match offered(&suite, WITNESSES) {
+    let (archive, versions) = match offered(suite, WITNESSES) {
         Ok(offered) => offered,
         Err(error) => {
             let dir = newest_cached(&cache, &prefix, IMAGE)
@@ -77,11 +79,18 @@ fn find_or_make() -> Result<PathBuf> {
     Ok(dir.join(IMAGE))
 }
 
-fn suite() -> Result<String> {
-    match env::var("BERTH_VM_DEBIAN") {
-        Ok(suite) if !suite.is_empty() => Ok(suite),
-        _ => apt::codename(),
+/// The one that was asked for, or else the machine's own, or with Debian's kernel the one after it.
+fn suite(
+    kernel: Kind,
+    asked: Option<String>,
+    own: impl FnOnce() -> Result<String>,
+) -> Result<String> {
+    if let Some(suite) = asked.filter(|suite| !suite.is_empty()) {
+        return Ok(suite);
     }
+    let own = own()?;
+    let next = NEXT.iter().find(|(before, _)| kernel == Kind::Stock && *before == own);
+    Ok(next.map_or(own, |(_, next)| (*next).to_owned()))
 }
 
 /// Where a release comes from now, and the versions of packages that stand for all.
@@ -144,4 +153,22 @@ fn pack(tree: &Path, image: &Path) -> Result<()> {
     let mut give = Command::new("chown");
     give.arg(owner.to_string()).arg(image);
     as_root(give)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_releases_are_seen_where_programs_run_on_both() {
+        let of = |kernel, asked: Option<&str>, own: &str| {
+            suite(kernel, asked.map(str::to_owned), || Ok(own.to_owned())).expect("a release")
+        };
+        assert_eq!(of(Kind::Own, None, "bookworm"), "bookworm");
+        assert_eq!(of(Kind::Stock, None, "bookworm"), "trixie");
+        assert_eq!(of(Kind::Stock, Some(""), "bookworm"), "trixie");
+        assert_eq!(of(Kind::Stock, Some("bookworm"), "bookworm"), "bookworm");
+        assert_eq!(of(Kind::Stock, None, "trixie"), "trixie");
+        assert_eq!(of(Kind::Own, Some("trixie"), "bookworm"), "trixie");
+    }
 }

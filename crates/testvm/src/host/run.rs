@@ -73,8 +73,8 @@ pub(super) struct Prepared {
     /// The programs of the guest.
     pub(super) stage: tempfile::TempDir,
     pub(super) accel: Accel,
-    /// A root of its own, for the machines that have one, or why there is none.
-    root: Option<Result<PathBuf, String>>,
+    /// For machines that have a root of their own: that of each kernel, or why there is none.
+    roots: Vec<(Kind, Result<PathBuf, String>)>,
 }
 
 /// Runs the matching scenarios on every kernel and machine, as many guests at a time as the host has
@@ -168,8 +168,10 @@ pub(super) fn prepare(options: &Options) -> Result<Prepared> {
     stage_packages(options, &source, stage.path());
     let own_root = options.profiles.contains(&Profile::Systemd);
     // Without it the other machines go on.
-    let root = own_root.then(|| root::provide().map_err(|error| format!("{error:#}")));
-    Ok(Prepared { qemu, takes_descriptors, init, stage, accel, root })
+    let provide = |kind| (kind, root::provide(kind).map_err(|error| format!("{error:#}")));
+    let kernels = options.kernels.iter().filter(|_| own_root);
+    let roots = kernels.map(|&kind| provide(kind)).collect();
+    Ok(Prepared { qemu, takes_descriptors, init, stage, accel, roots })
 }
 
 /// A directory with our process id in its name, removed when dropped; those of processes that were
@@ -289,7 +291,8 @@ pub(super) fn files_for(
 ) -> Result<(tempfile::TempDir, RunFiles)> {
     // Under the system's temporary directory: socket paths must stay short.
     let dir = own_dir(&env::temp_dir(), "berth-vm-")?;
-    let root = prepared.root.clone().filter(|_| profile == Profile::Systemd);
+    let of_kernel = prepared.roots.iter().find(|(kind, _)| *kind == kernel.kind);
+    let root = of_kernel.filter(|_| profile == Profile::Systemd).map(|(_, root)| root.clone());
     let root = root.transpose().map_err(anyhow::Error::msg)?;
     let roomy = matches!(mode, Mode::Bench { .. });
     let files = RunFiles { dir: dir.path().to_owned(), root, roomy };

@@ -61,6 +61,7 @@ fn package(ctx: &mut Ctx) -> Result<Outcome> {
     let plugin = deb(&packages, "now", PLUGIN).context("no package of the plugin")?;
     // Scenarios that install by hand come later: dpkg is to find a machine without Berth.
     ensure!(!Path::new("/usr/sbin/berthd").exists(), "Berth is installed already");
+    println!("Debian {}", fs::read_to_string("/etc/debian_version")?.trim());
     let before = [EDU_ROOT, PAIR_A, PAIR_B, PAIR_BRIDGE].map(Before::of);
     let empty = files()?;
 
