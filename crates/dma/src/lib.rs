@@ -26,6 +26,7 @@ mod sim;
 mod space;
 mod sync;
 mod table;
+mod trace;
 #[cfg(feature = "vfio-ioctls")]
 mod vfio_ops;
 

@@ -30,6 +30,8 @@ pub(super) fn unit(long: bool) -> Result<Tally> {
         ],
         &[],
     )?;
+    // A feature that nothing else turns on.
+    tally += cargo_test(&["-p", "berth-dma", "--features", "tracing", "--test", "tracing"], &[])?;
     tally += orders::run()?;
     if long {
         tally += sanitize::run()?;

@@ -12,6 +12,7 @@ use crate::buffer::whole_pages;
 use crate::error::DmaError;
 use crate::memory::as_u64;
 use crate::mirror::{New, Source, Ticket};
+use crate::trace;
 
 /// How often a batch is tried where other users of the address space are in its way.
 const TRIES: u32 = 24;
@@ -171,8 +172,13 @@ impl AddressSpace {
     ) -> Result<(), (usize, IoctlError)> {
         for (at, (area, ticket)) in plan.areas.iter().zip(tickets).enumerate() {
             // SAFETY: the caller's promise for all buffers of the area.
-            unsafe { self.backend.map(ticket.iova, area.address, area.length, perms) }
-                .map_err(|error| (at, error))?;
+            unsafe { self.backend.map(ticket.iova, area.address, area.length, perms) }.map_err(
+                |error| {
+                    trace::refused("map", ticket.iova, area.length, error.errno);
+                    (at, error)
+                },
+            )?;
+            trace::mapped(ticket.iova, area.length, perms);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::limits::Memlock;
 use crate::memory::{Mapping, as_u64, is_whole_pages, page_bytes};
 use crate::mirror::{Denied, New, Source, Ticket};
 use crate::preflight::Planned;
+use crate::trace;
 
 /// How often another place is looked for where the kernel has something that isn't known here. What
 /// is passed over doubles each time.
@@ -143,6 +144,7 @@ impl AddressSpace {
             match act(ticket.iova) {
                 Ok(_) => {
                     self.mirror.commit(&ticket);
+                    trace::mapped(ticket.iova, ticket.length, new.perms);
                     return Ok(ticket.iova);
                 }
                 Err(error) => {
@@ -163,6 +165,7 @@ impl AddressSpace {
         error: IoctlError,
         tries: u32,
     ) -> Result<Option<Arc<Mapping>>, DmaError> {
+        trace::refused("map", ticket.iova, ticket.length, error.errno);
         let open = place == IovaChoice::Any && tries < PLACES;
         match error.errno {
             // Another user of the address space has something there.

@@ -5,6 +5,7 @@ use berth_uapi::{Errno, IoctlError};
 use super::AddressSpace;
 use crate::error::DmaError;
 use crate::mirror::Ticket;
+use crate::trace;
 
 impl AddressSpace {
     /// Unmaps exactly one mapping.
@@ -66,6 +67,7 @@ impl AddressSpace {
             let length = last.iova - first.iova + last.length;
             if self.backend.unmap(first.iova, length) == Ok(length) {
                 self.mirror.free_run(run);
+                trace::unmapped(first.iova, length, run.len());
                 return (0, None);
             }
             // The kernel stops at the first that it can't unmap, and doesn't say where: each is
@@ -95,6 +97,7 @@ impl AddressSpace {
         match self.backend.unmap(iova, length) {
             Ok(removed) if removed == length => {
                 drop(self.mirror.unmapped(ticket));
+                trace::unmapped(iova, length, 1);
                 Ok(())
             }
             Ok(removed) => {
@@ -107,6 +110,7 @@ impl AddressSpace {
 
     #[cold]
     fn not_unmapped(&self, ticket: &Ticket, error: IoctlError) -> DmaError {
+        trace::refused("unmap", ticket.iova, ticket.length, error.errno);
         // Another user of the address space was faster.
         if error.errno == Errno::NOENT {
             drop(self.mirror.free(ticket));
@@ -130,6 +134,7 @@ impl AddressSpace {
         let before = self.mirror.mapped();
         let removed = self.backend.unmap_all()?;
         self.mirror.forget(&before);
+        trace::unmapped(0, removed, before.len());
         Ok(removed)
     }
 }
