@@ -1,5 +1,6 @@
 //! What a terminal of 60 columns shows: no line is wider, but for a command, and no id and no address is
 //! broken. `BERTH_BLESS=1` rewrites the golden files.
+#![allow(clippy::unwrap_used, reason = "helpers of a test may panic as tests do")]
 
 mod daemon;
 
@@ -79,8 +80,9 @@ fn names(text: &str) -> BTreeSet<String> {
 }
 
 fn is_command(line: &str) -> bool {
-    let text = line.trim_start();
-    text.strip_prefix("to resolve: ").unwrap_or(text).starts_with("berth ")
+    line.trim_start()
+        .strip_prefix("to resolve: ")
+        .is_some_and(|fix| fix.starts_with("berth ") || fix.contains(": berth "))
 }
 
 fn see(daemon: &Daemon, out: &mut String, args: &[&str]) {

@@ -27,8 +27,9 @@ pub(super) fn folded(text: &str) -> String {
 /// before it. A command stays one line: it is there to be run.
 pub(super) fn fold(line: &str, width: usize, indent: usize) -> String {
     let text = line.trim_start();
-    let fix = text.strip_prefix("to resolve: ").unwrap_or(text);
-    if line.chars().count() <= width || fix.starts_with("berth ") {
+    let is_fix = text.starts_with("to resolve: ");
+    let is_command = text.starts_with("berth ") || (is_fix && text.contains(": berth "));
+    if line.chars().count() <= width || is_command {
         return line.to_owned();
     }
     let mut lines = Vec::new();
@@ -62,7 +63,11 @@ mod tests {
         assert_eq!(fold(line, 80, 6), line);
         // What is wider by itself stays whole.
         assert_eq!(fold("r-0123456789ab it is", 8, 2), "r-0123456789ab\n  it is");
-        for command in ["  to resolve: berth uncordon 0000:65:00.0", "berth uncordon 65:00.0"] {
+        for command in [
+            "berth uncordon 65:00.0",
+            "  to resolve: berth uncordon 0000:65:00.0",
+            "  to resolve: afterwards: berth quarantine clear 0000:65:00.0 --reason TEXT",
+        ] {
             assert_eq!(fold(command, 10, 2), command);
         }
         assert_eq!(longest_word("0000:65:00.0 0000:65:00.10 x"), 13);

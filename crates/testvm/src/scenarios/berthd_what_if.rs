@@ -92,7 +92,7 @@ fn foretells(ctx: &mut Ctx) -> Result<Outcome> {
     let ports: Vec<&str> = list(split, "ports").iter().filter_map(Value::as_str).collect();
     ensure!(ports == PORTS_WITHOUT_ACS, "by {ports:?}");
     let number = sysfs::group(PORTS_WITHOUT_ACS[0]).context("no group")?;
-    ensure!(split["number"].to_string() == number, "of group {number}: {split}");
+    ensure!(split["number"].as_u64() == number.parse().ok(), "of group {number}: {split}");
 
     // One port alone: only what is below it comes apart.
     let [first, _] = PORTS_WITHOUT_ACS;
