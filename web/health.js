@@ -60,12 +60,25 @@ const power = (health) =>
 const errors = ({ aer }) =>
   aer ? `${aer.correctable} correctable, ${aer.nonfatal} nonfatal, ${aer.fatal} fatal` : "";
 
+/** @param {number} mts */
+const speed = (mts) => (mts ? `${(mts / 1000).toFixed(1)} GT/s` : "unknown speed");
+
 /**
- * How a link runs, and could.
+ * How a link runs, and could, and what it lacks. A slow one may only idle: that is for the condition.
  * @param {Link} link
  */
 export function linkText(link) {
-  /** @param {number} mts */
-  const speed = (mts) => (mts ? `${(mts / 1000).toFixed(1)} GT/s` : "unknown speed");
-  return `x${link.width} at ${speed(link.speedMts)} of x${link.maxWidth} at ${speed(link.maxSpeedMts)}`;
+  const lacks = [
+    link.width < link.maxWidth ? "fewer lanes" : "",
+    link.speedMts < link.maxSpeedMts ? "slower" : "",
+  ].filter(Boolean);
+  const best = `x${link.maxWidth} at ${speed(link.maxSpeedMts)}`;
+  const than = lacks.length ? `: ${lacks.join(" and ")} than its ends can do` : "";
+  return `${linkNow(link)} of ${best}${than}`;
 }
+
+/**
+ * How a link runs.
+ * @param {Link} link
+ */
+export const linkNow = (link) => `x${link.width} at ${speed(link.speedMts)}`;

@@ -25,7 +25,7 @@ test("shows each device with its group, driver, node and owner, in words", async
   const nic = row(page, "d:0000:29:00.0");
   assert.match(
     await nic.innerText(),
-    /0000:29:00.0[^]*ConnectX-7[^]*25[^]*mlx5_core[^]*0[^]*kernel[^]*ok/,
+    /0000:29:00.0[^]*ConnectX-7[^]*x16 at 32.0 GT\/s[^]*25[^]*mlx5_core[^]*0[^]*kernel[^]*ok/,
   );
   assert.equal(await nic.getAttribute("aria-level"), "3");
   const { groups } = await daemon.get("groups");

@@ -129,7 +129,10 @@ test("a device that doesn't work as it should says what stands against it, and s
     await fact(page, "Against it").innerText(),
     /^LINK_WIDTH x4 of x16 since \d{4}-\d\d-\d\d /,
   );
-  assert.equal(await fact(page, "Link").innerText(), "x4 at 8.0 GT/s of x16 at 8.0 GT/s");
+  assert.equal(
+    await fact(page, "Link").innerText(),
+    "x4 at 8.0 GT/s of x16 at 8.0 GT/s: fewer lanes than its ends can do",
+  );
   assert.equal(await fact(page, "Errors").innerText(), "7 correctable, 0 nonfatal, 0 fatal");
   await narrow.berth("cordon", "00:06.0", "--note", "swap the riser", "--for", "2h");
   await fact(page, "Cordon").getByText("swap the riser").waitFor();

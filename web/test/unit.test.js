@@ -156,5 +156,11 @@ test("what stands against a device, and its link, are said in numbers", () => {
   ];
   assert.equal(against({ health: { causes } }), "AER_NONFATAL 3, LINK_WIDTH x4 of x16");
   const link = { width: 4, speedMts: 2500, maxWidth: 16, maxSpeedMts: 0 };
-  assert.equal(linkText(link), "x4 at 2.5 GT/s of x16 at unknown speed");
+  assert.equal(
+    linkText(link),
+    "x4 at 2.5 GT/s of x16 at unknown speed: fewer lanes than its ends can do",
+  );
+  const whole = { width: 16, speedMts: 32000, maxWidth: 16, maxSpeedMts: 32000 };
+  assert.equal(linkText(whole), "x16 at 32.0 GT/s of x16 at 32.0 GT/s");
+  assert.match(linkText({ ...whole, width: 8, speedMts: 2500 }), /: fewer lanes and slower than/);
 });

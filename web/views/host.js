@@ -2,6 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { Grid } from "../grid.js";
+import { linkNow, linkText } from "../health.js";
 import { badge, conditionBadge, deviceLinkTo, empty, groupLink, ownerBadge } from "../parts.js";
 import { build, rows as rowsOf } from "../tree.js";
 import { count, deviceName, needsAttention, numa, OWNER_KINDS, ownerOf } from "../words.js";
@@ -262,11 +263,17 @@ function cells({ node }, reservations) {
     : ownerBadge(group, reservations);
   const own = device.deviceName || deviceName(device);
   const vendor = device.deviceName && h("span", { class: "vendor" }, device.vendorName);
+  const link = device.health?.link;
+  const runs = link ? h("span", { class: "vendor" }, linkNow(link)) : null;
   const name = h(
     "span",
-    { class: kind === "bridge" ? "muted" : null, title: deviceName(device) },
+    {
+      class: kind === "bridge" ? "muted" : null,
+      title: link ? `${deviceName(device)}, ${linkText(link)}` : deviceName(device),
+    },
     own,
     vendor,
+    runs,
   );
   return [
     [deviceLinkTo(node.name), label],

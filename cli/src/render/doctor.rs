@@ -24,7 +24,7 @@ pub(crate) fn finding(finding: &v1::Finding) -> String {
     lines.push(format!("  {}", finding.cause));
     lines.extend(finding.fixes.iter().map(|fix| format!("  to resolve: {fix}")));
     lines.push(format!("  see {}", finding.docs));
-    lines.join("\n")
+    super::narrow::folded(&lines.join("\n"))
 }
 
 /// How many there are of each level, for people.

@@ -34,7 +34,7 @@ pub(crate) fn text(explanation: &v1::Explanation) -> String {
     for note in &explanation.memory_notes {
         let _ = writeln!(out, "{note}");
     }
-    out.trim_end().to_owned()
+    super::narrow::folded(out.trim_end())
 }
 
 fn device(out: &mut String, verdict: &v1::DeviceVerdict) {

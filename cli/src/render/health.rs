@@ -39,15 +39,26 @@ pub(crate) fn power(health: &v1::DeviceHealth) -> String {
     }
 }
 
-/// How its link runs, and could.
+/// How its link runs, and could, and what it lacks. A slow one may only idle: that is for the condition.
 pub(crate) fn link(health: &v1::DeviceHealth) -> String {
     let Some(link) = &health.link else { return String::new() };
     let speed = |speed: u32| match speed {
         0 => "unknown".to_owned(),
         speed => format!("{}.{} GT/s", speed / 1_000, speed % 1_000 / 100),
     };
+    let lacks: &[&str] = match (link.width < link.max_width, link.speed_mts < link.max_speed_mts) {
+        (false, false) => &[],
+        (true, false) => &["fewer lanes"],
+        (false, true) => &["slower"],
+        (true, true) => &["fewer lanes", "slower"],
+    };
+    let lacks = if lacks.is_empty() {
+        String::new()
+    } else {
+        format!(": {} than its ends can do", lacks.join(" and "))
+    };
     format!(
-        "x{} at {} of x{} at {}",
+        "x{} at {} of x{} at {}{lacks}",
         link.width,
         speed(link.speed_mts),
         link.max_width,
@@ -93,7 +104,15 @@ mod tests {
             "AER_NONFATAL 3 since 2026-11-23T17:59:18Z\nLINK_WIDTH x4 of x16"
         );
         assert_eq!(power(&health), "D3hot, asleep: not looked at further");
-        assert_eq!(link(&health), "x4 at 2.5 GT/s of x16 at unknown");
+        let narrow = "x4 at 2.5 GT/s of x16 at unknown: fewer lanes than its ends can do";
+        assert_eq!(link(&health), narrow);
+        let runs = |width, speed_mts| {
+            let link = v1::Link { max_width: 16, max_speed_mts: 16_000, width, speed_mts };
+            super::link(&v1::DeviceHealth { link: Some(link), ..Default::default() })
+        };
+        assert_eq!(runs(16, 16_000), "x16 at 16.0 GT/s of x16 at 16.0 GT/s");
+        assert!(runs(16, 2_500).ends_with(": slower than its ends can do"));
+        assert!(runs(8, 2_500).ends_with(": fewer lanes and slower than its ends can do"));
         assert_eq!(errors(&health), "7 correctable, 3 nonfatal, 0 fatal");
     }
 

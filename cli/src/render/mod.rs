@@ -8,6 +8,7 @@ pub(crate) mod explain;
 pub(crate) mod group;
 pub(crate) mod health;
 pub(crate) mod host;
+mod narrow;
 pub(crate) mod quota;
 pub(crate) mod reservation;
 pub(crate) mod sriov;
@@ -17,7 +18,7 @@ pub(crate) mod what_if;
 use std::io::{IsTerminal as _, Write as _};
 
 use berth_proto::v1;
-use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 use tonic::Code;
 
@@ -160,12 +161,25 @@ pub(crate) fn paint(text: &str, meaning: Meaning) -> String {
     if coloured() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// A table as wide as the terminal, or as `COLUMNS` says.
+/// A table as wide as the terminal, or as `COLUMNS` says. Where not every word has its place beside the
+/// others, each row is a block.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
+    let rows: Vec<Vec<Cell>> = rows.into_iter().collect();
+    let width_of = |(index, name): (usize, &&str)| {
+        let cells = rows.iter().filter_map(|row| row.get(index));
+        let words = cells.map(|cell| narrow::longest_word(&cell.content()));
+        words.max().unwrap_or(0).max(narrow::longest_word(name))
+    };
+    let widths: Vec<usize> = header.iter().enumerate().map(width_of).collect();
+    let least = widths.iter().sum::<usize>() + widths.len().saturating_sub(1);
+    let terminal = narrow::width();
+    if terminal.is_some_and(|width| width < least) {
+        return rows.iter().map(|row| row_block(header, row)).collect::<Vec<_>>().join("\n\n");
+    }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse::<u16>().ok());
-    if let Some(width) = columns {
+    if let Some(width) = terminal.and_then(|width| u16::try_from(width + 1).ok()) {
+        // The last column's padding is cut off again.
         table.set_width(width);
     }
     table.set_header(header.iter().map(|text| Cell::new(*text)));
@@ -174,12 +188,20 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) 
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 1));
-        // The id is there to be copied: it is never broken.
-        if index == 0 {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
+        let least = widths.get(index).and_then(|width| u16::try_from(width + 1).ok());
+        column.set_constraint(match least {
+            // The id is there to be copied: what is beside it gives way first.
+            Some(least) if index > 0 => ColumnConstraint::LowerBoundary(Width::Fixed(least)),
+            _ => ColumnConstraint::ContentWidth,
+        });
     }
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn row_block(header: &[&str], row: &[Cell]) -> String {
+    let names = header.iter().copied();
+    let fields: Vec<(&str, String)> = names.zip(row.iter().map(Cell::content)).collect();
+    block(&fields)
 }
 
 /// Lines of `name  value`, names padded to one width.
@@ -189,7 +211,10 @@ pub(crate) fn block(fields: &[(&str, String)]) -> String {
     shown()
         .map(|(name, value)| {
             let value = value.replace('\n', &format!("\n{}", " ".repeat(width + 2)));
-            format!("{name:width$}  {value}")
+            let text = format!("{name:width$}  {value}");
+            let Some(terminal) = narrow::width() else { return text };
+            let lines = text.lines().map(|line| narrow::fold(line, terminal, width + 2));
+            lines.collect::<Vec<_>>().join("\n")
         })
         .collect::<Vec<_>>()
         .join("\n")

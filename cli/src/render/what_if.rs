@@ -34,7 +34,7 @@ pub(crate) fn text(answer: &v1::WhatIfResponse) -> String {
     if answer.splits.is_empty() {
         let _ = writeln!(out, "{}: no group would split", answer.machine);
     }
-    out.trim_end().to_owned()
+    super::narrow::folded(out.trim_end())
 }
 
 fn named(stays: &v1::GroupStays) -> String {

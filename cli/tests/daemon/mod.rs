@@ -1,4 +1,4 @@
-//! A real `berthd` on the simulated host `small`, in a directory of its own.
+//! A real `berthd` on a simulated host, `small` where none is named, in a directory of its own.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::{
@@ -14,6 +14,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Daemon {
     pub(crate) child: Child,
     pub(crate) dir: tempfile::TempDir,
+    host: &'static str,
 }
 
 impl Drop for Daemon {
@@ -27,9 +28,14 @@ impl Drop for Daemon {
 impl Daemon {
     /// With the settings that are made for its directory.
     pub(crate) fn start(settings: impl FnOnce(&Path) -> String) -> Self {
+        Self::start_on("sim:small", settings)
+    }
+
+    /// The same on another host.
+    pub(crate) fn start_on(host: &'static str, settings: impl FnOnce(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("berthd.toml"), settings(dir.path())).unwrap();
-        let daemon = Self { child: spawn(dir.path()), dir };
+        let daemon = Self { child: spawn(dir.path(), host), dir, host };
         daemon.until_it_answers();
         daemon
     }
@@ -38,7 +44,7 @@ impl Daemon {
     pub(crate) fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(self.dir.path());
+        self.child = spawn(self.dir.path(), self.host);
         self.until_it_answers();
     }
 
@@ -70,14 +76,14 @@ impl Daemon {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(dir: &Path, host: &str) -> Child {
     let at = |name: &str| dir.join(name);
     let berthd = Path::new(env!("CARGO_BIN_EXE_berth")).with_file_name("berthd");
     assert!(berthd.exists(), "cargo build builds {}", berthd.display());
     let socket = |name: &str| format!("unix:{}", at(name).display());
     let mut command = Command::new(berthd);
     command
-        .args(["--host", "sim:small", "--state-dir"])
+        .args(["--host", host, "--state-dir"])
         .arg(at("state"))
         .arg("--config")
         .arg(at("berthd.toml"))

@@ -417,6 +417,14 @@ impl Reservation {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
+    /// The command that ends it, as far as its state goes: what a lease or a dead holder left is only
+    /// ended by force.
+    #[must_use]
+    pub fn release_command(&self) -> String {
+        let forced = matches!(self.state, ReservationState::Expired | ReservationState::Draining);
+        format!("berth release {}{}", self.id, if forced { " --force" } else { "" })
+    }
+
     /// The devices that are reserved.
     pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
         self.targets.iter().flat_map(|target| target.devices.iter())

@@ -16,8 +16,17 @@
 //!          +-- 00:15.0 root port -- 08:00.0 nvme, serial berth-nvme1 group nvme1
 //!          +-- 00:16.0 root port -- 09:00.0 e1000e ................. group e1000e
 //!          +-- 00:17.0 root port -- (empty: hot-plug, bus 0a)
-//!          `-- 00:18.0 root port -- 0b:00.0 virtio-net ............. group virtio-net
+//!          +-- 00:18.0 root port -- 0b:00.0 virtio-net ............. group virtio-net
+//!          +-- 00:19.0 root port without ACS -- 0c:00.0 testdev .... group merged
+//!          +-- 00:19.1 root port without ACS -- 0d:00.0 pcie-pci-bridge
+//!          |                          +-- 0e:01.0, 0e:02.0 testdev . group merged (with bridge and ports)
+//!          +-- 00:1a.0 root port -- 0f:00.0 testdev ................ group twin-port, twin-dev
+//!          `-- 00:1a.1 root port -- 10:00.0 pcie-pci-bridge
+//!                                     +-- 11:01.0, 11:02.0 testdev . group twin-bridge
 //! ```
+//!
+//! The last two slots are alike but for the Access Control Services of their ports: what would become of
+//! the one is what the kernel made of the other.
 
 /// `edu` on the root bus: a group of its own, no reset method at all.
 pub const EDU_ROOT: &str = "0000:00:03.0";
@@ -53,6 +62,19 @@ pub const VIRTIO_NET: &str = "0000:0b:00.0";
 /// QEMU's name of [`VIRTIO_NET`]: of the machine's endpoints the one that reports errors.
 pub const VIRTIO_NET_ID: &str = "virtio-net";
 
+/// Functions whose ports have no Access Control Services, each with the one in its place where they
+/// have them.
+pub const TWINS: &[(&str, &str)] = &[
+    ("0000:00:19.0", "0000:00:1a.0"),
+    ("0000:00:19.1", "0000:00:1a.1"),
+    ("0000:0c:00.0", "0000:0f:00.0"),
+    ("0000:0d:00.0", "0000:10:00.0"),
+    ("0000:0e:01.0", "0000:11:01.0"),
+    ("0000:0e:02.0", "0000:11:02.0"),
+];
+/// The ports without them.
+pub const PORTS_WITHOUT_ACS: [&str; 2] = ["0000:00:19.0", "0000:00:19.1"];
+
 /// One function of the test machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seat {
@@ -78,6 +100,8 @@ const fn seat(
 const EDU: (u16, u16) = (0x1234, 0x11e8);
 const BRIDGE: (u16, u16) = (0x1b36, 0x000e);
 const NVME: (u16, u16) = (0x1b36, 0x0010);
+const PORT: (u16, u16) = (0x1b36, 0x000c);
+const TESTDEV: (u16, u16) = (0x1b36, 0x0005);
 
 /// The functions that scenarios work with.
 pub const SEATS: &[Seat] = &[
@@ -94,4 +118,16 @@ pub const SEATS: &[Seat] = &[
     seat(NVME1, NVME, "nvme1", Some("nvme")),
     seat(E1000E, (0x8086, 0x10d3), "e1000e", Some("e1000e")),
     seat(VIRTIO_NET, (0x1af4, 0x1041), "virtio-net", Some("virtio-pci")),
+    seat("0000:00:19.0", PORT, "merged", Some("pcieport")),
+    seat("0000:00:19.1", PORT, "merged", Some("pcieport")),
+    seat("0000:0c:00.0", TESTDEV, "merged", None),
+    seat("0000:0d:00.0", BRIDGE, "merged", None),
+    seat("0000:0e:01.0", TESTDEV, "merged", None),
+    seat("0000:0e:02.0", TESTDEV, "merged", None),
+    seat("0000:00:1a.0", PORT, "twin-port0", Some("pcieport")),
+    seat("0000:00:1a.1", PORT, "twin-port1", Some("pcieport")),
+    seat("0000:0f:00.0", TESTDEV, "twin-dev", None),
+    seat("0000:10:00.0", BRIDGE, "twin-bridge", None),
+    seat("0000:11:01.0", TESTDEV, "twin-bridge", None),
+    seat("0000:11:02.0", TESTDEV, "twin-bridge", None),
 ];

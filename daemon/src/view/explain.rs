@@ -254,7 +254,7 @@ fn by_reservation(state: &State, group: &Group, facts: &DeviceFacts) -> Option<F
             process.unwrap_or_default()
         );
     }
-    Some(Finding { blocks: true, text, resolve: format!("berth release {}", owner.id) })
+    Some(Finding { blocks: true, text, resolve: owner.release_command() })
 }
 
 /// Somebody has a device that is only reset together with this one.
@@ -270,7 +270,7 @@ pub(super) fn by_reset(state: &State, record: &Device) -> Option<Finding> {
                 "{id} is reset together with {} of group {}, which {} for {} has (label {})",
                 peer.facts.id, peer.group, other.id, other.holder, other.label
             ),
-            resolve: format!("berth release {}", other.id),
+            resolve: other.release_command(),
         })
     })
 }

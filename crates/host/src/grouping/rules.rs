@@ -114,11 +114,13 @@ impl<'m> Rules<'m> {
     }
 
     /// # Kernel
-    /// `pci_iov_add_virtfn` says so of no virtual function, whatever its header does.
+    /// `pci_iov_add_virtfn` says so of no virtual function, whatever its header does, and
+    /// `pci_scan_slot` of each other one that isn't function 0.
     fn is_multifunction(&self, address: PciAddress) -> bool {
         let physical =
             self.functions.get(&address).is_some_and(|it| it.physical_function.is_none());
-        physical && self.shows(address).is_some_and(|shows| shows.multifunction)
+        let shows = |shows: Isolation| shows.multifunction || address.function() > 0;
+        physical && self.shows(address).is_some_and(shows)
     }
 
     /// A bridge whose requester id the IOMMU sees of what is behind it.

@@ -42,6 +42,15 @@ fn a_port_without_acs_is_all_that_joins_a_card_to_it() {
 }
 
 #[test]
+fn functions_beside_the_first_are_of_several_whatever_their_headers_say() {
+    let mut plain = machine("small");
+    let second = plain.devices.iter_mut().find(|it| it.address == at("0000:05:00.1")).unwrap();
+    second.isolation.as_mut().unwrap().multifunction = false;
+    let answer = what_if(&plain, &Assumed::AsItIs);
+    assert_eq!((answer.splits, answer.unexplained), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn no_acs_takes_a_bridges_requester_id_away() {
     let answer = what_if(&machine("small"), &Assumed::Everywhere);
     let stays: Vec<u32> = answer.stays.iter().map(|stays| stays.number).collect();

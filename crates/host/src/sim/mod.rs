@@ -14,6 +14,7 @@ mod foreign;
 mod host;
 mod kernel;
 mod process;
+mod regroup;
 mod rule;
 mod scripting;
 mod shared;

@@ -167,7 +167,7 @@ impl State {
             other.id
         );
         Err(Refusal::new(Reason::HolderOwnsDomain, &reservation.id, text).with_resolve(vec![
-            format!("berth release {}", other.id),
+            other.release_command(),
             format!("reserve --for {}", other.for_identity),
         ]))
     }

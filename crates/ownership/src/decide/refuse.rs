@@ -222,7 +222,8 @@ impl State {
             }
             Reason::GroupOwned => {
                 let id = owner.and_then(|owner| owner.reservation.as_ref());
-                id.map(|id| format!("berth release {id}")).into_iter().collect()
+                let owner = id.and_then(|id| self.reservation(id));
+                owner.map(Reservation::release_command).into_iter().collect()
             }
             Reason::DomainMismatch => {
                 vec![format!("present {} with --domain", self.first_domain(group))]

@@ -119,7 +119,7 @@ impl State {
         Refusal::new(Reason::ResetScope, object, message)
             .with_owner(Some(owner_info(other, claims)))
             .with_blockers(vec![blocked])
-            .with_resolve(vec![format!("berth release {}", other.id), together])
+            .with_resolve(vec![other.release_command(), together])
     }
 }
 

@@ -77,7 +77,7 @@ impl State {
                 .with_cell_errno(Errno::EBUSY)
                 .with_owner(Some(owner_info(holder, claims)))
                 .with_blockers(vec![blocker(function, text)])
-                .with_resolve(vec![format!("berth release {}", holder.id)]));
+                .with_resolve(vec![holder.release_command()]));
         }
         Ok(())
     }
@@ -202,7 +202,7 @@ fn held(device: &Device, group: &Group, holder: &Reservation) -> Box<Refusal> {
         .with_cell_errno(Errno::EBUSY)
         .with_owner(Some(owner_info(holder, claims)))
         .with_blockers(vec![blocker(device, text)])
-        .with_resolve(vec![format!("berth release {}", holder.id)])
+        .with_resolve(vec![holder.release_command()])
 }
 
 fn foreign(device: &Device, group: &Group) -> Box<Refusal> {

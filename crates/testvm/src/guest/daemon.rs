@@ -99,6 +99,15 @@ impl Client {
         self.grpc.clone()
     }
 
+    /// The command `berth ...` for people, connected to this daemon.
+    #[must_use]
+    pub fn plain<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--endpoint").arg(format!("unix://{}", self.grpc.display()));
+        command.args(arguments).env("NO_COLOR", "1");
+        command
+    }
+
     /// The command `berth -o json ...`, connected to this daemon.
     #[must_use]
     pub fn cli_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {

@@ -246,6 +246,10 @@ fn devices(files: &RunFiles) -> Vec<(&'static str, String)> {
             .to_owned(),
     );
 
+    for twin in twins() {
+        device(twin);
+    }
+
     if let Some(root) = &files.root {
         device("virtio-blk-pci,drive=root,bus=pcie.0,addr=0x6,disable-legacy=on".to_owned());
         let file = escaped(root);
@@ -260,6 +264,27 @@ fn devices(files: &RunFiles) -> Vec<(&'static str, String)> {
     }
     let share = "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap";
     list.push(("-fsdev", share.to_owned()));
+    list
+}
+
+/// Two slots of root ports that differ in their Access Control Services only.
+fn twins() -> Vec<String> {
+    let mut list = Vec::new();
+    for (name, slot, chassis, disable_acs) in
+        [("merged", 0x19, 20, "on"), ("twin", 0x1a, 30, "off")]
+    {
+        for (function, multifunction) in [(0, "on"), (1, "off")] {
+            let number = chassis + function;
+            list.push(format!(
+                "pcie-root-port,id=rp-{name}{function},bus=pcie.0,addr={slot:#x}.{function},\
+                 multifunction={multifunction},chassis={number},slot={number},\
+                 disable-acs={disable_acs}"
+            ));
+        }
+        list.push(format!("pci-testdev,bus=rp-{name}0,addr=0x0"));
+        list.push(format!("pcie-pci-bridge,id={name},bus=rp-{name}1,addr=0x0"));
+        list.extend([1, 2].map(|slot| format!("pci-testdev,bus={name},addr={slot:#x}")));
+    }
     list
 }
 

@@ -44,6 +44,7 @@ mod berthd_sriov;
 mod berthd_tools;
 mod berthd_vf_token;
 mod berthd_wedged;
+mod berthd_what_if;
 mod conformance;
 mod daemon;
 mod dma;
@@ -110,6 +111,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_leaks::SCENARIOS,
     berthd_condition::SCENARIOS,
     berthd_kubelet::SCENARIOS,
+    berthd_what_if::SCENARIOS,
     // The first there: it looks for a machine without Berth, and leaves one.
     systemd_package::SCENARIOS,
     systemd::SCENARIOS,

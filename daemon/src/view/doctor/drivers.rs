@@ -17,6 +17,11 @@ fn uses_kernel_dma(facts: &DeviceFacts) -> bool {
     matches!(facts.dma, DmaKind::Kernel | DmaKind::Assumed)
 }
 
+/// Members on host drivers that use kernel DMA.
+pub(super) fn on_host<'s>(snapshot: &'s Snapshot, group: &Group) -> Vec<&'s DeviceFacts> {
+    functions(snapshot, group).into_iter().filter(|facts| uses_kernel_dma(facts)).collect()
+}
+
 /// Devices on host drivers that keep others of their group, which are on none, from being given away.
 pub(super) fn siblings(snapshot: &Snapshot, group: &Group) -> Vec<v1::Finding> {
     let functions = functions(snapshot, group);
@@ -64,7 +69,11 @@ fn driver(facts: &DeviceFacts) -> String {
 }
 
 /// With what takes the driver away.
-fn released(snapshot: &Snapshot, facts: &DeviceFacts, finding: v1::Finding) -> v1::Finding {
+pub(super) fn released(
+    snapshot: &Snapshot,
+    facts: &DeviceFacts,
+    finding: v1::Finding,
+) -> v1::Finding {
     let at = facts.address;
     let keepers = facts.private_domain.as_ref().map(PrivateDomain::keepers).unwrap_or_default();
     if !keepers.is_empty() {

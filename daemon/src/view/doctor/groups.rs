@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_host::{DeviceFacts, GroupFacts, GroupingCode, PciAddress};
+use berth_host::{Acs, DeviceFacts, GroupFacts, GroupingCode, PciAddress, PortType};
 use berth_proto::v1;
 
 use super::{Code, finding, fixed_by};
@@ -29,11 +29,19 @@ pub(super) fn findings(snapshot: &Snapshot, only: Option<u32>) -> Vec<v1::Findin
     found
 }
 
+/// Functions that something puts into one group.
+struct Shared<'s> {
+    code: Code,
+    object: PciAddress,
+    why: String,
+    devices: Vec<&'s DeviceFacts>,
+}
+
 /// One finding for each port, bridge or device that puts others into one group.
 fn isolation(snapshot: &Snapshot, only: Option<u32>) -> Vec<v1::Finding> {
     // Functions name each other as the cause: they are told by their group.
     type Key<'c> = (&'c str, Option<PciAddress>, Option<u32>);
-    let mut causes: BTreeMap<Key<'_>, Vec<&DeviceFacts>> = BTreeMap::new();
+    let mut causes: BTreeMap<Key<'_>, Shared<'_>> = BTreeMap::new();
     let concerns = |device: &&DeviceFacts| only.is_none() || device.group == only;
     for device in snapshot.devices().filter(|device| !device.bridge).filter(concerns) {
         let shares = device.group.and_then(|number| snapshot.group_by_number(number));
@@ -42,15 +50,49 @@ fn isolation(snapshot: &Snapshot, only: Option<u32>) -> Vec<v1::Finding> {
             functions.filter(|member| !member.bridge).count()
         };
         let Some(code) = code_of(device.grouping.code) else { continue };
-        if shares.map_or(0, of_functions) > 1 {
-            let key = match code {
-                Code::Multifunction => (code.name(), None, device.group),
-                _ => (code.name(), device.grouping.cause, None),
-            };
-            causes.entry(key).or_default().push(device);
+        if shares.map_or(0, of_functions) < 2 {
+            continue;
+        }
+        let (key, object) = match (code, device.grouping.cause) {
+            (Code::Multifunction, _) => ((code.name(), None, device.group), device.address),
+            (_, cause) => ((code.name(), cause, None), cause.unwrap_or(device.address)),
+        };
+        let why = || device.grouping.text.clone();
+        let shared = || Shared { code, object, why: why(), devices: Vec::new() };
+        causes.entry(key).or_insert_with(shared).devices.push(device);
+        for port in lacking(snapshot, device).filter(|port| port.address != object) {
+            let (code, object) = (Code::MissingAcs, port.address);
+            let shared = || Shared { code, object, why: lack(port), devices: Vec::new() };
+            let key = (code.name(), Some(object), None);
+            causes.entry(key).or_insert_with(shared).devices.push(device);
         }
     }
-    causes.into_values().filter_map(|devices| shared(&devices)).collect()
+    causes.into_values().map(told).collect()
+}
+
+/// Ports above a function, and in its group, that keep nothing apart: beside the one reason that the
+/// function is told of.
+fn lacking<'s>(
+    snapshot: &'s Snapshot,
+    device: &'s DeviceFacts,
+) -> impl Iterator<Item = &'s DeviceFacts> {
+    /// Deeper than buses can be nested.
+    const DEEPEST: usize = 256;
+    let up = |of: &DeviceFacts| snapshot.device(of.parent?);
+    let above = std::iter::successors(up(device), move |port| up(port)).take(DEEPEST);
+    above.filter(|port| {
+        let shows = port.isolation.unwrap_or_default();
+        let is_port = matches!(shows.port, Some(PortType::RootPort | PortType::DownstreamPort));
+        is_port && port.group == device.group && !shows.acs.is_some_and(Acs::isolates)
+    })
+}
+
+fn lack(port: &DeviceFacts) -> String {
+    let has = match port.isolation.and_then(|shows| shows.acs) {
+        None => "shows no ACS",
+        Some(_) => "has ACS, but not all of it is on",
+    };
+    format!("port {} on their way to the root {has}", port.address)
 }
 
 fn code_of(grouping: GroupingCode) -> Option<Code> {
@@ -62,17 +104,12 @@ fn code_of(grouping: GroupingCode) -> Option<Code> {
     }
 }
 
-fn shared(devices: &[&DeviceFacts]) -> Option<v1::Finding> {
-    let first = devices.first()?;
-    let code = code_of(first.grouping.code)?;
+fn told(shared: Shared<'_>) -> v1::Finding {
+    let Shared { code, object, why, devices } = shared;
     let names: Vec<String> = devices.iter().map(|it| it.address.to_string()).collect();
-    let object = match first.grouping.cause {
-        Some(cause) if code != Code::Multifunction => cause.to_string(),
-        _ => first.address.to_string(),
-    };
-    let cause = format!("{} go to one holder only: {}", names.join(", "), first.grouping.text);
+    let cause = format!("{} go to one holder only: {why}", names.join(", "));
     let finding = finding(code, object, cause);
-    Some(match code {
+    match code {
         Code::MissingAcs => {
             let finding =
                 fixed_by(finding, "turn on ACS in the firmware where it has a switch for it");
@@ -82,7 +119,7 @@ fn shared(devices: &[&DeviceFacts]) -> Option<v1::Finding> {
             fixed_by(finding, "a PCI Express card instead of one behind a bridge")
         }
         _ => fixed_by(finding, "reserve the group as a whole: --policy group"),
-    })
+    }
 }
 
 fn firmware(group: &GroupFacts) -> Option<v1::Finding> {

@@ -3,7 +3,7 @@
 use berth_ownership::{Condition, Device, Group, Reservation, ReservationState};
 use berth_proto::v1;
 
-use super::{super::owner_of, Code, finding, fixed_by};
+use super::{super::owner_of, Code, drivers, finding, fixed_by};
 use crate::model::Snapshot;
 
 pub(super) fn findings(snapshot: &Snapshot) -> Vec<v1::Finding> {
@@ -74,11 +74,33 @@ fn of_group(snapshot: &Snapshot, group: &Group) -> Vec<v1::Finding> {
         found.push(finding);
     }
     if group.drift {
-        let cause = "it is claimed, and a host driver or a stranger is there all the same";
-        let finding = finding(Code::Drift, &group.id, cause);
-        found.push(fixed_by(finding, format!("berth explain {}", group.id)));
+        found.push(drift(snapshot, group));
     }
     found
+}
+
+/// Who is there beside whoever has the group by the record, and what ends that.
+fn drift(snapshot: &Snapshot, group: &Group) -> v1::Finding {
+    let owners: Vec<String> = snapshot
+        .state
+        .reservations_of(group)
+        .map(|owner| format!("{} for {}", owner.id, owner.holder))
+        .collect();
+    let strangers: Vec<String> =
+        owner_of(&snapshot.state, group).processes.iter().map(named).collect();
+    let drivers = drivers::on_host(snapshot, group);
+    let on_host = drivers.iter().map(|facts| format!("{} on its host driver", facts.address));
+    let beside: Vec<String> = strangers.iter().cloned().chain(on_host).collect();
+    let cause = format!(
+        "by the record {} has it, and {} is there all the same",
+        owners.join(" and "),
+        beside.join(", ")
+    );
+    let mut finding = finding(Code::Drift, &group.id, cause);
+    if !group.foreign_pids.is_empty() {
+        finding = fixed_by(finding, format!("end {}", strangers.join(", ")));
+    }
+    drivers.into_iter().fold(finding, |finding, facts| drivers::released(snapshot, facts, finding))
 }
 
 fn of_reservation(record: &Reservation) -> Option<v1::Finding> {
@@ -87,12 +109,12 @@ fn of_reservation(record: &Reservation) -> Option<v1::Finding> {
         ReservationState::Lost => {
             let cause =
                 format!("holder {} has nothing of it any more: {}", record.holder, record.detail);
-            (Code::ReservationLost, cause, format!("berth release {id}"))
+            (Code::ReservationLost, cause, record.release_command())
         }
         ReservationState::Expired => {
             let cause = format!("its lease is over, and holder {} still has it", record.holder);
             let finding = fixed_by(finding(Code::LeaseOver, id, cause), renew(record));
-            return Some(fixed_by(finding, format!("berth release {id} --force")));
+            return Some(fixed_by(finding, record.release_command()));
         }
         ReservationState::Draining => {
             let who = record.process.as_ref().map_or_else(
@@ -100,7 +122,7 @@ fn of_reservation(record: &Reservation) -> Option<v1::Finding> {
                 |process| format!("{} ({})", process.name, process.pid),
             );
             let cause = format!("its holder is dead, and {who} has a device of it open");
-            (Code::HolderDraining, cause, format!("berth release {id} --force"))
+            (Code::HolderDraining, cause, record.release_command())
         }
         ReservationState::Preparing
         | ReservationState::Reserved

@@ -54,7 +54,7 @@ fn owned(snapshot: &Snapshot, group: &Group) -> Vec<v1::Finding> {
                 owner.id, owner.holder, owner.state, owner.policy, owner.label
             );
             let finding = finding(Code::Reserved, &group.id, cause);
-            fixed_by(finding, format!("berth release {}", owner.id))
+            fixed_by(finding, owner.release_command())
         })
         .collect();
     let devices = group.devices.iter().filter_map(|id| state.device(id));

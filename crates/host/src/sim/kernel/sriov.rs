@@ -108,6 +108,8 @@ impl Kernel {
         model.facts.isolation = model.facts.isolation.map(|of| Isolation { acs: None, ..of });
         model.host_drivers = vf.drivers;
         model.uses = Vec::new();
+        // It has no link: the physical function ends it.
+        model.health.link = None;
         model.vf = None;
         Some(model)
     }

@@ -39,6 +39,17 @@ fn a_gpu_server_has_what_one_has() {
 }
 
 #[test]
+fn each_device_of_a_gpu_server_has_a_link_and_no_virtual_function_does() {
+    let host = SimHost::builtin("gpu-server").unwrap();
+    let inventory = host.scan().unwrap();
+    for device in inventory.devices.iter().filter(|device| !device.bridge) {
+        let link = host.health(device.address).unwrap().link;
+        assert_eq!(link.is_some(), device.physical_function.is_none(), "{}", device.address);
+        assert!(link.is_none_or(|link| link.current == link.reachable()), "{link:?}");
+    }
+}
+
+#[test]
 fn a_topology_goes_through_its_file() {
     for name in Topology::builtin_names() {
         let topology = Topology::builtin(name).unwrap();
