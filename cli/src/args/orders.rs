@@ -11,7 +11,7 @@ use crate::{address, complete, quantity};
 /// Of what can be tried without doing it.
 #[derive(Debug, Args)]
 pub(crate) struct TriedArgs {
-    /// Decide and say what would be done, of SR-IOV each write to sysfs and what undoes it; change
+    /// Decide, and say what would be recorded, and each write to sysfs and what undoes it; change
     /// nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -64,10 +64,12 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
             reservation::attach(channel, order, domain, output).await
         }
         Command::Detach(order) => reservation::detach(channel, order, output).await,
-        Command::Release { order, force } => {
-            reservation::release(channel, order, force, output).await
+        Command::Release { order, force, dry_run } => {
+            reservation::release(channel, order, (force, dry_run), output).await
         }
-        Command::Revoke(order) => reservation::revoke(channel, order, output).await,
+        Command::Revoke { order, dry_run } => {
+            reservation::revoke(channel, order, dry_run, output).await
+        }
         Command::Domain(command) => domain::run(channel, command, output).await,
         Command::KernelDma(command) => device::kernel_dma(channel, command, output).await,
         Command::Sriov(command) => sriov::run(channel, command, output).await,
