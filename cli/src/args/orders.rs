@@ -78,6 +78,9 @@ pub(crate) struct LibvirtHookArgs {
     /// Where libvirt has the pid files of its QEMUs; /run/libvirt/qemu for root's.
     #[arg(long, env = "BERTH_LIBVIRT_RUN_DIR", value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
+    /// Of `prepare` and `release`: say each write to sysfs and what undoes it; change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -43,7 +43,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         return run::run(&cli.global, *args, output).await;
     }
     if let Command::LibvirtHook(args) = cli.command {
-        return libvirt::hook(&cli.global, args).await;
+        return libvirt::hook(&cli.global, args, output).await;
     }
     let channel = client::connect(&cli.global).await?;
     output.note_simulated(host::simulated(&channel).await);
@@ -94,7 +94,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => man(&dir),
         Command::Run(args) => run::run(&cli.global, *args, output).await,
-        Command::LibvirtHook(args) => libvirt::hook(&cli.global, args).await,
+        Command::LibvirtHook(args) => libvirt::hook(&cli.global, args, output).await,
         Command::LibvirtStandIn { .. } => libvirt::stand_in(),
     }
 }
