@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use berth_host::PciAddress;
-use berth_ownership::Command;
+use berth_ownership::{Command, DeviceId, Event, Reserve};
+use berth_proto::v1;
 
-use super::Service;
+use super::{
+    Service,
+    reserve::{host_uses, members_of},
+};
 use crate::{
     acts::rehearsal::{Rehearsed, rehearse},
     ledger,
-    model::ApiError,
+    model::{ApiError, Caller, Snapshot},
+    view,
 };
 
 /// What the real call looks at again before it is decided.
@@ -50,4 +55,50 @@ impl Service {
             ApiError::internal("dry run", format!("the dry run ended early: {error}"))
         })?
     }
+
+    /// What a dry run answers: the reservation as it would be, and what would be written.
+    pub(super) async fn reserve_tried(
+        &self,
+        caller: &Caller,
+        template: Reserve,
+    ) -> Result<v1::Reservation, ApiError> {
+        self.within_quotas(caller, &template)?;
+        let snapshot = self.snapshot();
+        let again = template.flags.take_from_host || host_uses(&snapshot, &template);
+        let look = match again {
+            true => Look::Devices(members_of(&snapshot, &template)),
+            false => Look::Nothing,
+        };
+        let tried = self.rehearse(look, Command::Reserve(Box::new(template))).await?;
+        let shown = planned(&tried.before, &tried.events)?;
+        Ok(v1::Reservation { writes: view::writes(tried.writes), ..shown })
+    }
+
+    /// What would come of it, decided on a copy that is thrown away.
+    pub(super) fn dry_run(&self, command: &Command) -> Result<v1::Reservation, ApiError> {
+        let snapshot = self.snapshot();
+        let events = snapshot.state.decide(command, &self.ledger.clock().now())?;
+        planned(&snapshot, &events)
+    }
+}
+
+/// The reservation that would be made.
+fn planned(snapshot: &Snapshot, events: &[Event]) -> Result<v1::Reservation, ApiError> {
+    let record = events.iter().find_map(|event| match event {
+        Event::Reserved { reservation } => Some(reservation),
+        _ => None,
+    });
+    let record =
+        record.ok_or_else(|| ApiError::internal("dry_run", "a dry run led to no reservation"))?;
+    let mut shown = view::reservation(&snapshot.state, record, None, &snapshot.boot);
+    shown.detail = taken_text(&record.taken);
+    Ok(shown)
+}
+
+fn taken_text(taken: &[DeviceId]) -> String {
+    if taken.is_empty() {
+        return "dry run".to_owned();
+    }
+    let names: Vec<&str> = taken.iter().map(DeviceId::as_str).collect();
+    format!("dry run: would take {} from host drivers", names.join(", "))
 }

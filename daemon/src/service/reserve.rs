@@ -2,14 +2,13 @@
 
 use berth_host::{BackendKind, DeviceFacts, PciAddress};
 use berth_ownership::{
-    Backend, Command, ContextId, Delivery, DeviceId, DomainId, Event, Flags, GroupId, Hold, Policy,
+    Backend, Command, ContextId, Delivery, DeviceId, DomainId, Flags, GroupId, Hold, Policy,
     Reason, ReservationId, Reserve, ResetPolicy, State, TargetRequest,
 };
 use berth_proto::v1;
 
 use super::{
-    Service, authorize::require, find, memory, parse, rehearse::Look, request, select, tenant,
-    wait::Wait,
+    Service, authorize::require, find, memory, parse, request, select, tenant, wait::Wait,
 };
 use crate::{
     model::{AnswerOf, ApiError, Call, Caller, Snapshot},
@@ -170,35 +169,10 @@ impl Service {
         Ok(())
     }
 
-    /// What a dry run answers: the reservation as it would be, and what would be written.
-    async fn reserve_tried(
-        &self,
-        caller: &Caller,
-        template: Reserve,
-    ) -> Result<v1::Reservation, ApiError> {
-        self.within_quotas(caller, &template)?;
-        let snapshot = self.snapshot();
-        let again = template.flags.take_from_host || host_uses(&snapshot, &template);
-        let look = match again {
-            true => Look::Devices(members_of(&snapshot, &template)),
-            false => Look::Nothing,
-        };
-        let tried = self.rehearse(look, Command::Reserve(Box::new(template))).await?;
-        let shown = planned(&tried.before, &tried.events)?;
-        Ok(v1::Reservation { writes: view::writes(tried.writes), ..shown })
-    }
-
     /// Looks at the devices of the targets again: what the host does with them must be true now.
     async fn look_at(&self, snapshot: &Snapshot, template: &Reserve) -> Result<(), ApiError> {
         let devices = members_of(snapshot, template);
         self.ledger.refresh(devices, crate::model::Meta::internal("reserve")).await.map(drop)
-    }
-
-    /// What would come of it, decided on a copy that is thrown away.
-    pub(super) fn dry_run(&self, command: &Command) -> Result<v1::Reservation, ApiError> {
-        let snapshot = self.snapshot();
-        let events = snapshot.state.decide(command, &self.ledger.clock().now())?;
-        planned(&snapshot, &events)
     }
 
     /// The back end of a request: as named, as of what it joins, or the best one.
@@ -306,27 +280,14 @@ impl Service {
     }
 }
 
-/// The reservation that would be made.
-fn planned(snapshot: &Snapshot, events: &[Event]) -> Result<v1::Reservation, ApiError> {
-    let record = events.iter().find_map(|event| match event {
-        Event::Reserved { reservation } => Some(reservation),
-        _ => None,
-    });
-    let record =
-        record.ok_or_else(|| ApiError::internal("dry_run", "a dry run led to no reservation"))?;
-    let mut shown = view::reservation(&snapshot.state, record, None, &snapshot.boot);
-    shown.detail = taken_text(&record.taken);
-    Ok(shown)
-}
-
 /// All devices of the groups that are asked for.
-fn members_of(snapshot: &Snapshot, template: &Reserve) -> Vec<PciAddress> {
+pub(super) fn members_of(snapshot: &Snapshot, template: &Reserve) -> Vec<PciAddress> {
     let groups = template.targets.iter().filter_map(|target| snapshot.state.group(&target.group));
     groups.flat_map(|group| &group.devices).filter_map(|id| id.as_str().parse().ok()).collect()
 }
 
 /// Whether somebody on the host used a member of the targets when it was last looked at.
-fn host_uses(snapshot: &Snapshot, template: &Reserve) -> bool {
+pub(super) fn host_uses(snapshot: &Snapshot, template: &Reserve) -> bool {
     let groups = template.targets.iter().filter_map(|target| snapshot.state.group(&target.group));
     let mut devices = groups.flat_map(|group| &group.devices);
     let used =
@@ -350,14 +311,6 @@ fn strictness(policy: ResetPolicy) -> u8 {
         ResetPolicy::AllowSameLabel => 1,
         ResetPolicy::Require => 2,
     }
-}
-
-fn taken_text(taken: &[DeviceId]) -> String {
-    if taken.is_empty() {
-        return "dry run".to_owned();
-    }
-    let names: Vec<&str> = taken.iter().map(DeviceId::as_str).collect();
-    format!("dry run: would take {} from host drivers", names.join(", "))
 }
 
 fn members(snapshot: &Snapshot, target: &TargetRequest) -> Vec<DeviceId> {

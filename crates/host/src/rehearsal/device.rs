@@ -123,19 +123,7 @@ fn foresee(facts: &mut DeviceFacts, attribute: &Attribute, text: &str) -> Result
             take(facts, driver.clone());
             undone_by(&Attribute::Unbind, address.to_string())
         }
-        Attribute::Vfs => {
-            let count = text.parse::<u16>().map_err(|_| Errno::INVAL)?;
-            let before = facts.virtual_functions.len();
-            if count > facts.sriov_total {
-                return Err(Errno::RANGE);
-            }
-            if count > 0 && before > 0 {
-                return Err(Errno::BUSY);
-            }
-            // How many there would be is known, and not which.
-            facts.virtual_functions = vec![address; count.into()];
-            undone_by(attribute, before.to_string())
-        }
+        Attribute::Vfs => undone_by(attribute, set_functions(facts, text)?.to_string()),
         Attribute::Autoprobe => {
             let before = std::mem::replace(&mut facts.sriov_autoprobe, text != "0");
             undone_by(attribute, u8::from(before).to_string())
@@ -145,6 +133,21 @@ fn foresee(facts: &mut DeviceFacts, attribute: &Attribute, text: &str) -> Result
             nothing(format!("a reset of {address} ({method}): what it was set to is gone"))
         }
     })
+}
+
+/// How many virtual functions there were before there are as many as is written.
+fn set_functions(facts: &mut DeviceFacts, text: &str) -> Result<usize, Errno> {
+    let count = text.parse::<u16>().map_err(|_| Errno::INVAL)?;
+    let before = facts.virtual_functions.len();
+    if count > facts.sriov_total {
+        return Err(Errno::RANGE);
+    }
+    if count > 0 && before > 0 {
+        return Err(Errno::BUSY);
+    }
+    // How many there would be is known, and not which.
+    facts.virtual_functions = vec![facts.address; count.into()];
+    Ok(before)
 }
 
 /// Whether a driver takes a device by its name. Which ids a host driver knows isn't shown: it takes
