@@ -83,7 +83,9 @@ fn every_answer_is_as_the_published_document_says() {
         (&["quota"], "ListQuotasResponse"),
         (&["config"], "ConfigState"),
         (&["kernel-dma", "query", NIC], "KernelDma"),
+        (&["kernel-dma", "release", NIC, "--dry-run"], "KernelDma"),
         (&["kernel-dma", "release", NIC], "KernelDma"),
+        (&["kernel-dma", "set", NIC, "--dry-run"], "KernelDma"),
         (&["kernel-dma", "set", NIC], "KernelDma"),
         (&["cordon", NIC, "--note", "loud", "--for", "1h"], "Device"),
         (&["device", "show", NIC], "Device"),
@@ -108,6 +110,9 @@ fn every_answer_is_as_the_published_document_says() {
     see(&["detach", &id], "Reservation");
     let spare = see(&["domain", "create", "--context", &id], "Domain")["id"].clone();
     see(&["domain", "delete", spare.as_str().unwrap()], "DeleteDomainResponse");
+    see(&["revoke", &id, "--dry-run"], "Reservation");
+    let told = see(&["release", &id, "--dry-run"], "Reservation");
+    assert!(told["writes"].as_array().is_some_and(|writes| !writes.is_empty()), "{told}");
     see(&["release", &id], "Reservation");
     see(&["doctor"], "Diagnosis");
     see(&["quarantine", "clear", DEVICE, "--reason", "looked at"], "Device");

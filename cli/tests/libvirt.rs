@@ -153,6 +153,34 @@ fn a_domain_has_its_devices_from_prepare_to_release() {
 }
 
 #[test]
+fn what_would_be_written_is_told_and_not_done() {
+    let daemon = start(me());
+    let tried = |operation: &str, suboperation: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        command.args(["-o", "json", "libvirt-hook", NAME, operation, suboperation, "--dry-run"]);
+        command.env("BERTH_ENDPOINT", daemon.endpoint());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(GPU.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let writes = told["writes"].as_array().unwrap().clone();
+        assert!(
+            writes.iter().any(|one| one["path"].as_str().unwrap().ends_with("driver_override"))
+        );
+    };
+    tried("prepare", "begin");
+    assert!(daemon.reservations().is_empty());
+    daemon.done("prepare", "begin");
+    let there = daemon.only();
+    tried("prepare", "begin");
+    tried("release", "end");
+    assert_eq!(daemon.only(), there);
+    daemon.done("release", "end");
+    assert!(daemon.reservations().is_empty());
+}
+
+#[test]
 fn a_domain_that_did_not_start_keeps_nothing() {
     let daemon = start(me());
     daemon.done("prepare", "begin");

@@ -24,6 +24,7 @@ mod rows;
 mod scan;
 mod seen;
 mod task;
+mod trial;
 mod unknown;
 mod write;
 
@@ -44,6 +45,7 @@ pub use feed::Follower;
 pub use hotplug::Told;
 pub use open::{LedgerConfig, Opened, lock, open, open_locked};
 pub use scan::{Scan, Survey, look, survey};
+pub(crate) use trial::{Trial, Tried};
 
 use feed::Feed;
 use message::{Message, Reply};

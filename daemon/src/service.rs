@@ -13,6 +13,7 @@ mod memory;
 mod orders;
 mod parse;
 mod quota;
+mod rehearse;
 mod request;
 mod reservations;
 mod reserve;

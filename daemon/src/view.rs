@@ -16,6 +16,7 @@ mod reservation;
 mod sriov;
 mod watched;
 mod words;
+mod writes;
 
 pub use answer::answer;
 pub use degraded::degraded;
@@ -30,9 +31,10 @@ pub use group::{group, owner_of};
 pub use health::{causes, cordon, health};
 pub use refusal::refusal;
 pub use reservation::{Boot, claims, given_back, reservation};
-pub use sriov::{sriov, sriov_plan};
+pub use sriov::sriov;
 pub use watched::WatchedEvent;
 pub use words::{
     address, backend, backend_word, condition, condition_word, delivery, delivery_word,
     ownership_kind, policy, policy_word, reset_policy, timestamp,
 };
+pub use writes::writes;

@@ -205,11 +205,9 @@ async fn a_dry_run_says_each_write_and_what_undoes_it() {
     let plan = done(&running, json!({"vfs": 4, "dryRun": true})).await;
     let file = |name: &str| format!("/sys/bus/pci/devices/{PF}/{name}");
     let (numvfs, autoprobe) = (file("sriov_numvfs"), file("sriov_drivers_autoprobe"));
-    let wanted = json!([
-        {"path": numvfs, "value": "0", "undo": "8"},
-        {"path": autoprobe, "value": "0", "undo": "1"},
-        {"path": numvfs, "value": "4", "undo": "0"},
-    ]);
+    let write = |path: &str, value: &str, undo: &str| json!({"path": path, "value": value, "undoPath": path, "undo": undo, "noUndo": ""});
+    let wanted =
+        json!([write(&numvfs, "0", "8"), write(&autoprobe, "0", "1"), write(&numvfs, "4", "0")]);
     assert_eq!(plan["writes"], wanted, "{plan:#}");
     assert_eq!(plan["vfs"], 8, "nothing was changed");
     assert!(!events(&running).await.iter().any(|event| event["kind"] == "device.sriov_started"));

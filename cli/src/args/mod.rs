@@ -207,9 +207,18 @@ pub(crate) enum Command {
         /// Also with live claims of a living holder.
         #[arg(long)]
         force: bool,
+        /// Decide, and say each write to sysfs and what undoes it; change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Cut the holder's DMA and end its claims without its consent.
-    Revoke(OrderArgs),
+    Revoke {
+        #[command(flatten)]
+        order: OrderArgs,
+        /// Decide, and say each write to sysfs and what undoes it; change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// I/O address spaces.
     #[command(subcommand)]
     Domain(DomainCommand),

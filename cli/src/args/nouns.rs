@@ -139,6 +139,9 @@ pub(crate) enum KernelDmaCommand {
         /// The driver; the one it had before Berth took it otherwise.
         #[arg(long)]
         driver: Option<String>,
+        /// Decide, and say each write to sysfs and what undoes it; change nothing.
+        #[arg(long)]
+        dry_run: bool,
         #[arg(long)]
         request_id: Option<String>,
     },
@@ -149,6 +152,9 @@ pub(crate) enum KernelDmaCommand {
         /// Also when the host is using the device: a mounted disk, the default route.
         #[arg(long)]
         host_uses_it_anyway: bool,
+        /// Decide, and say each write to sysfs and what undoes it; change nothing.
+        #[arg(long)]
+        dry_run: bool,
         #[arg(long)]
         request_id: Option<String>,
     },

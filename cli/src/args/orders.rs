@@ -11,7 +11,7 @@ use crate::{address, complete, quantity};
 /// Of what can be tried without doing it.
 #[derive(Debug, Args)]
 pub(crate) struct TriedArgs {
-    /// Decide and say what would be done, of SR-IOV each write to sysfs and what undoes it; change
+    /// Decide, and say what would be recorded, and each write to sysfs and what undoes it; change
     /// nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -78,6 +78,9 @@ pub(crate) struct LibvirtHookArgs {
     /// Where libvirt has the pid files of its QEMUs; /run/libvirt/qemu for root's.
     #[arg(long, env = "BERTH_LIBVIRT_RUN_DIR", value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
+    /// Of `prepare` and `release`: say each write to sysfs and what undoes it; change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -49,17 +49,20 @@ pub(super) async fn kernel_dma(
     output: &Output,
 ) -> Result<(), CliError> {
     let client = Devices::new(channel);
+    let mut tried = false;
     let answer = match command {
         KernelDmaCommand::Query { device } => {
             let request = v1::QueryKernelDmaRequest { device: Some(device) };
             client.clone().query_kernel_dma(request).await?.into_inner()
         }
-        KernelDmaCommand::Set { device, driver, request_id: id } => {
+        KernelDmaCommand::Set { device, driver, dry_run, request_id: id } => {
+            tried = dry_run;
             let request = v1::SetKernelDmaRequest {
                 device: Some(device),
                 driver: driver.unwrap_or_default(),
                 request_id: request_id(id),
                 wait_ms: 0,
+                dry_run,
             };
             let named = address::text(request.device.as_ref());
             let waiting = Waiting::to(format!("give {named} to a driver"));
@@ -69,12 +72,14 @@ pub(super) async fn kernel_dma(
             })
             .await?
         }
-        KernelDmaCommand::Release { device, host_uses_it_anyway, request_id: id } => {
+        KernelDmaCommand::Release { device, host_uses_it_anyway, dry_run, request_id: id } => {
+            tried = dry_run;
             let request = v1::ReleaseKernelDmaRequest {
                 device: Some(device),
                 host_uses_it_anyway,
                 request_id: request_id(id),
                 wait_ms: 0,
+                dry_run,
             };
             let named = address::text(request.device.as_ref());
             let waiting = Waiting::to(format!("take {named} from its driver"));
@@ -85,6 +90,9 @@ pub(super) async fn kernel_dma(
             .await?
         }
     };
+    if tried {
+        return output.tried(&answer, |answer| render::writes::plan(&answer.writes));
+    }
     output.show(&answer, render::device::kernel_dma)
 }
 

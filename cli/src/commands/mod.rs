@@ -43,7 +43,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         return run::run(&cli.global, *args, output).await;
     }
     if let Command::LibvirtHook(args) = cli.command {
-        return libvirt::hook(&cli.global, args).await;
+        return libvirt::hook(&cli.global, args, output).await;
     }
     let channel = client::connect(&cli.global).await?;
     output.note_simulated(host::simulated(&channel).await);
@@ -64,10 +64,12 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
             reservation::attach(channel, order, domain, output).await
         }
         Command::Detach(order) => reservation::detach(channel, order, output).await,
-        Command::Release { order, force } => {
-            reservation::release(channel, order, force, output).await
+        Command::Release { order, force, dry_run } => {
+            reservation::release(channel, order, (force, dry_run), output).await
         }
-        Command::Revoke(order) => reservation::revoke(channel, order, output).await,
+        Command::Revoke { order, dry_run } => {
+            reservation::revoke(channel, order, dry_run, output).await
+        }
         Command::Domain(command) => domain::run(channel, command, output).await,
         Command::KernelDma(command) => device::kernel_dma(channel, command, output).await,
         Command::Sriov(command) => sriov::run(channel, command, output).await,
@@ -92,7 +94,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => man(&dir),
         Command::Run(args) => run::run(&cli.global, *args, output).await,
-        Command::LibvirtHook(args) => libvirt::hook(&cli.global, args).await,
+        Command::LibvirtHook(args) => libvirt::hook(&cli.global, args, output).await,
         Command::LibvirtStandIn { .. } => libvirt::stand_in(),
     }
 }

@@ -28,6 +28,14 @@ macro_rules! order {
         .await?;
         $output.show(&reservation, render::reservation::block)
     }};
+    ($channel:expr, $output:expr, $call:ident, $request:expr, $dry_run:expr) => {{
+        if $dry_run {
+            let tried = Reservations::new($channel).$call($request).await?.into_inner();
+            $output.tried(&tried, |tried| render::writes::plan(&tried.writes))
+        } else {
+            order!($channel, $output, $call, $request)
+        }
+    }};
 }
 
 pub(super) async fn run(
@@ -98,7 +106,7 @@ pub(super) async fn detach(
 pub(super) async fn release(
     channel: Channel,
     order: OrderArgs,
-    force: bool,
+    (force, dry_run): (bool, bool),
     output: &Output,
 ) -> Result<(), CliError> {
     let (wait_ms, no_wait) = wait_of(order.wait);
@@ -109,13 +117,15 @@ pub(super) async fn release(
         request_id: request_id(order.request_id),
         wait_ms,
         no_wait,
+        dry_run,
     };
-    order!(channel, output, release, request)
+    order!(channel, output, release, request, dry_run)
 }
 
 pub(super) async fn revoke(
     channel: Channel,
     order: OrderArgs,
+    dry_run: bool,
     output: &Output,
 ) -> Result<(), CliError> {
     let (wait_ms, no_wait) = wait_of(order.wait);
@@ -125,8 +135,9 @@ pub(super) async fn revoke(
         request_id: request_id(order.request_id),
         wait_ms,
         no_wait,
+        dry_run,
     };
-    order!(channel, output, revoke, request)
+    order!(channel, output, revoke, request, dry_run)
 }
 
 pub(super) fn wait_of(wait: Option<Duration>) -> (u64, bool) {

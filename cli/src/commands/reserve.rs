@@ -30,7 +30,7 @@ pub(super) async fn run(
         async move { client.reserve(request).await }
     })
     .await?;
-    output.recorded(&reservation, dry_run)
+    if dry_run { output.planned(&reservation) } else { output.recorded(&reservation, false) }
 }
 
 fn request_of(args: ReserveArgs) -> v1::ReserveRequest {

@@ -42,8 +42,7 @@ pub(super) async fn run(
     })
     .await?;
     if dry_run {
-        output.remark("dry run: nothing was changed; this is what would be written");
-        return output.show(&answer, render::sriov::plan);
+        return output.tried(&answer, |answer| render::writes::plan(&answer.writes));
     }
     output.show(&answer, render::sriov::block)
 }

@@ -14,6 +14,7 @@ pub(crate) mod reservation;
 pub(crate) mod sriov;
 pub(crate) mod web;
 pub(crate) mod what_if;
+pub(crate) mod writes;
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -73,6 +74,25 @@ impl Output {
             self.remark("dry run: nothing was changed; this is what would be recorded");
         }
         self.show(made, reservation::block)
+    }
+
+    /// Prints a reservation that would be recorded, and what would be written to sysfs for it.
+    pub(crate) fn planned(&self, planned: &v1::Reservation) -> Result<(), CliError> {
+        let text = "dry run: nothing was changed; this is what would be recorded, and written";
+        self.remark(text);
+        self.show(planned, |it| {
+            format!("{}\n\n{}", reservation::block(it), writes::plan(&it.writes))
+        })
+    }
+
+    /// Prints what would be written to sysfs.
+    pub(crate) fn tried<T: Serialize>(
+        &self,
+        answer: &T,
+        plan: impl FnOnce(&T) -> String,
+    ) -> Result<(), CliError> {
+        self.remark("dry run: nothing was changed; this is what would be written");
+        self.show(answer, plan)
     }
 
     /// Prints one of a stream of answers, a line each.

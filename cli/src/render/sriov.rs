@@ -2,7 +2,7 @@
 
 use berth_proto::v1;
 
-use super::{Meaning, block as fields, cell, table};
+use super::block as fields;
 use crate::address;
 
 /// How it is set.
@@ -31,15 +31,4 @@ pub(crate) fn before(sriov: &v1::Sriov) -> String {
 
 fn offered(autoprobe: bool) -> &'static str {
     if autoprobe { "are offered VFs" } else { "are not offered VFs" }
-}
-
-/// The writes of a dry run.
-pub(crate) fn plan(sriov: &v1::Sriov) -> String {
-    if sriov.writes.is_empty() {
-        return "nothing: it is so already".to_owned();
-    }
-    let writes = sriov.writes.iter().map(|write| {
-        [&write.path, &write.value, &write.undo].map(|text| cell(text, Meaning::Plain)).to_vec()
-    });
-    table(&["WRITE", "VALUE", "UNDONE BY"], writes)
 }

@@ -13,7 +13,9 @@ pub mod conformance;
 pub mod grouping;
 pub mod linux;
 mod parallel;
+pub mod rehearsal;
 pub mod sim;
+mod steps;
 
 pub use api::*;
 pub use parallel::in_chunks;

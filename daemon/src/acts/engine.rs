@@ -8,17 +8,16 @@ use std::{
 };
 
 use berth_host::{Host, PciAddress};
-use berth_ownership::{Blocker, Command, DeviceId, DomainId, Reason, Refusal, ReservationId};
+use berth_ownership::{Blocker, DeviceId, DomainId, Reason, Refusal, ReservationId};
 
 use super::{
-    attach, hand_over,
+    dispatch::{self, failure},
+    hand_over,
     job::{GroupJob, Job, address, device_keys},
-    kernel_dma, prepare,
+    prepare,
     records::Records,
-    release,
     runtime::Runtime,
     scheduler::{Key, Scheduler},
-    sriov,
     tools::{NO_INTENT, Tools},
     watchdog::Watchdog,
 };
@@ -263,19 +262,20 @@ impl Engine {
 
     fn outcome(&self, intent: &Intent) -> Outcome {
         let snapshot = self.tools().records.snapshot();
-        catch_unwind(AssertUnwindSafe(|| self.act(intent, &snapshot))).unwrap_or_else(|panic| {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("panic");
-            let refusal = Refusal::new(
-                Reason::Internal,
-                subject(intent),
-                format!("{} of {} broke off: {text}", intent.kind.name(), subject(intent)),
-            );
-            self.broken_off(intent, &snapshot, refusal)
-        })
+        catch_unwind(AssertUnwindSafe(|| dispatch::act(self.tools(), intent, &snapshot)))
+            .unwrap_or_else(|panic| {
+                let text = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("panic");
+                let refusal = Refusal::new(
+                    Reason::Internal,
+                    subject(intent),
+                    format!("{} of {} broke off: {text}", intent.kind.name(), subject(intent)),
+                );
+                self.broken_off(intent, &snapshot, refusal)
+            })
     }
 
     /// A bug broke the work off: what a prepare or a hand-over left behind is undone like any other
@@ -291,57 +291,6 @@ impl Engine {
         let again = refusal.clone();
         let undo = || failed(self.tools(), intent.id, &job, refusal);
         catch_unwind(AssertUnwindSafe(undo)).unwrap_or_else(|_| failure(intent, again))
-    }
-
-    fn act(&self, intent: &Intent, snapshot: &Snapshot) -> Outcome {
-        let tools = self.tools();
-        let job = match (&intent.reservation, intent.body.device()) {
-            (Some(reservation), _) => match Job::of(snapshot, reservation) {
-                Ok(job) => Some(job),
-                Err(refusal) => return failure(intent, refusal),
-            },
-            (None, _) => None,
-        };
-        let context = job.as_ref().map(|job| job.context.clone());
-        let outcome = self.act_of(intent, job);
-        if let Some(context) = context {
-            tools.runtime.learn_ranges(&context);
-        }
-        outcome
-    }
-
-    fn act_of(&self, intent: &Intent, job: Option<Job>) -> Outcome {
-        let (tools, id) = (self.tools(), intent.id);
-        match (&intent.body, job) {
-            (IntentBody::Prepare, Some(job)) => prepare::run(tools, id, &job),
-            (IntentBody::Attach { domain }, Some(job)) => {
-                attach::attach(tools, id, &job, domain.clone())
-            }
-            (IntentBody::Detach, Some(job)) => attach::detach(tools, id, &job),
-            (IntentBody::Replace { domain }, Some(job)) => attach::replace(tools, id, &job, domain),
-            (IntentBody::HandOver, Some(job)) => hand_over::run(tools, id, &job),
-            (IntentBody::Release { force, .. }, Some(job)) => release::run(tools, id, &job, *force),
-            (IntentBody::KernelDmaSet { device, driver }, _) => match address(device) {
-                Some(at) => kernel_dma::set(tools, id, at, driver.clone()),
-                None => failure(intent, not_an_address(device)),
-            },
-            (IntentBody::KernelDmaRelease { device }, _) => match address(device) {
-                Some(at) => kernel_dma::release(tools, id, at),
-                None => failure(intent, not_an_address(device)),
-            },
-            (IntentBody::Sriov { device, op }, _) => match address(device) {
-                Some(at) => sriov::run(tools, id, at, *op),
-                None => failure(intent, not_an_address(device)),
-            },
-            (_, None) => failure(
-                intent,
-                Refusal::new(
-                    Reason::Internal,
-                    format!("intent {id}"),
-                    "an intent for a reservation names none",
-                ),
-            ),
-        }
     }
 }
 
@@ -406,10 +355,6 @@ fn subject(intent: &Intent) -> String {
     }
 }
 
-fn not_an_address(device: &DeviceId) -> Box<Refusal> {
-    Refusal::new(Reason::InvalidArgument, device, format!("{device} is not a PCI address"))
-}
-
 /// Names those whom stuck work waits for.
 fn is_open_in(failure: &mut Refusal, device: PciAddress, users: Vec<String>) {
     if users.is_empty() {
@@ -425,26 +370,4 @@ fn is_open_in(failure: &mut Refusal, device: PciAddress, users: Vec<String>) {
         mounts: Vec::new(),
         text,
     });
-}
-
-/// The outcome that says that an intent came to nothing.
-pub(crate) fn failure(intent: &Intent, refusal: Box<Refusal>) -> Outcome {
-    let why = refusal.message.clone();
-    let reservation = intent.reservation.clone().unwrap_or_else(|| ReservationId::new("r-none"));
-    let command = match &intent.body {
-        IntentBody::Prepare => Command::PrepareFailed { reservation, why, returned: Vec::new() },
-        IntentBody::Attach { .. } => Command::AttachFailed { reservation, why },
-        IntentBody::Detach => Command::DetachFailed { reservation, why },
-        IntentBody::Replace { .. } => Command::ReplaceFailed { reservation, why },
-        IntentBody::HandOver => Command::HandOverFailed { reservation, why },
-        IntentBody::Release { .. } => Command::ReleaseFailed { reservation, why },
-        IntentBody::KernelDmaSet { device, .. } | IntentBody::KernelDmaRelease { device } => {
-            Command::KernelDmaFailed { device: device.clone(), why }
-        }
-        IntentBody::Sriov { device, .. } => {
-            let (device, undone, functions) = (device.clone(), false, None);
-            Command::SriovFailed { device, why, undone, functions }
-        }
-    };
-    Outcome::failed(command, refusal)
 }

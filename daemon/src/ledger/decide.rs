@@ -215,7 +215,7 @@ fn remember(draft: &mut Draft, meta: &Meta, intent: Option<u64>) {
     draft.requests.insert(stored);
 }
 
-fn step(draft: &mut Draft, intent: u64, note: StepNote) -> Result<(), ApiError> {
+pub(super) fn step(draft: &mut Draft, intent: u64, note: StepNote) -> Result<(), ApiError> {
     open(draft, intent)?;
     let ordinal = draft.book.steps.get(&intent).copied().unwrap_or(0);
     draft.book.steps.insert(intent, ordinal + 1);
@@ -223,7 +223,7 @@ fn step(draft: &mut Draft, intent: u64, note: StepNote) -> Result<(), ApiError> 
     Ok(())
 }
 
-fn record_baselines(
+pub(super) fn record_baselines(
     draft: &mut Draft,
     intent: u64,
     baselines: Vec<Baseline>,
@@ -263,7 +263,7 @@ fn open(draft: &Draft, intent: u64) -> Result<(), ApiError> {
 }
 
 /// Takes devices that were looked at again.
-fn refresh(draft: &mut Draft, looked: Vec<Looked>, meta: &Meta) -> Vec<Event> {
+pub(super) fn refresh(draft: &mut Draft, looked: Vec<Looked>, meta: &Meta) -> Vec<Event> {
     let commands = facts::of_look(&draft.book, &looked);
     let events = record(draft, &commands, meta);
     draft.book.looks += 1;
@@ -276,7 +276,7 @@ fn refresh(draft: &mut Draft, looked: Vec<Looked>, meta: &Meta) -> Vec<Event> {
 }
 
 /// Takes a whole scan.
-fn observe(draft: &mut Draft, scan: Scan, meta: &Meta) -> Vec<Event> {
+pub(super) fn observe(draft: &mut Draft, scan: Scan, meta: &Meta) -> Vec<Event> {
     let (commands, identities) = facts::of_scan(&draft.book, &scan);
     let mut events = record(draft, &commands, meta);
     events.extend(unknown::mark(draft, &scan));

@@ -7,7 +7,7 @@ use berth_ownership::{Command, Reason, Refusal, ReservationId, ReservationState}
 use super::{Report, standing};
 use crate::{
     acts::{
-        self, Engine, adopt_holder::adopting, attach, engine::failure, holder::lives, job::Job,
+        self, Engine, adopt_holder::adopting, attach, dispatch::failure, holder::lives, job::Job,
         tools::NO_INTENT,
     },
     model::{Executor, Intent, IntentBody, OpenIntent, Outcome},

@@ -4,7 +4,10 @@ use berth_host::{DeviceFacts, PciAddress};
 use berth_ownership::{Command, DeviceId};
 use berth_proto::v1;
 
-use super::{Service, authorize::require, find, parse, request, reserve::ttl, tenant, wait::Wait};
+use super::{
+    Service, authorize::require, find, parse, rehearse::Look, request, reserve::ttl, tenant,
+    wait::Wait,
+};
 use crate::{
     model::{AnswerOf, ApiError, Call, Caller, Meta, Snapshot},
     view,
@@ -81,6 +84,10 @@ impl Service {
         let id = std::mem::take(&mut request.request_id);
         let about = AnswerOf::KernelDma(device.clone());
         let meta = request::meta(caller, "set kernel DMA", &id, &request, about)?;
+        if request.dry_run {
+            let command = Command::KernelDmaSet { device, driver };
+            return self.kernel_dma_tried(Look::Nothing, command, address).await;
+        }
         self.kernel_dma(Command::KernelDmaSet { device, driver }, meta, wait, address).await
     }
 
@@ -102,10 +109,27 @@ impl Service {
         let id = std::mem::take(&mut request.request_id);
         let about = AnswerOf::KernelDma(device.clone());
         let meta = request::meta(caller, "release kernel DMA", &id, &request, about)?;
-        self.look_again(address, "release kernel DMA").await?;
         let host_uses_it_anyway = request.host_uses_it_anyway;
         let command = Command::KernelDmaRelease { device, host_uses_it_anyway };
+        if request.dry_run {
+            let look = Look::Devices(self.group_members(address));
+            return self.kernel_dma_tried(look, command, address).await;
+        }
+        self.look_again(address, "release kernel DMA").await?;
         self.kernel_dma(command, meta, wait, address).await
+    }
+
+    /// What a dry run answers: how it is now, and what would be written.
+    async fn kernel_dma_tried(
+        &self,
+        look: Look,
+        command: Command,
+        address: PciAddress,
+    ) -> Result<v1::KernelDma, ApiError> {
+        let tried = self.rehearse(look, command).await?;
+        let (before, now) = (&tried.before, self.ledger.clock().now());
+        let shown = view::kernel_dma_of(before, find::device(before, address)?, &now);
+        Ok(v1::KernelDma { writes: view::writes(tried.writes), ..shown })
     }
 
     async fn kernel_dma(
@@ -223,12 +247,17 @@ impl Service {
         address: PciAddress,
         cause: &str,
     ) -> Result<std::sync::Arc<Snapshot>, ApiError> {
-        let snapshot = self.snapshot();
-        let members = snapshot
-            .group_of(address)
-            .map(|group| group.devices.iter().filter_map(|id| id.as_str().parse().ok()).collect())
-            .unwrap_or_else(|| vec![address]);
+        let members = self.group_members(address);
         let applied = self.ledger.refresh(members, Meta::internal(cause)).await?;
         Ok(applied.snapshot)
+    }
+
+    /// All devices of a device's group.
+    fn group_members(&self, address: PciAddress) -> Vec<PciAddress> {
+        let snapshot = self.snapshot();
+        snapshot
+            .group_of(address)
+            .map(|group| group.devices.iter().filter_map(|id| id.as_str().parse().ok()).collect())
+            .unwrap_or_else(|| vec![address])
     }
 }

@@ -7,12 +7,17 @@ use prost::Message;
 use super::{
     Service,
     authorize::{about, require},
-    find, request,
+    find,
+    rehearse::Look,
+    request,
     reserve::{show, ttl},
     tenant,
     wait::Wait,
 };
-use crate::model::{AnswerOf, ApiError, Call, Caller, Meta};
+use crate::{
+    model::{AnswerOf, ApiError, Call, Caller, Meta},
+    view,
+};
 
 /// What all orders have in common.
 struct Given<'a> {
@@ -22,6 +27,7 @@ struct Given<'a> {
     epoch: u64,
     request_id: &'a str,
     wait: Wait,
+    dry_run: bool,
 }
 
 impl Service {
@@ -42,6 +48,7 @@ impl Service {
             epoch: request.epoch,
             request_id: &request_id,
             wait: Wait { wait_ms: 0, no_wait: true },
+            dry_run: false,
         };
         let ttl_ms = ttl(request.ttl_ms)?;
         self.order(caller, &given, &request, |order| Command::Renew { order, ttl_ms }).await
@@ -67,6 +74,7 @@ impl Service {
             epoch,
             request_id: &request_id,
             wait,
+            dry_run: false,
         };
         self.order(caller, &given, &request, |order| Command::Attach { order, domain }).await
     }
@@ -90,6 +98,7 @@ impl Service {
             epoch,
             request_id: &request_id,
             wait,
+            dry_run: false,
         };
         self.order(caller, &given, &request, |order| Command::Detach { order }).await
     }
@@ -122,6 +131,7 @@ impl Service {
             epoch,
             request_id: &request_id,
             wait,
+            dry_run: false,
         };
         self.order(caller, &given, &request, |order| Command::Replace { order, domain }).await
     }
@@ -140,7 +150,15 @@ impl Service {
         let (id, epoch) = (request.id.clone(), request.epoch);
         let forced = request.force;
         let right = if forced { Call::ForceRelease } else { Call::Release };
-        let given = Given { right, call: "release", id: &id, epoch, request_id: &request_id, wait };
+        let given = Given {
+            right,
+            call: "release",
+            id: &id,
+            epoch,
+            request_id: &request_id,
+            wait,
+            dry_run: request.dry_run,
+        };
         self.order(caller, &given, &request, |order| Command::Release { order, force: forced })
             .await
     }
@@ -164,6 +182,7 @@ impl Service {
             epoch,
             request_id: &request_id,
             wait,
+            dry_run: request.dry_run,
         };
         self.order(caller, &given, &request, |order| Command::Release { order, force: true }).await
     }
@@ -196,7 +215,21 @@ impl Service {
         let meta: Meta = request::meta(caller, given.call, given.request_id, body, answer.clone())?;
         let epoch = (given.epoch != 0).then_some(Epoch(given.epoch));
         let order = Order { reservation: id, epoch };
+        if given.dry_run {
+            return self.order_tried(command(order), &answer).await;
+        }
         let applied = self.ledger.submit(command(order), meta).await?;
         self.answer(applied, given.wait, answer, show).await
+    }
+
+    /// What a dry run answers: the reservation as it is, and what would be written.
+    async fn order_tried(
+        &self,
+        command: Command,
+        about: &AnswerOf,
+    ) -> Result<v1::Reservation, ApiError> {
+        let tried = self.rehearse(Look::Nothing, command).await?;
+        let shown = show(&tried.before, about)?;
+        Ok(v1::Reservation { writes: view::writes(tried.writes), ..shown })
     }
 }

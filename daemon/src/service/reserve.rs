@@ -2,7 +2,7 @@
 
 use berth_host::{BackendKind, DeviceFacts, PciAddress};
 use berth_ownership::{
-    Backend, Command, ContextId, Delivery, DeviceId, DomainId, Event, Flags, GroupId, Hold, Policy,
+    Backend, Command, ContextId, Delivery, DeviceId, DomainId, Flags, GroupId, Hold, Policy,
     Reason, ReservationId, Reserve, ResetPolicy, State, TargetRequest,
 };
 use berth_proto::v1;
@@ -43,8 +43,7 @@ impl Service {
         let mut template = self.template(caller, &request, id)?;
         if request.dry_run {
             self.place(caller, &request, &mut template)?;
-            self.within_quotas(caller, &template)?;
-            return self.dry_run(&Command::Reserve(Box::new(template)));
+            return self.reserve_tried(caller, template).await;
         }
         let mut tries = 0;
         let applied = loop {
@@ -172,29 +171,8 @@ impl Service {
 
     /// Looks at the devices of the targets again: what the host does with them must be true now.
     async fn look_at(&self, snapshot: &Snapshot, template: &Reserve) -> Result<(), ApiError> {
-        let devices: Vec<PciAddress> = template
-            .targets
-            .iter()
-            .filter_map(|target| snapshot.state.group(&target.group))
-            .flat_map(|group| &group.devices)
-            .filter_map(|id| id.as_str().parse().ok())
-            .collect();
+        let devices = members_of(snapshot, template);
         self.ledger.refresh(devices, crate::model::Meta::internal("reserve")).await.map(drop)
-    }
-
-    /// What would come of it, decided on a copy that is thrown away.
-    pub(super) fn dry_run(&self, command: &Command) -> Result<v1::Reservation, ApiError> {
-        let snapshot = self.snapshot();
-        let events = snapshot.state.decide(command, &self.ledger.clock().now())?;
-        let record = events.iter().find_map(|event| match event {
-            Event::Reserved { reservation } => Some(reservation),
-            _ => None,
-        });
-        let record = record
-            .ok_or_else(|| ApiError::internal("dry_run", "a dry run led to no reservation"))?;
-        let mut shown = view::reservation(&snapshot.state, record, None, &snapshot.boot);
-        shown.detail = taken_text(&record.taken);
-        Ok(shown)
     }
 
     /// The back end of a request: as named, as of what it joins, or the best one.
@@ -302,8 +280,14 @@ impl Service {
     }
 }
 
+/// All devices of the groups that are asked for.
+pub(super) fn members_of(snapshot: &Snapshot, template: &Reserve) -> Vec<PciAddress> {
+    let groups = template.targets.iter().filter_map(|target| snapshot.state.group(&target.group));
+    groups.flat_map(|group| &group.devices).filter_map(|id| id.as_str().parse().ok()).collect()
+}
+
 /// Whether somebody on the host used a member of the targets when it was last looked at.
-fn host_uses(snapshot: &Snapshot, template: &Reserve) -> bool {
+pub(super) fn host_uses(snapshot: &Snapshot, template: &Reserve) -> bool {
     let groups = template.targets.iter().filter_map(|target| snapshot.state.group(&target.group));
     let mut devices = groups.flat_map(|group| &group.devices);
     let used =
@@ -327,14 +311,6 @@ fn strictness(policy: ResetPolicy) -> u8 {
         ResetPolicy::AllowSameLabel => 1,
         ResetPolicy::Require => 2,
     }
-}
-
-fn taken_text(taken: &[DeviceId]) -> String {
-    if taken.is_empty() {
-        return "dry run".to_owned();
-    }
-    let names: Vec<&str> = taken.iter().map(DeviceId::as_str).collect();
-    format!("dry run: would take {} from host drivers", names.join(", "))
 }
 
 fn members(snapshot: &Snapshot, target: &TargetRequest) -> Vec<DeviceId> {

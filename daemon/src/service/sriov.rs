@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use berth_host::DeviceFacts;
-use berth_ownership::{Command, DeviceId, Errno, Event, Reason, Refusal, SriovTo};
+use berth_ownership::{Command, DeviceId, Errno, Reason, Refusal, SriovTo};
 use berth_proto::v1;
 
-use super::{Service, authorize::require, find, parse, request, wait::Wait};
+use super::{Service, authorize::require, find, parse, rehearse::Look, request, wait::Wait};
 use crate::{
     acts::sriov::of,
     model::{AnswerOf, ApiError, Call, Caller, Meta, Snapshot},
@@ -33,12 +33,16 @@ impl Service {
         let id = std::mem::take(&mut request.request_id);
         let about = AnswerOf::Sriov(device.clone());
         let meta = request::meta(caller, "set SR-IOV", &id, &request, about.clone())?;
+        if request.dry_run {
+            let from = of(find::device(&self.snapshot(), address)?);
+            let command = Command::SriovSet { device, to, from };
+            let tried = self.rehearse(Look::Machine, command).await?;
+            let now = view::sriov(&tried.before, find::device(&tried.before, address)?);
+            return Ok(v1::Sriov { writes: view::writes(tried.writes), ..now });
+        }
         let snapshot = self.scanned().await?;
         let from = of(find::device(&snapshot, address)?);
         let command = Command::SriovSet { device, to, from };
-        if request.dry_run {
-            return self.plan(&snapshot, address, &command);
-        }
         let applied = self.ledger.submit(command, meta).await?;
         self.answer(applied, wait, about, |snapshot, _| {
             Ok(view::sriov(snapshot, find::device(snapshot, address)?))
@@ -57,22 +61,6 @@ impl Service {
             }
         }
         Ok(self.ledger.rescan(Meta::internal("set SR-IOV")).await?.snapshot)
-    }
-
-    fn plan(
-        &self,
-        snapshot: &Snapshot,
-        address: berth_host::PciAddress,
-        command: &Command,
-    ) -> Result<v1::Sriov, ApiError> {
-        let events = snapshot.state.decide(command, &self.ledger.clock().now())?;
-        let op = events.iter().find_map(|event| match event {
-            Event::SriovStarted { op, .. } => Some(*op),
-            _ => None,
-        });
-        let writes = op.map(|op| view::sriov_plan(address, op)).unwrap_or_default();
-        let now = view::sriov(snapshot, find::device(snapshot, address)?);
-        Ok(v1::Sriov { writes, ..now })
     }
 }
 

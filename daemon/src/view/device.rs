@@ -133,6 +133,7 @@ pub fn kernel_dma(facts: &DeviceFacts, may: [bool; 3], because: String) -> v1::K
         driver: facts.driver.clone().unwrap_or_default(),
         may_attach: Some(v1::MayAttach { exclusive, shared, group }),
         because,
+        writes: Vec::new(),
     }
 }
 

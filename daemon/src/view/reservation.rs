@@ -65,6 +65,7 @@ pub fn reservation(
         last_failure: extra.and_then(|extra| extra.last_failure.as_ref()).map(refusal),
         warnings: warnings(state, record),
         adopted: record.adopted,
+        writes: Vec::new(),
     }
 }
 

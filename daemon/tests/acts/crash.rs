@@ -137,6 +137,9 @@ impl Host for CrashHost {
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
         self.sim.users_of(address)
     }
+    fn registered(&self, driver: &str) -> Result<String, HostError> {
+        self.sim.registered(driver)
+    }
     fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
         self.around(&format!("{act:?}"), || self.sim.perform(act))
     }

@@ -161,7 +161,15 @@ impl World {
             }
             Ask::Release | Ask::Force => {
                 let force = *ask == Ask::Force;
-                let request = v1::ReleaseRequest { id, epoch, force, request_id, wait_ms, no_wait };
+                let request = v1::ReleaseRequest {
+                    id,
+                    epoch,
+                    force,
+                    request_id,
+                    wait_ms,
+                    no_wait,
+                    dry_run: false,
+                };
                 client.release(request).await
             }
             Ask::Renew(ttl_ms) => {
@@ -206,6 +214,7 @@ impl World {
             driver: "nvme".to_owned(),
             request_id: String::new(),
             wait_ms: wait.ms(),
+            dry_run: false,
         };
         let answer = self.devices().set_kernel_dma(request).await;
         answer.map(tonic::Response::into_inner).map_err(refused)
@@ -222,6 +231,7 @@ impl World {
             host_uses_it_anyway: anyway,
             request_id: String::new(),
             wait_ms: wait.ms(),
+            dry_run: false,
         };
         let answer = self.devices().release_kernel_dma(request).await;
         answer.map(tonic::Response::into_inner).map_err(refused)

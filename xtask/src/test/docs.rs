@@ -12,8 +12,12 @@ use super::daemon::Daemon;
 use crate::{check::root, tally::Tally};
 
 /// Documents, each with the simulated host of its tour.
-const TOURS: [(&str, &str); 3] =
-    [("README.md", "small"), ("docs/quick-start.md", "small"), ("docs/sriov.md", "sriov-nic")];
+const TOURS: [(&str, &str); 4] = [
+    ("README.md", "small"),
+    ("docs/quick-start.md", "small"),
+    ("docs/sriov.md", "sriov-nic"),
+    ("docs/dry-run.md", "small"),
+];
 
 pub(super) fn run() -> Result<Tally> {
     let root = root()?;

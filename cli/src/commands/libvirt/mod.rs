@@ -7,6 +7,7 @@
 mod domain;
 mod place;
 mod steps;
+mod tried;
 
 use std::io::Read as _;
 
@@ -16,10 +17,15 @@ use crate::{
     args::{Global, LibvirtHookArgs},
     client,
     error::CliError,
+    render::Output,
 };
 
 /// Does what the operation asks for.
-pub(super) async fn hook(global: &Global, args: LibvirtHookArgs) -> Result<(), CliError> {
+pub(super) async fn hook(
+    global: &Global,
+    args: LibvirtHookArgs,
+    output: &Output,
+) -> Result<(), CliError> {
     let step = match (args.operation.as_str(), args.suboperation.as_str()) {
         ("prepare", "begin") => Step::Prepare,
         ("started", "begin") => Step::Started,
@@ -28,12 +34,18 @@ pub(super) async fn hook(global: &Global, args: LibvirtHookArgs) -> Result<(), C
         // What libvirt says beside, and what later versions may.
         _ => return Ok(()),
     };
+    if args.dry_run && matches!(step, Step::Started | Step::Reconnect) {
+        return Ok(());
+    }
     let domain = read(&args.domain)?;
     if domain.devices.is_empty() {
         return Ok(());
     }
     let channel = client::connect(global).await?;
     let steps = Steps::new(global, &args, channel, domain);
+    if args.dry_run {
+        return steps.tried(matches!(step, Step::Prepare), output).await;
+    }
     match step {
         Step::Prepare => steps.prepare().await,
         Step::Started => steps.started().await,

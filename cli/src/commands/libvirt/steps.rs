@@ -34,7 +34,7 @@ pub(super) struct Steps<'a> {
     global: &'a Global,
     handover: Option<&'a str>,
     run_dir: PathBuf,
-    client: Reservations,
+    pub(super) client: Reservations,
     domain: Domain,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Steps<'a> {
             self.give_back(&left, LEFT).await?;
         }
         let uid = place::uid_of(self.domain.user.as_deref())?;
-        let reserved = self.reserve(uid).await?;
+        let reserved = self.reserve(uid, false).await?;
         let handed = self.settled(reserved.clone()).await.and_then(|_| {
             let stand_in = place::start(&reserved.id, uid)?;
             self.hand_to(&reserved.id, stand_in)
@@ -120,14 +120,14 @@ impl<'a> Steps<'a> {
         if name.len() > 120 { self.label() } else { format!("libvirt/{name}") }
     }
 
-    async fn reservations(&self) -> Result<Vec<v1::Reservation>, CliError> {
+    pub(super) async fn reservations(&self) -> Result<Vec<v1::Reservation>, CliError> {
         let list = self.client.clone().list_reservations(v1::ListReservationsRequest {}).await?;
         let (label, mut found) = (self.label(), list.into_inner().reservations);
         found.retain(|it| it.label == label && it.state() != State::Released);
         Ok(found)
     }
 
-    async fn reserve(&self, uid: u32) -> Result<v1::Reservation, CliError> {
+    async fn reserve(&self, uid: u32, dry_run: bool) -> Result<v1::Reservation, CliError> {
         let backend = if self.domain.iommufd { v1::Backend::Iommufd } else { v1::Backend::Type1 };
         let request = v1::ReserveRequest {
             holder: self.holder(),
@@ -141,6 +141,7 @@ impl<'a> Steps<'a> {
             take_from_host: true,
             request_id: request_id(None),
             wait_ms: millis(WAIT),
+            dry_run,
             ..v1::ReserveRequest::default()
         };
         retried(|| {
@@ -148,6 +149,11 @@ impl<'a> Steps<'a> {
             async move { client.reserve(request).await }
         })
         .await
+    }
+
+    /// The reservation as it would be, with what would be written for it.
+    pub(super) async fn reserve_tried(&self) -> Result<v1::Reservation, CliError> {
+        self.reserve(place::uid_of(self.domain.user.as_deref())?, true).await
     }
 
     /// Waits until the work on a reservation is done.

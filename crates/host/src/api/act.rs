@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostError, PciAddress, ProcessUse};
+use super::{Attribute, HostError, PciAddress, ProcessUse};
 
 /// One privileged act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,9 +106,9 @@ pub enum Act {
 /// `sriov_drivers_autoprobe` says what becomes of functions that are there, so it is set before they
 /// come and after they went.
 #[must_use]
-pub fn sriov_writes(count: u16, autoprobe: bool) -> [(&'static str, String); 2] {
-    let count_of = ("sriov_numvfs", count.to_string());
-    let probe = ("sriov_drivers_autoprobe", u8::from(autoprobe).to_string());
+pub fn sriov_writes(count: u16, autoprobe: bool) -> [(Attribute, String); 2] {
+    let count_of = (Attribute::Vfs, count.to_string());
+    let probe = (Attribute::Autoprobe, u8::from(autoprobe).to_string());
     if count == 0 { [count_of, probe] } else { [probe, count_of] }
 }
 

@@ -2,6 +2,7 @@
 
 mod act;
 mod address;
+mod attribute;
 mod error;
 mod facts;
 mod health;
@@ -11,6 +12,7 @@ mod vfio;
 
 pub use act::{Act, ActOutcome, Node, Privileged, ResetOutcome, sriov_writes};
 pub use address::{ParseAddressError, PciAddress};
+pub use attribute::{Attribute, SysfsWrite, Undo};
 pub use error::{HostError, VfioError};
 pub use facts::{
     Answer, Bar, DeviceFacts, DmaKind, Feature, GroupFacts, Grouping, GroupingCode, HostUse,
@@ -116,6 +118,13 @@ pub trait Host: Send + Sync + Debug {
     /// # Errors
     /// EBUSY while the node of its group is open; ENOENT when it has no cdev.
     fn bind_takes_vf_token(&self, device: PciAddress) -> Result<bool, VfioError>;
+
+    /// The name under which a driver is registered, as acts look for it. One of VFIO's that isn't
+    /// there counts where its module would be loaded.
+    ///
+    /// # Errors
+    /// ENOENT: it isn't.
+    fn registered(&self, driver: &str) -> Result<String, HostError>;
 
     /// The path of a node.
     ///

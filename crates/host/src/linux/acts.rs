@@ -5,10 +5,9 @@
 
 mod access;
 pub(super) mod access_list;
-mod drivers;
+pub(super) mod drivers;
 mod processes;
 mod reach;
-mod reset;
 mod sysfs;
 
 use std::path::Path;
@@ -18,7 +17,11 @@ use berth_uapi::{IoctlError, Iommufd, RlimitMode};
 pub use reach::{Reach, reach};
 
 use super::{procs, tree::Root};
-use crate::{Act, ActOutcome, HostError, Privileged};
+use crate::{
+    Act, ActOutcome, HostError, Privileged,
+    steps::{self, Device as _},
+};
+use sysfs::Device;
 
 /// Does one act below `root`, which is `/` on a running machine.
 ///
@@ -48,24 +51,15 @@ pub fn prepare(root: &Path, act: &Act) {
 pub fn perform_prepared(root: &Path, act: &Act) -> Result<ActOutcome, HostError> {
     let root = Root::new(root);
     match act {
-        Act::Bind { device, driver } => {
-            drivers::bind(&root, *device, driver).map(|driver| ActOutcome::Driver(Some(driver)))
+        Act::Bind { device, .. }
+        | Act::Unbind { device }
+        | Act::Override { device, .. }
+        | Act::Restore { device, .. }
+        | Act::Sriov { device, .. }
+        | Act::Reset { device } => steps::perform(&Device::open(&root, *device)?, act),
+        Act::ReadConfig { device } => {
+            Device::open(&root, *device)?.config().map(ActOutcome::Config)
         }
-        Act::Unbind { device } => {
-            drivers::unbind(&root, *device).map(|()| ActOutcome::Driver(None))
-        }
-        Act::Override { device, driver } => {
-            drivers::set_override(&root, *device, driver.as_deref()).map(|()| ActOutcome::Done)
-        }
-        Act::Restore { device, driver, driver_override } => {
-            drivers::restore(&root, *device, driver.as_deref(), driver_override.as_deref())
-                .map(ActOutcome::Driver)
-        }
-        Act::Sriov { device, count, autoprobe } => {
-            sysfs::sriov(&root, *device, *count, *autoprobe).map(|()| ActOutcome::Done)
-        }
-        Act::Reset { device } => reset::reset(&root, *device).map(ActOutcome::Reset),
-        Act::ReadConfig { device } => sysfs::config(&root, *device).map(ActOutcome::Config),
         Act::WhoHolds { nodes } => {
             let sought = procs::sought(&root, nodes)?;
             let me = rustix::process::getpid().as_raw_nonzero().get();

@@ -92,7 +92,7 @@ pub(super) fn plain(name: &str) -> String {
 }
 
 /// What a bound driver does with kernel DMA.
-pub(super) fn dma_kind(driver: Option<&str>) -> DmaKind {
+pub(crate) fn dma_kind(driver: Option<&str>) -> DmaKind {
     let Some(driver) = driver else { return DmaKind::None };
     let name = plain(driver);
     if MANAGED.contains(&name.as_str()) {
@@ -105,13 +105,13 @@ pub(super) fn dma_kind(driver: Option<&str>) -> DmaKind {
 }
 
 /// Whether a driver is vfio-pci or one of its variants.
-pub(super) fn is_vfio(driver: &str) -> bool {
+pub(crate) fn is_vfio(driver: &str) -> bool {
     let name = plain(driver);
     name.ends_with("vfio_pci") && MANAGED.contains(&name.as_str())
 }
 
 /// Whether a name can be a driver's: it becomes part of a path and an argument of modprobe.
-pub(super) fn is_driver_name(name: &str) -> bool {
+pub(crate) fn is_driver_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+' | b'.');
     (1..=64).contains(&name.len()) && !name.starts_with(['-', '.']) && name.bytes().all(allowed)
 }

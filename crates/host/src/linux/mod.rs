@@ -43,11 +43,13 @@ use crate::{
     Settings, Uevents, VfioError,
 };
 use berth_uapi::VfioGroup;
+pub(crate) use drivers::{dma_kind, is_driver_name, is_vfio};
 use features::Abilities;
 use procs::is_node;
 pub(crate) use procs::{reservation_of_pid, standing_of_pid};
 use scan::Scanner;
 use tree::Root;
+pub(crate) use tree::file_error;
 use uevents::KernelUevents;
 use variants::Variants;
 use vfio::{IommufdContext, OwnHold, Type1Context};
@@ -207,7 +209,7 @@ impl Host for LinuxHost {
     fn uevents(&self) -> Result<Box<dyn Uevents>, HostError> {
         if !self.root.is_live() {
             let tree = self.root.path();
-            return Err(tree::file_error("subscribe to uevents of", tree, Errno::OPNOTSUPP));
+            return Err(file_error("subscribe to uevents of", tree, Errno::OPNOTSUPP));
         }
         Ok(Box::new(KernelUevents::open()?))
     }
@@ -291,6 +293,12 @@ impl Host for LinuxHost {
 
     fn memory_bytes(&self) -> Option<u64> {
         memory::total(&self.root)
+    }
+
+    fn registered(&self, driver: &str) -> Result<String, HostError> {
+        let found = acts::drivers::registered(&self.root, driver);
+        let loaded = || acts::drivers::is_loadable(&self.root, &self.kernel_release, driver);
+        found.or_else(|error| if loaded() { Ok(driver.to_owned()) } else { Err(error) })
     }
 
     fn unbind_waits(&self, device: PciAddress) -> Result<bool, HostError> {

@@ -55,7 +55,7 @@ impl Root {
 }
 
 /// An error about a file.
-pub(super) fn file_error(op: &'static str, path: impl AsRef<Path>, errno: Errno) -> HostError {
+pub(crate) fn file_error(op: &'static str, path: impl AsRef<Path>, errno: Errno) -> HostError {
     HostError::File { op, path: path.as_ref().display().to_string(), errno: errno.raw_os_error() }
 }
 

@@ -300,6 +300,10 @@ impl Host for SimHost {
         self.shared.memory_bytes
     }
 
+    fn registered(&self, driver: &str) -> Result<String, HostError> {
+        super::attributes::registered(&self.shared.kernel(), driver)
+    }
+
     fn unbind_waits(&self, device: PciAddress) -> Result<bool, HostError> {
         self.shared.kernel().dev(device).map_err(|_| HostError::NoDevice(device))?;
         Ok(super::shared::lock(&self.shared.waiting).contains(&device))

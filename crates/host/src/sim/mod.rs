@@ -7,6 +7,7 @@
 //! simulated file stays open until the last of them is closed.
 
 mod acts;
+mod attributes;
 mod context;
 mod export;
 mod fault;

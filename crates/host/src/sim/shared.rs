@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) processes: Mutex<Processes>,
     /// Devices that an act is at which may wait.
     pub(crate) waiting: Mutex<Vec<PciAddress>>,
+    /// What was written to sysfs since the machine was booted: path and value.
+    pub(crate) written: Mutex<Vec<(String, String)>>,
     kernel: Mutex<Kernel>,
     /// Something was closed: who waits for a device may go on.
     closed: Condvar,
@@ -68,6 +70,7 @@ impl Shared {
             faults: Faults::default(),
             processes: Mutex::default(),
             waiting: Mutex::default(),
+            written: Mutex::default(),
             kernel: Mutex::new(kernel),
             closed: Condvar::new(),
             exports: Mutex::default(),

@@ -19,6 +19,7 @@ mod berthd_alive;
 mod berthd_condition;
 mod berthd_crash;
 mod berthd_daemonize;
+mod berthd_dry_run;
 mod berthd_exclusive;
 mod berthd_group;
 mod berthd_handed;
@@ -89,6 +90,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_vf_token::SCENARIOS,
     berthd_group::SCENARIOS,
     berthd_host_use::SCENARIOS,
+    berthd_dry_run::SCENARIOS,
     berthd_hotplug::SCENARIOS,
     berthd_private::SCENARIOS,
     berthd_held::SCENARIOS,

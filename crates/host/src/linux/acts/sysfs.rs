@@ -1,23 +1,24 @@
 //! Reading and writing a device's attributes.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{os::fd::OwnedFd, path::PathBuf};
 
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
 };
 
+use super::drivers;
 use crate::{
-    HostError, PciAddress,
-    api::sriov_writes,
+    Attribute, HostError, PciAddress,
     linux::tree::{self, Root, file_error},
+    steps,
 };
 
 /// A device's directory.
 pub(super) struct Device<'r> {
-    pub root: &'r Root,
-    pub address: PciAddress,
-    pub dir: OwnedFd,
+    root: &'r Root,
+    address: PciAddress,
+    dir: OwnedFd,
 }
 
 impl<'r> Device<'r> {
@@ -32,66 +33,61 @@ impl<'r> Device<'r> {
         }
     }
 
-    /// The driver that is bound now.
-    pub(super) fn driver(&self) -> Option<String> {
+    /// Where an attribute is in the tree.
+    fn path(&self, attribute: &Attribute) -> PathBuf {
+        self.root.join(attribute.path(self.address).trim_start_matches('/'))
+    }
+}
+
+impl steps::Device for Device<'_> {
+    fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    fn driver(&self) -> Option<String> {
         let mut link = vec![0; tree::PAGE_BYTES];
         tree::link_name_at(&self.dir, "driver", &mut link).map(str::to_owned)
     }
 
-    /// `driver_override`, `None` when unset.
-    pub(super) fn driver_override(&self) -> Option<String> {
-        let text = self.text("driver_override")?;
-        (!text.is_empty() && text != "(null)").then_some(text)
+    fn read(&self, attribute: &Attribute) -> Option<String> {
+        tree::text_at(&self.dir, attribute.below_device()?)
     }
 
-    /// An attribute, `None` when it can't be read.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
-        tree::text_at(&self.dir, name)
-    }
-
-    /// Writes an attribute in one write.
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<(), HostError> {
-        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, name, flags, Mode::empty())
+    fn write(&self, attribute: &Attribute, text: &str) -> Result<(), HostError> {
+        let written = match attribute.below_device() {
+            Some(name) => rustix::fs::openat(&self.dir, name, FLAGS, Mode::empty()),
+            None => rustix::fs::open(self.path(attribute), FLAGS, Mode::empty()),
+        };
+        written
             .and_then(|file| write_once(&file, text))
-            .map_err(|errno| file_error("write", self.root.device(self.address).join(name), errno))
+            .map_err(|errno| file_error("write", self.path(attribute), errno))
+    }
+
+    fn registered(&self, driver: &str) -> Result<String, HostError> {
+        drivers::registered(self.root, driver)
+    }
+
+    fn reset_method(&self) -> Option<String> {
+        let methods = tree::text_at(&self.dir, "reset_method")?;
+        methods.split_ascii_whitespace().next().map(str::to_owned)
+    }
+
+    fn config(&self) -> Result<Vec<u8>, HostError> {
+        let mut page = vec![0; tree::PAGE_BYTES];
+        let path = || self.root.device(self.address).join("config");
+        let count = tree::read_at(&self.dir, "config", &mut page)
+            .map_err(|errno| file_error("read", path(), errno))?
+            .len();
+        page.truncate(count);
+        Ok(page)
     }
 }
 
-/// Writes a file in one write.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), HostError> {
-    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .and_then(|file| write_once(&file, text))
-        .map_err(|errno| file_error("write", path, errno))
-}
+const FLAGS: OFlags = OFlags::WRONLY.union(OFlags::TRUNC).union(OFlags::CLOEXEC);
 
 fn write_once(file: &OwnedFd, text: &str) -> Result<(), Errno> {
     match rustix::io::write(file, text.as_bytes())? {
         count if count == text.len() => Ok(()),
         _ => Err(Errno::IO),
     }
-}
-
-/// Sets the number of virtual functions, and whether host drivers are offered them.
-pub(super) fn sriov(
-    root: &Root,
-    address: PciAddress,
-    count: u16,
-    autoprobe: bool,
-) -> Result<(), HostError> {
-    let device = Device::open(root, address)?;
-    let mut writes = sriov_writes(count, autoprobe).into_iter();
-    writes.try_for_each(|(attribute, value)| device.write(attribute, &value))
-}
-
-/// The configuration space, as much of it as there is.
-pub(super) fn config(root: &Root, address: PciAddress) -> Result<Vec<u8>, HostError> {
-    let device = Device::open(root, address)?;
-    let mut page = vec![0; tree::PAGE_BYTES];
-    let count = tree::read_at(&device.dir, "config", &mut page)
-        .map_err(|errno| file_error("read", root.device(address).join("config"), errno))?
-        .len();
-    page.truncate(count);
-    Ok(page)
 }

@@ -180,11 +180,6 @@ impl Kernel {
         }
     }
 
-    /// What `driver_override` reads.
-    pub(crate) fn overridden(&self, address: PciAddress) -> Option<String> {
-        self.dev(address).ok()?.model.facts.driver_override.clone()
-    }
-
     /// A write to `driver_override`.
     pub(crate) fn set_override(
         &mut self,

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::Kernel;
 use crate::{
-    DmaKind, Isolation, PciAddress,
+    Attribute, DmaKind, Isolation, PciAddress,
     sim::topology::{DeviceModel, is_vfio},
 };
 
@@ -18,11 +18,11 @@ impl Kernel {
     pub(crate) fn write_sriov(
         &mut self,
         address: PciAddress,
-        attribute: &str,
+        attribute: &Attribute,
         value: &str,
     ) -> Result<(), Errno> {
         let number: u16 = value.parse().map_err(|_| Errno::INVAL)?;
-        if attribute == "sriov_numvfs" {
+        if *attribute == Attribute::Vfs {
             return self.set_functions(address, number);
         }
         if self.dev(address)?.model.facts.sriov_total == 0 {
