@@ -28,7 +28,7 @@ pub(super) fn folded(text: &str) -> String {
 pub(super) fn fold(line: &str, width: usize, indent: usize) -> String {
     let text = line.trim_start();
     let is_fix = text.starts_with("to resolve: ");
-    let is_command = text.starts_with("berth ") || (is_fix && text.contains(": berth "));
+    let is_command = text.starts_with("berth ") || (is_fix && text.contains(" berth "));
     if line.chars().count() <= width || is_command {
         return line.to_owned();
     }
@@ -66,6 +66,7 @@ mod tests {
         for command in [
             "berth uncordon 65:00.0",
             "  to resolve: berth uncordon 0000:65:00.0",
+            "  to resolve: umount /srv && berth kernel-dma release 0000:65:00.0",
             "  to resolve: afterwards: berth quarantine clear 0000:65:00.0 --reason TEXT",
         ] {
             assert_eq!(fold(command, 10, 2), command);

@@ -7,7 +7,7 @@
 use rustix::io::Errno;
 
 use crate::{
-    Act, ActOutcome, Attribute, HostError, PciAddress, ResetOutcome,
+    Act, ActOutcome, Attribute, DeviceFacts, HostError, PciAddress, ResetOutcome,
     api::sriov_writes,
     linux::{file_error, is_driver_name},
 };
@@ -43,6 +43,17 @@ pub(crate) trait Device {
     /// # Errors
     /// The kernel's errno, with the path.
     fn config(&self) -> Result<Vec<u8>, HostError>;
+}
+
+/// What an attribute reads where a device is as these facts say.
+pub(crate) fn shown(facts: &DeviceFacts, attribute: &Attribute) -> Option<String> {
+    match attribute {
+        Attribute::Override => facts.driver_override.clone(),
+        Attribute::Vfs | Attribute::Autoprobe if facts.sriov_total == 0 => None,
+        Attribute::Vfs => Some(facts.virtual_functions.len().to_string()),
+        Attribute::Autoprobe => Some(u8::from(facts.sriov_autoprobe).to_string()),
+        Attribute::Unbind | Attribute::Probe | Attribute::Bind(_) | Attribute::Reset => None,
+    }
 }
 
 /// Does an act that writes attributes; all others come to nothing here.

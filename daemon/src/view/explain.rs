@@ -12,6 +12,7 @@ use berth_proto::v1;
 
 use super::{
     device::{device, kernel_dma, process},
+    doctor,
     group::group,
     refusal::refusal,
     words,
@@ -318,21 +319,14 @@ fn by_driver(snapshot: &Snapshot, facts: &DeviceFacts) -> Finding {
         return Finding { blocks: true, text, resolve: format!("first end {who}") };
     }
     let uses = snapshot.uses_of(at);
+    let resolve = doctor::release(at, uses);
     if uses.is_empty() {
-        let resolve = format!("berth kernel-dma release {at}");
         return Finding { blocks: true, text: blocks, resolve };
     }
     let listed: Vec<String> =
         uses.iter().map(|host_use| format!("{} {}", host_use.kind, host_use.detail)).collect();
-    let mount = uses.iter().find(|host_use| host_use.kind == "mount");
-    Finding {
-        blocks: true,
-        text: format!("{blocks}; the host is using it: {}", listed.join(", ")),
-        resolve: mount.map_or_else(
-            || format!("berth kernel-dma release {at} --host-uses-it-anyway"),
-            |mount| format!("umount {} && berth kernel-dma release {at}", mount.detail),
-        ),
-    }
+    let text = format!("{blocks}; the host is using it: {}", listed.join(", "));
+    Finding { blocks: true, text, resolve }
 }
 
 fn summary(

@@ -70,8 +70,18 @@ pub(crate) const ROWS: &[Row] = &[
     row(Obstacle::Apart, "DRIFT", SIBLING, "group"),
 ];
 
-/// `berth`, as a shell runs it.
+/// `berth`, as a shell runs it. The simulated machine has no mounts: what a command ends there is ended
+/// for it first.
 async fn sh(running: &Running, command: &str) -> (bool, String) {
+    let tools = tempfile::tempdir().expect("a directory");
+    if command.starts_with("umount ") {
+        let umount = tools.path().join("umount");
+        std::fs::write(&umount, "#!/bin/sh\n[ $# = 1 ] && [ \"$1\" = /srv/data ]\n")
+            .expect("written");
+        let runs = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&umount, runs).expect("it is ours");
+        running.host.set_uses(at(DISK), Vec::new()).expect("there");
+    }
     let program = Path::new(env!("CARGO_BIN_EXE_berthd")).with_file_name("berth");
     assert!(program.exists(), "cargo build -p berth builds {}", program.display());
     let folder = program.parent().expect("a directory").display().to_string();
@@ -79,7 +89,7 @@ async fn sh(running: &Running, command: &str) -> (bool, String) {
     let path = std::env::var("PATH").unwrap_or_default();
     shell
         .args(["-c", command])
-        .env("PATH", format!("{folder}:{path}"))
+        .env("PATH", format!("{}:{folder}:{path}", tools.path().display()))
         .env("BERTH_ENDPOINT", format!("unix:{}", running.grpc_path().display()));
     let ran = tokio::task::spawn_blocking(move || shell.output()).await;
     let output = ran.expect("no panic").expect("a shell");
@@ -146,6 +156,11 @@ async fn explained(running: &Running, device: &str) -> Value {
     running.unix("GET", &format!("/api/v1/devices/{device}/explain"), None).await.json()
 }
 
+/// What is there to be run.
+fn is_command(text: &str) -> bool {
+    text.starts_with("berth ") || text.contains("&& berth ")
+}
+
 /// Every command of `berth` that an explanation of the device prints, in its order.
 fn printed(explained: &Value, device: &str, policy: &str) -> Vec<String> {
     let verdicts = explained["policies"].as_array().expect("verdicts").iter();
@@ -166,7 +181,7 @@ fn printed(explained: &Value, device: &str, policy: &str) -> Vec<String> {
             _ => {}
         }
     }
-    texts.retain(|text| text.starts_with("berth "));
+    texts.retain(|text| is_command(text));
     texts
 }
 
@@ -176,7 +191,7 @@ fn of_finding(explained: &Value, code: &str) -> Vec<String> {
     let fixes = findings
         .filter(|it| it["code"] == code)
         .flat_map(|it| it["fixes"].as_array().expect("fixes").iter().filter_map(Value::as_str));
-    fixes.filter(|fix| fix.starts_with("berth ")).map(str::to_owned).collect()
+    fixes.filter(|fix| is_command(fix)).map(str::to_owned).collect()
 }
 
 /// Ids and pids are new on each machine: commands are told apart without them.

@@ -40,13 +40,7 @@ impl steps::Device for Imagined<'_> {
     }
 
     fn read(&self, attribute: &Attribute) -> Option<String> {
-        self.with(|facts| match attribute {
-            Attribute::Override => facts.driver_override.clone(),
-            Attribute::Vfs | Attribute::Autoprobe if facts.sriov_total == 0 => None,
-            Attribute::Vfs => Some(facts.virtual_functions.len().to_string()),
-            Attribute::Autoprobe => Some(u8::from(facts.sriov_autoprobe).to_string()),
-            Attribute::Unbind | Attribute::Probe | Attribute::Bind(_) | Attribute::Reset => None,
-        })
+        self.with(|facts| steps::shown(facts, attribute))
     }
 
     fn write(&self, attribute: &Attribute, text: &str) -> Result<(), HostError> {

@@ -61,14 +61,7 @@ impl steps::Device for Device<'_> {
 
     fn read(&self, attribute: &Attribute) -> Option<String> {
         let kernel = self.shared.kernel();
-        let facts = &kernel.dev(self.address).ok()?.model.facts;
-        match attribute {
-            Attribute::Override => facts.driver_override.clone(),
-            Attribute::Vfs | Attribute::Autoprobe if facts.sriov_total == 0 => None,
-            Attribute::Vfs => Some(facts.virtual_functions.len().to_string()),
-            Attribute::Autoprobe => Some(u8::from(facts.sriov_autoprobe).to_string()),
-            Attribute::Unbind | Attribute::Probe | Attribute::Bind(_) | Attribute::Reset => None,
-        }
+        steps::shown(&kernel.dev(self.address).ok()?.model.facts, attribute)
     }
 
     fn write(&self, attribute: &Attribute, text: &str) -> Result<(), HostError> {

@@ -1,6 +1,6 @@
 //! Host drivers in a group, and what the host does by them.
 
-use berth_host::{DeviceFacts, DmaKind, HostUse, PrivateDomain};
+use berth_host::{DeviceFacts, DmaKind, HostUse, PciAddress, PrivateDomain};
 use berth_ownership::Group;
 use berth_proto::v1;
 
@@ -79,16 +79,73 @@ pub(super) fn released(
     if !keepers.is_empty() {
         return fixed_by(finding, format!("first end {}", keepers.join(", ")));
     }
-    let anyway = if snapshot.uses_of(at).is_empty() { "" } else { " --host-uses-it-anyway" };
-    fixed_by(finding, format!("berth kernel-dma release {at}{anyway}"))
+    fixed_by(finding, release(at, snapshot.uses_of(at)))
+}
+
+/// What takes the driver away, once the host does nothing by the device any more: what ends that
+/// stands before it, as a command where it is one. Nobody is told to take a disk from under a mount.
+pub(in crate::view) fn release(device: PciAddress, uses: &[HostUse]) -> String {
+    let release = format!("berth kernel-dma release {device}");
+    let ended = uses.iter().map(ended_by).collect::<Option<Vec<_>>>();
+    match ended {
+        Some(commands) => commands.into_iter().chain([release]).collect::<Vec<_>>().join(" && "),
+        None => format!("end what the host does by {device}, then: {release}"),
+    }
+}
+
+/// The command that ends a use, where one does.
+fn ended_by(used: &HostUse) -> Option<String> {
+    let command = match used.kind.as_str() {
+        "mount" => "umount",
+        "swap" => "swapoff",
+        "md" => "mdadm --stop",
+        _ => return None,
+    };
+    Some(format!("{command} {}", quoted(&used.detail)))
+}
+
+/// As a shell takes it for one word: a mount point may be named like anything.
+fn quoted(word: &str) -> String {
+    let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+:@%=,".contains(char);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_does_is_ended_before_the_driver_goes() {
+        let at = "0000:65:00.0".parse().expect("an address");
+        let told = |uses: &[(&str, &str)]| {
+            let of = |(kind, detail): &(&str, &str)| HostUse {
+                kind: (*kind).to_owned(),
+                detail: (*detail).to_owned(),
+            };
+            release(at, &uses.iter().map(of).collect::<Vec<_>>())
+        };
+        let goes = "berth kernel-dma release 0000:65:00.0";
+        assert_eq!(told(&[]), goes);
+        let mounted = told(&[("mount", "/srv/it's here"), ("swap", "/dev/nvme0n1p2")]);
+        assert_eq!(
+            mounted,
+            format!("umount '/srv/it'\\''s here' && swapoff /dev/nvme0n1p2 && {goes}")
+        );
+        let both = told(&[("mount", "/srv"), ("route", "default dev eth0")]);
+        assert_eq!(both, format!("end what the host does by 0000:65:00.0, then: {goes}"));
+    }
 }
 
 fn in_use(facts: &DeviceFacts, used: &HostUse) -> v1::Finding {
     let (kind, detail) = (used.kind.as_str(), used.detail.as_str());
+    let command = ended_by(used).unwrap_or_default();
     let (cause, fix) = match kind {
-        "mount" => (format!("{detail} is mounted from it"), format!("umount {detail}")),
-        "swap" => (format!("the host swaps to {detail} on it"), format!("swapoff {detail}")),
-        "md" => (format!("it is part of the array {detail}"), format!("mdadm --stop {detail}")),
+        "mount" => (format!("{detail} is mounted from it"), command),
+        "swap" => (format!("the host swaps to {detail} on it"), command),
+        "md" => (format!("it is part of the array {detail}"), command),
         "dm" | "lvm" => (
             format!("it carries {detail} of the device mapper"),
             format!("vgchange -an, cryptsetup close or dmsetup remove, whichever made {detail}"),

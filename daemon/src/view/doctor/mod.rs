@@ -14,6 +14,7 @@ use berth_proto::v1;
 
 use crate::model::{ConfigState, Snapshot};
 use code::Code;
+pub(in crate::view) use drivers::release;
 pub use scope::{Scope, findings_of};
 
 /// What is asked of the machine beside what is known of it.
