@@ -5,8 +5,8 @@
 //! last that needs it.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard},
+    collections::{HashMap, hash_map::Entry},
+    sync::Mutex,
 };
 
 use berth_host::{Act, BackendKind, Node, PciAddress};
@@ -19,7 +19,41 @@ use super::{job::Job, runtime::lock, tools::Tools};
 /// two changes of one list don't cross; changing one waits for nothing in the kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Access {
-    given: Mutex<HashMap<ReservationId, Given>>,
+    given: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    given: HashMap<ReservationId, Given>,
+    /// For how many reservations a user needs a node.
+    needed: HashMap<(u32, Node), usize>,
+}
+
+impl Table {
+    fn insert(&mut self, id: ReservationId, given: Given) {
+        self.remove(&id);
+        for node in &given.nodes {
+            *self.needed.entry((given.uid, *node)).or_default() += 1;
+        }
+        self.given.insert(id, given);
+    }
+
+    fn remove(&mut self, id: &ReservationId) -> Option<Given> {
+        let given = self.given.remove(id)?;
+        for node in &given.nodes {
+            if let Entry::Occupied(mut count) = self.needed.entry((given.uid, *node)) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+        Some(given)
+    }
+
+    fn needs(&self, uid: u32, node: Node) -> bool {
+        self.needed.contains_key(&(uid, node))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -69,9 +103,16 @@ pub(crate) fn grant(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
             .with_resolve(vec!["reserve --for uid:N".to_owned()])
     })?;
     let mut table = lock(&tools.runtime.access.given);
+    let is_new = |node: &Node| !table.needs(given.uid, *node);
+    let new: Vec<Node> = given.nodes.iter().copied().filter(is_new).collect();
     // On the list before anything is done, so that what came of it is never forgotten.
     table.insert(job.reservation.clone(), given.clone());
-    let result = given.nodes.iter().try_for_each(|node| set(tools, &given, *node, true));
+    // Also what should be there already: others may have changed the list.
+    let result = given.nodes.iter().try_for_each(|node| {
+        set(tools, &given, *node, true)?;
+        said(&given, *node, true, new.contains(node));
+        Ok(())
+    });
     if result.is_err()
         && let Err(refusal) = take_back(tools, &mut table, &job.reservation)
     {
@@ -91,7 +132,9 @@ pub(crate) fn revoke(tools: &Tools, job: &Job) -> Result<(), Box<Refusal>> {
     let mut table = lock(&tools.runtime.access.given);
     if let Some(given) = Given::of(job) {
         // Also what the last daemon gave.
-        table.entry(job.reservation.clone()).or_insert(given);
+        if !table.given.contains_key(&job.reservation) {
+            table.insert(job.reservation.clone(), given);
+        }
     }
     take_back(tools, &mut table, &job.reservation)
 }
@@ -106,12 +149,12 @@ pub(crate) fn remember(tools: &Tools, job: &Job) {
 /// Takes back what no record stands for any more: a reservation was lost, or an earlier try failed.
 pub(crate) fn sweep(tools: &Tools) {
     let mut table = lock(&tools.runtime.access.given);
-    if table.is_empty() {
+    if table.given.is_empty() {
         return;
     }
     let snapshot = tools.records.snapshot();
     let stands = |id: &ReservationId| snapshot.state.reservation(id).is_some_and(lets_in);
-    let stale: Vec<ReservationId> = table.keys().filter(|id| !stands(id)).cloned().collect();
+    let stale: Vec<ReservationId> = table.given.keys().filter(|id| !stands(id)).cloned().collect();
     for id in stale {
         if let Err(refusal) = take_back(tools, &mut table, &id) {
             tracing::error!(reservation = %id, why = refusal.message, "access stays for now");
@@ -119,21 +162,17 @@ pub(crate) fn sweep(tools: &Tools) {
     }
 }
 
-fn take_back(
-    tools: &Tools,
-    table: &mut MutexGuard<'_, HashMap<ReservationId, Given>>,
-    id: &ReservationId,
-) -> Result<(), Box<Refusal>> {
+fn take_back(tools: &Tools, table: &mut Table, id: &ReservationId) -> Result<(), Box<Refusal>> {
     let Some(given) = table.remove(id) else { return Ok(()) };
-    let needed = |node: &Node| {
-        table.values().any(|other| other.uid == given.uid && other.nodes.contains(node))
-    };
     let mut failed = None;
     let mut left = Vec::new();
-    for node in given.nodes.iter().copied().filter(|node| !needed(node)) {
-        if let Err(refusal) = set(tools, &given, node, false) {
-            left.push(node);
-            failed = Some(refusal);
+    for node in given.nodes.iter().copied().filter(|node| !table.needs(given.uid, *node)) {
+        match set(tools, &given, node, false) {
+            Ok(()) => said(&given, node, false, true),
+            Err(refusal) => {
+                left.push(node);
+                failed = Some(refusal);
+            }
         }
     }
     let Some(refusal) = failed else { return Ok(()) };
@@ -141,13 +180,20 @@ fn take_back(
     Err(refusal)
 }
 
+/// What was so before is no news.
+fn said(given: &Given, node: Node, allow: bool, is_news: bool) {
+    let uid = given.uid;
+    if is_news {
+        tracing::info!(%node, uid, allow, "access");
+    } else {
+        tracing::debug!(%node, uid, allow, "access");
+    }
+}
+
 fn set(tools: &Tools, given: &Given, node: Node, allow: bool) -> Result<(), Box<Refusal>> {
     let act = Act::Access { node, uid: given.uid, allow };
     let error = match tools.host.perform(&act) {
-        Ok(_) => {
-            tracing::info!(%node, uid = given.uid, allow, "access");
-            return Ok(());
-        }
+        Ok(_) => return Ok(()),
         Err(error) => error,
     };
     if error.errno() == Some(Errno::OPNOTSUPP.raw_os_error()) {
@@ -161,4 +207,28 @@ fn set(tools: &Tools, given: &Given, node: Node, allow: bool) -> Result<(), Box<
         Some(device) => super::explain_errno::host(&error, device),
         None => Refusal::new(Reason::HelperFailed, node, error.to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_needed_until_the_last_one_of_its_user_goes() {
+        let mut table = Table::default();
+        let given = |uid| Given { uid, nodes: vec![Node::Iommu, Node::Group(uid)], device: None };
+        let [one, two, other] = ["r-1", "r-2", "r-3"].map(ReservationId::new);
+        table.insert(one.clone(), given(7));
+        table.insert(two.clone(), given(7));
+        table.insert(other.clone(), given(8));
+        // Once more is no more.
+        table.insert(one.clone(), given(7));
+        assert!(table.remove(&one).is_some() && table.remove(&one).is_none());
+        assert!(table.needs(7, Node::Iommu) && table.needs(7, Node::Group(7)));
+        assert!(!table.needs(7, Node::Group(8)));
+        table.remove(&two);
+        assert!(!table.needs(7, Node::Iommu) && table.needs(8, Node::Iommu));
+        table.remove(&other);
+        assert!(table.given.is_empty() && table.needed.is_empty());
+    }
 }
