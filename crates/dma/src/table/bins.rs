@@ -84,6 +84,25 @@ impl Bins {
         Some(self.head(bin))
     }
 
+    /// The tiles of about this size, also smaller ones.
+    pub(super) fn alike<'a>(
+        &'a self,
+        tiles: &'a [Tile],
+        size: u64,
+    ) -> impl Iterator<Item = u32> + 'a {
+        self.list(tiles, bin_of(size))
+    }
+
+    /// The tiles of the smallest bin in which all have at least this size.
+    pub(super) fn enough<'a>(
+        &'a self,
+        tiles: &'a [Tile],
+        size: u64,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let bin = self.filled_from(bin_above(size));
+        bin.into_iter().flat_map(|bin| self.list(tiles, bin))
+    }
+
     /// The tiles that can have at least this size, smaller bins first: also those of the bin in
     /// which some have it and some haven't.
     pub(super) fn perhaps<'a>(

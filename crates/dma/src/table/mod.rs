@@ -17,6 +17,9 @@ const NONE: u32 = u32::MAX;
 /// Free tiles that are tried for an alignment before a smaller one will do.
 const TRIES: usize = 32;
 
+/// Free tiles of one bin of which the lowest is taken.
+const CLOSE: usize = 16;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Kind {
     /// No part of the address space; for use.
@@ -265,10 +268,14 @@ impl Table {
 
     fn anywhere(&self, length: u64) -> Option<u32> {
         let units = length.div_ceil(self.unit);
-        self.bins.at_least(units).or_else(|| {
-            let mut perhaps = self.bins.perhaps(&self.tiles, units);
-            perhaps.find(|tile| self.units(self.tile(*tile).range()) >= units)
-        })
+        let fits = |tile: &u32| self.units(self.tile(*tile).range()) >= units;
+        // The lowest of some: what is taken stays close together.
+        let lowest = |tiles: &mut dyn Iterator<Item = u32>| {
+            tiles.take(CLOSE).filter(fits).min_by_key(|tile| self.tile(*tile).start)
+        };
+        lowest(&mut self.bins.alike(&self.tiles, units))
+            .or_else(|| lowest(&mut self.bins.enough(&self.tiles, units)))
+            .or_else(|| self.bins.perhaps(&self.tiles, units).find(fits))
     }
 
     /// A free tile, and the lowest address in it that is `offset` more than a multiple of
