@@ -113,6 +113,31 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
+fn in_use(facts: &DeviceFacts, used: &HostUse) -> v1::Finding {
+    let (kind, detail) = (used.kind.as_str(), used.detail.as_str());
+    let command = ended_by(used).unwrap_or_default();
+    let (cause, fix) = match kind {
+        "mount" => (format!("{detail} is mounted from it"), command),
+        "swap" => (format!("the host swaps to {detail} on it"), command),
+        "md" => (format!("it is part of the array {detail}"), command),
+        "dm" | "lvm" => (
+            format!("it carries {detail} of the device mapper"),
+            format!("vgchange -an, cryptsetup close or dmsetup remove, whichever made {detail}"),
+        ),
+        "route" => {
+            (format!("the host's route goes over it: {detail}"), "take that route away".to_owned())
+        }
+        "bond" => (format!("it is in the bond {detail}"), format!("take it out of {detail}")),
+        "bridge" => (format!("it is in the bridge {detail}"), format!("take it out of {detail}")),
+        "boot-display" => (
+            format!("it is the host's display: {detail}"),
+            "let another card or a serial line have the console".to_owned(),
+        ),
+        _ => (format!("the host uses it: {kind} {detail}"), format!("end that use: {kind}")),
+    };
+    fixed_by(finding(Code::HostUsesDevice, facts.address, cause), fix)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,29 +162,4 @@ mod tests {
         let both = told(&[("mount", "/srv"), ("route", "default dev eth0")]);
         assert_eq!(both, format!("end what the host does by 0000:65:00.0, then: {goes}"));
     }
-}
-
-fn in_use(facts: &DeviceFacts, used: &HostUse) -> v1::Finding {
-    let (kind, detail) = (used.kind.as_str(), used.detail.as_str());
-    let command = ended_by(used).unwrap_or_default();
-    let (cause, fix) = match kind {
-        "mount" => (format!("{detail} is mounted from it"), command),
-        "swap" => (format!("the host swaps to {detail} on it"), command),
-        "md" => (format!("it is part of the array {detail}"), command),
-        "dm" | "lvm" => (
-            format!("it carries {detail} of the device mapper"),
-            format!("vgchange -an, cryptsetup close or dmsetup remove, whichever made {detail}"),
-        ),
-        "route" => {
-            (format!("the host's route goes over it: {detail}"), "take that route away".to_owned())
-        }
-        "bond" => (format!("it is in the bond {detail}"), format!("take it out of {detail}")),
-        "bridge" => (format!("it is in the bridge {detail}"), format!("take it out of {detail}")),
-        "boot-display" => (
-            format!("it is the host's display: {detail}"),
-            "let another card or a serial line have the console".to_owned(),
-        ),
-        _ => (format!("the host uses it: {kind} {detail}"), format!("end that use: {kind}")),
-    };
-    fixed_by(finding(Code::HostUsesDevice, facts.address, cause), fix)
 }
