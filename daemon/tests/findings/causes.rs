@@ -367,7 +367,7 @@ impl Cause {
             Self::NoReset => sim.set_reset_scope(free, &[], &[]).expect("there"),
             Self::Bound(device, driver) => bind(running, device, driver),
             Self::Use(kind, detail) => {
-                let used = HostUse { kind: kind.to_owned(), detail: detail.to_owned() };
+                let used = HostUse::new(kind, detail);
                 sim.set_uses(at(NIC), vec![used]).expect("there");
             }
             Self::Cordon => {

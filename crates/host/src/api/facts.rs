@@ -224,8 +224,30 @@ impl PrivateDomain {
 pub struct HostUse {
     /// `mount`, `swap`, `md`, `dm`, `lvm`, `route`, `bond`, `bridge`, `boot-display`.
     pub kind: String,
-    /// The mount point, volume, interface.
+    /// The mount point, volume, interface, and what it is on.
     pub detail: String,
+    /// What a command that ends it names, where that isn't the detail: mount point, node of an array.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    target: String,
+}
+
+impl HostUse {
+    /// A use.
+    pub fn new(kind: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { kind: kind.into(), detail: detail.into(), target: String::new() }
+    }
+
+    /// The same, which a command that ends it names so.
+    #[must_use]
+    pub fn with_target(self, target: impl Into<String>) -> Self {
+        Self { target: target.into(), ..self }
+    }
+
+    /// What a command that ends it names.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        if self.target.is_empty() { &self.detail } else { &self.target }
+    }
 }
 
 /// A process and what it has open.

@@ -21,17 +21,13 @@ pub(super) fn find(root: &Root, address: PciAddress) -> Result<Vec<HostUse>, Hos
     let driver = tree::link_name_at(&opened, "driver", &mut link);
     let managed = super::drivers::dma_kind(driver) == DmaKind::Managed;
     if !managed && tree::text_at(&opened, "boot_vga").as_deref() == Some("1") {
-        uses.push(found("boot-display", "the console's display"));
+        uses.push(HostUse::new("boot-display", "the console's display"));
     }
     if driver.is_some() && !managed {
         uses.extend(blocks::find(root, address)?);
         uses.extend(nets::find(root, address)?);
     }
     Ok(uses)
-}
-
-fn found(kind: &str, detail: impl Into<String>) -> HostUse {
-    HostUse { kind: kind.to_owned(), detail: detail.into() }
 }
 
 /// A file's text; empty when it can't be read.

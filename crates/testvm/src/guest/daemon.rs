@@ -117,6 +117,16 @@ impl Client {
         command
     }
 
+    /// A shell's command, in which `berth` is this one's.
+    pub fn shell(&self, line: &str) -> Command {
+        let mut command = Command::new("sh");
+        let own = self.program.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.args(["-c", line]).env("PATH", format!("{own}:{path}"));
+        command.env("BERTH_ENDPOINT", format!("unix://{}", self.grpc.display()));
+        command
+    }
+
     /// Runs `berth -o json ...` and says in the log what came of it.
     ///
     /// # Errors

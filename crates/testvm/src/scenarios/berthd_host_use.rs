@@ -73,7 +73,29 @@ fn nvme(ctx: &mut Ctx) -> Result<Outcome> {
     let kept = fs::read_to_string(dir.join("kept"));
     run(Command::new("umount").arg(&dir))?;
     ensure!(kept? == "written by the host", "another disk came back");
+    run(Command::new("mount").arg(&disk).arg(&dir))?;
+    as_printed(&daemon, &before)?;
+    let disk = disk::block_device(ctx, NVME1)?;
+    run(Command::new("mount").arg(&disk).arg(&dir))?;
+    let kept = fs::read_to_string(dir.join("kept"));
+    run(Command::new("umount").arg(&dir))?;
+    ensure!(kept? == "written by the host", "another disk came back from what was printed");
     Ok(Outcome::Pass)
+}
+
+/// The command that an explanation of a mounted disk prints, run by a shell as it is printed: then the
+/// disk can be reserved.
+fn as_printed(daemon: &Daemon, before: &Before) -> Result<()> {
+    let explained = daemon.cli(&["explain", NVME1])?.ok()?;
+    let findings = explained["findings"].as_array().context("findings")?;
+    let found = findings.iter().find(|it| it["code"] == "HOST_DRIVER").context("HOST_DRIVER")?;
+    let command = found["fixes"][0].as_str().context("a fix")?;
+    ensure!(command.starts_with("umount "), "the disk would go from under its mount: {command}");
+    run(&mut daemon.shell(command))?;
+    let id = text(&daemon.cli(&words(NVME1))?.ok()?, "id")?;
+    round_trip(daemon, NVME1, &id)?;
+    daemon.cli(&["kernel-dma", "set", NVME1])?.ok()?;
+    before.is_back()
 }
 
 /// A network card goes when its driver is released on purpose, and comes back.

@@ -1,5 +1,7 @@
 //! Host drivers in a group, and what the host does by them.
 
+use std::cmp::Reverse;
+
 use berth_host::{DeviceFacts, DmaKind, HostUse, PciAddress, PrivateDomain};
 use berth_ownership::Group;
 use berth_proto::v1;
@@ -86,8 +88,10 @@ pub(super) fn released(
 /// stands before it, as a command where it is one. Nobody is told to take a disk from under a mount.
 pub(in crate::view) fn release(device: PciAddress, uses: &[HostUse]) -> String {
     let release = format!("berth kernel-dma release {device}");
-    let ended = uses.iter().map(ended_by).collect::<Option<Vec<_>>>();
-    match ended {
+    // What is mounted inside another mount goes before that, and both before what they are made of.
+    let mut uses: Vec<&HostUse> = uses.iter().collect();
+    uses.sort_by_key(|used| (used.kind == "md", Reverse(used.target())));
+    match uses.into_iter().map(ended_by).collect::<Option<Vec<_>>>() {
         Some(commands) => commands.into_iter().chain([release]).collect::<Vec<_>>().join(" && "),
         None => format!("end what the host does by {device}, then: {release}"),
     }
@@ -101,7 +105,7 @@ fn ended_by(used: &HostUse) -> Option<String> {
         "md" => "mdadm --stop",
         _ => return None,
     };
-    Some(format!("{command} {}", quoted(&used.detail)))
+    Some(format!("{command} {}", quoted(used.target())))
 }
 
 /// As a shell takes it for one word: a mount point may be named like anything.
@@ -117,7 +121,7 @@ fn in_use(facts: &DeviceFacts, used: &HostUse) -> v1::Finding {
     let (kind, detail) = (used.kind.as_str(), used.detail.as_str());
     let command = ended_by(used).unwrap_or_default();
     let (cause, fix) = match kind {
-        "mount" => (format!("{detail} is mounted from it"), command),
+        "mount" => (format!("{} is mounted from it", used.target()), command),
         "swap" => (format!("the host swaps to {detail} on it"), command),
         "md" => (format!("it is part of the array {detail}"), command),
         "dm" | "lvm" => (
@@ -146,9 +150,8 @@ mod tests {
     fn what_the_host_does_is_ended_before_the_driver_goes() {
         let at = "0000:65:00.0".parse().expect("an address");
         let told = |uses: &[(&str, &str)]| {
-            let of = |(kind, detail): &(&str, &str)| HostUse {
-                kind: (*kind).to_owned(),
-                detail: (*detail).to_owned(),
+            let of = |(kind, target): &(&str, &str)| {
+                HostUse::new(*kind, format!("{target} on nvme0n1")).with_target(*target)
             };
             release(at, &uses.iter().map(of).collect::<Vec<_>>())
         };
@@ -159,6 +162,9 @@ mod tests {
             mounted,
             format!("umount '/srv/it'\\''s here' && swapoff /dev/nvme0n1p2 && {goes}")
         );
+        let stacked = told(&[("md", "/dev/md0"), ("mount", "/srv"), ("mount", "/srv/deep")]);
+        let ends = "umount /srv/deep && umount /srv && mdadm --stop /dev/md0";
+        assert_eq!(stacked, format!("{ends} && {goes}"));
         let both = told(&[("mount", "/srv"), ("route", "default dev eth0")]);
         assert_eq!(both, format!("end what the host does by 0000:65:00.0, then: {goes}"));
     }

@@ -6,7 +6,6 @@ use std::{
 };
 
 use super::{
-    found,
     mounts::{self, Mount},
     text,
 };
@@ -28,11 +27,12 @@ pub(super) fn find(root: &Root, address: PciAddress) -> Result<Vec<HostUse>, Hos
     let table = mounts::parse(&super::table(root.join("proc/self/mountinfo"))?);
     let file_systems = btrfs_members(root, &names)?;
     for mount in mounted(root, &names, &file_systems, &table)? {
-        uses.push(found("mount", format!("{} on {}", short(&mount.source), mount.point)));
+        let detail = format!("{} on {}", short(&mount.source), mount.point);
+        uses.push(HostUse::new("mount", detail).with_target(&mount.point));
     }
     for area in mounts::swaps(&super::table(root.join("proc/swaps"))?) {
         if names.contains(short(&area)) || names.contains(&resolved(root, &area)) {
-            uses.push(found("swap", area));
+            uses.push(HostUse::new("swap", area));
         }
     }
     uses.sort_by(|a, b| (&a.kind, &a.detail).cmp(&(&b.kind, &b.detail)));
@@ -85,7 +85,8 @@ fn volumes(root: &Root, names: &mut BTreeSet<String>) -> Result<Vec<HostUse>, Ho
         let dir = root.join("sys/class/block").join(&lower);
         for holder in super::names(dir.join("holders"))? {
             let (kind, name) = volume(&root.join("sys/class/block").join(&holder), &holder);
-            uses.push(found(kind, format!("{name} on {lower}")));
+            let used = HostUse::new(kind, format!("{name} on {lower}"));
+            uses.push(if kind == "md" { used.with_target(format!("/dev/{name}")) } else { used });
             if names.insert(holder.clone()) {
                 todo.push(holder.clone());
                 // Partitions of a volume lie in its directory.

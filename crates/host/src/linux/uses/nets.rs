@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{found, routes};
+use super::routes;
 use crate::{
     HostError, HostUse, PciAddress,
     linux::tree::{self, Root},
@@ -23,7 +23,7 @@ pub(super) fn find(root: &Root, address: PciAddress) -> Result<Vec<HostUse>, Hos
     while let Some(lower) = todo.pop() {
         for upper in uppers(root, &lower) {
             if let Some(kind) = kind_of(root, &upper) {
-                uses.push(found(kind, format!("{upper} has {lower}")));
+                uses.push(HostUse::new(kind, format!("{upper} has {lower}")));
             }
             if seen.insert(upper.clone()) {
                 todo.push(upper);
@@ -33,7 +33,7 @@ pub(super) fn find(root: &Root, address: PciAddress) -> Result<Vec<HostUse>, Hos
     let mut all = routes::parse_v4(&super::table(root.join("proc/net/route"))?);
     all.extend(routes::parse_v6(&super::table(root.join("proc/net/ipv6_route"))?));
     for route in all.iter().filter(|route| seen.contains(&route.interface)) {
-        uses.push(found("route", format!("{} by {}", route.network, route.interface)));
+        uses.push(HostUse::new("route", format!("{} by {}", route.network, route.interface)));
     }
     uses.sort_by(|a, b| (&a.kind, &a.detail).cmp(&(&b.kind, &b.detail)));
     uses.dedup();

@@ -18,6 +18,12 @@ fn uses(tree: &FakeTree, address: &str) -> Vec<(String, String)> {
     found.into_iter().map(|found| (found.kind, found.detail)).collect()
 }
 
+/// What commands that end them name.
+fn targets(tree: &FakeTree, address: &str) -> Vec<String> {
+    let found = find(&Root::new(tree.root()), at(address)).unwrap();
+    found.iter().map(|found| found.target().to_owned()).collect()
+}
+
 fn pair(kind: &str, detail: &str) -> (String, String) {
     (kind.to_owned(), detail.to_owned())
 }
@@ -43,6 +49,7 @@ fn a_mounted_partition_is_found_by_its_number() {
                  37 35 8:1 / /other rw - ext4 /dev/sda1 rw\n";
     tree.file("proc/self/mountinfo", table).unwrap();
     assert_eq!(uses(&tree, "0000:01:00.0"), [pair("mount", "nvme0n1p1 on /srv/data")]);
+    assert_eq!(targets(&tree, "0000:01:00.0"), ["/srv/data"]);
 }
 
 #[test]
@@ -75,6 +82,8 @@ fn volumes_are_followed_to_mounts_and_swap() {
             pair("swap", "/dev/mapper/swap_crypt"),
         ]
     );
+    let named = ["swap_crypt on md0", "vg-root on md0", "/dev/md0", "/", "/dev/mapper/swap_crypt"];
+    assert_eq!(targets(&tree, "0000:01:00.0"), named);
 }
 
 #[test]
