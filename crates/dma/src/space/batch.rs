@@ -8,9 +8,8 @@ use berth_uapi::{DmaPerms, Errno, IoctlError, IovaChoice};
 use super::AddressSpace;
 use super::map::{aligned, check};
 use super::plan::{Piece, Plan, plan};
-use crate::buffer::whole_pages;
 use crate::error::DmaError;
-use crate::memory::as_u64;
+use crate::memory::{as_u64, is_whole_pages};
 use crate::mirror::{New, Source, Ticket};
 use crate::trace;
 
@@ -68,9 +67,14 @@ impl AddressSpace {
         buffers: &[BatchBuffer],
         perms: DmaPerms,
     ) -> Result<Batch, DmaError> {
-        if let Some((whole, offsets)) = neighbours(buffers) {
+        if let Some(whole) = neighbours(buffers) {
+            check(whole.place, whole.length, perms)?;
+            aligned("address", whole.address)?;
+            let mut new = new(&whole, perms);
             // SAFETY: the caller's promise, for memory that is in one piece.
-            return unsafe { self.map_neighbours(&whole, offsets, perms) };
+            let iova = unsafe { self.map_memory(whole.place, &mut new, whole.address) }?;
+            let iovas = starts(iova, buffers).collect();
+            return Ok(Batch { iovas, areas: vec![(iova, whole.length)] });
         }
         let plan = plan(&pieces(buffers, perms)?);
         let mut tries = 0;
@@ -86,27 +90,6 @@ impl AddressSpace {
             tries += 1;
             self.undo_batch(&plan, &tickets, (at, error), tries)?;
         }
-    }
-
-    /// Maps what is in one piece. Each buffer is so far behind the first one.
-    ///
-    /// # Safety
-    ///
-    /// As [`AddressSpace::map_batch`].
-    unsafe fn map_neighbours(
-        &self,
-        whole: &Piece,
-        mut offsets: Vec<u64>,
-        perms: DmaPerms,
-    ) -> Result<Batch, DmaError> {
-        check(whole.place, whole.length, perms)?;
-        aligned("address", whole.address)?;
-        // SAFETY: the caller's promise.
-        let iova = unsafe { self.map_memory(whole.place, &mut new(whole, perms), whole.address) }?;
-        for offset in &mut offsets {
-            *offset += iova;
-        }
-        Ok(Batch { iovas: offsets, areas: vec![(iova, whole.length)] })
     }
 
     /// Takes addresses for all areas, or none.
@@ -228,23 +211,34 @@ fn piece(buffer: &BatchBuffer) -> Piece {
     Piece { place: buffer.iova, address, length: buffer.length }
 }
 
-/// Buffers that are neighbours in the order in which they are given, as they mostly are: one area, and
-/// how far inside each is. Each is whole pages long, so that all are aligned if the first one is.
-fn neighbours(buffers: &[BatchBuffer]) -> Option<(Piece, Vec<u64>)> {
-    let mut whole = piece(buffers.first()?);
-    if !whole_pages(whole.length) {
-        return None;
-    }
-    let mut offsets = vec![0; buffers.len()];
-    for (buffer, offset) in buffers.iter().zip(&mut offsets).skip(1) {
-        let next = piece(buffer);
-        if !whole_pages(next.length) || !whole.goes_on_with(&next) {
+/// Buffers that are neighbours in the order in which they are given, as they mostly are: one area. Each
+/// is whole pages long, so that all are aligned if the first one is.
+fn neighbours(buffers: &[BatchBuffer]) -> Option<Piece> {
+    let (first, others) = buffers.split_first()?;
+    let mut whole = piece(first);
+    let mut sound = whole.length != 0;
+    // All are whole pages if all bits of their lengths are.
+    let mut bits = whole.length;
+    for next in others.iter().map(piece) {
+        sound &= next.length != 0;
+        if !sound || !whole.goes_on_with(&next) {
             return None;
         }
-        *offset = whole.length;
+        bits |= next.length;
         whole.length = whole.length.checked_add(next.length)?;
     }
-    Some((whole, offsets))
+    (sound && is_whole_pages(bits)).then_some(whole)
+}
+
+/// Where each of them begins that lie one behind the other.
+fn starts(first: u64, buffers: &[BatchBuffer]) -> impl Iterator<Item = u64> {
+    let mut next = first;
+    buffers.iter().map(move |buffer| {
+        let start = next;
+        // The last one may end at the last address of all.
+        next = next.wrapping_add(buffer.length);
+        start
+    })
 }
 
 /// What the buffers are, each checked.
@@ -289,9 +283,9 @@ mod tests {
             vec![buffer(any, 7, page)],
         ];
         for row in &rows {
-            let (whole, offsets) = neighbours(row).expect("they are neighbours");
+            let whole = neighbours(row).expect("they are neighbours");
             let slow = plan(&pieces(row, DmaPerms::READ).expect("sound"));
-            let of: Vec<_> = offsets.into_iter().map(|offset| (0, offset)).collect();
+            let of: Vec<_> = starts(0, row).map(|offset| (0, offset)).collect();
             assert_eq!((vec![whole], of), (slow.areas, slow.of));
         }
         let others = [
