@@ -92,6 +92,7 @@ type Call<'a> = (&'a str, &'a str, Value);
 impl Stage {
     async fn on(topology: &str) -> Self {
         let running = Running::on(topology, QUIET).await;
+        running.host.note_writes();
         Self { running, hand: SimHost::builtin(topology).expect("a machine") }
     }
 
@@ -364,7 +365,7 @@ async fn what_is_refused_is_refused_alike() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_was_mounted_since_is_seen_and_not_recorded() {
     let stage = Stage::on("small").await;
-    let used = HostUse { kind: "route".to_owned(), detail: "default via 192.0.2.1".to_owned() };
+    let used = HostUse::new("route", "default via 192.0.2.1");
     stage.running.host.set_uses(at("0000:04:00.0"), vec![used]).expect("a device");
     let mut careful = ask("0000:04:00.0", "EXCLUSIVE");
     careful["hostUsesItAnyway"] = json!(false);

@@ -19,6 +19,7 @@ fn on_a_host_driver(sim: &SimHost) -> DeviceFacts {
 #[test]
 fn a_rehearsal_notes_what_the_act_writes_and_changes_nothing() {
     let sim = SimHost::builtin("small").unwrap();
+    sim.note_writes();
     let facts = on_a_host_driver(&sim);
     let (device, had) = (facts.address, facts.driver.clone());
     let acts = [

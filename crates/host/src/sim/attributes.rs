@@ -68,7 +68,9 @@ impl steps::Device for Device<'_> {
         let path = attribute.path(self.address);
         match self.put(attribute, text) {
             Ok(()) => {
-                lock(&self.shared.written).push((path, text.to_owned()));
+                if let Some(written) = &mut *lock(&self.shared.written) {
+                    written.push((path, text.to_owned()));
+                }
                 Ok(())
             }
             Err(errno) => Err(HostError::File { op: "write", path, errno: errno.raw_os_error() }),
@@ -123,10 +125,15 @@ pub(super) fn registered(kernel: &Kernel, driver: &str) -> Result<String, HostEr
 }
 
 impl SimHost {
-    /// What was written to sysfs since the machine was booted, path and value, in order.
+    /// Keeps what is written to sysfs from now on.
+    pub fn note_writes(&self) {
+        *lock(&self.shared.written) = Some(Vec::new());
+    }
+
+    /// What was written to sysfs since that was to be kept, path and value, in order.
     #[must_use]
     pub fn written(&self) -> Vec<(String, String)> {
-        lock(&self.shared.written).clone()
+        lock(&self.shared.written).clone().unwrap_or_default()
     }
 
     /// Somebody writes an attribute in sysfs, as a shell does.

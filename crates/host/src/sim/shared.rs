@@ -41,8 +41,8 @@ pub(crate) struct Shared {
     pub(crate) processes: Mutex<Processes>,
     /// Devices that an act is at which may wait.
     pub(crate) waiting: Mutex<Vec<PciAddress>>,
-    /// What was written to sysfs since the machine was booted: path and value.
-    pub(crate) written: Mutex<Vec<(String, String)>>,
+    /// What was written to sysfs, path and value, since somebody wants to know.
+    pub(crate) written: Mutex<Option<Vec<(String, String)>>>,
     kernel: Mutex<Kernel>,
     /// Something was closed: who waits for a device may go on.
     closed: Condvar,
