@@ -13,7 +13,7 @@ use crate::{
     error::CliError,
     progress::Waiting,
     quantity::millis,
-    render::Output,
+    render::{Output, reservation::block},
 };
 
 pub(super) async fn run(
@@ -30,7 +30,10 @@ pub(super) async fn run(
         async move { client.reserve(request).await }
     })
     .await?;
-    if dry_run { output.planned(&reservation) } else { output.recorded(&reservation, false) }
+    if dry_run {
+        return output.planned(&reservation);
+    }
+    output.show(&reservation, block)
 }
 
 fn request_of(args: ReserveArgs) -> v1::ReserveRequest {
