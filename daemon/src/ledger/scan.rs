@@ -168,7 +168,13 @@ pub fn look(host: &dyn Host, addresses: &[PciAddress]) -> Result<Vec<Looked>, Ho
     Ok(found)
 }
 
+/// The first byte of a display's class.
+const DISPLAY: u32 = 0x03;
+
 fn uses_of(host: &dyn Host, device: &DeviceFacts) -> Result<Vec<HostUse>, HostError> {
     let on_host = matches!(device.dma, DmaKind::Kernel | DmaKind::Assumed);
-    if on_host && !device.bridge { host.uses(device.address) } else { Ok(Vec::new()) }
+    // The firmware's framebuffer shows the console on a display that has no driver.
+    let shows = device.class >> 16 == DISPLAY;
+    let asked = (on_host || shows) && !device.bridge;
+    if asked { host.uses(device.address) } else { Ok(Vec::new()) }
 }

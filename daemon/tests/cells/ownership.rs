@@ -40,26 +40,20 @@ fn joins(row: Row) -> bool {
     )
 }
 
-/// Whether what the host does is seen beside a host driver, as it is on a real host. Where that
-/// driver would be refused with the same words, the use is told alone.
-fn really_used(row: Row, op: Op) -> bool {
-    row == Row::HostUses && told_apart(op)
-}
-
-/// Whether a host driver really has a domain of its own, as it can in a group of one device.
-fn really_private(row: Row, op: Op) -> bool {
-    row == Row::Private && told_apart(op)
-}
-
-fn told_apart(op: Op) -> bool {
-    matches!(op, Op::ReserveExclusive | Op::ReserveShared | Op::ReserveGroup)
+/// Whether what the host does is seen beside a host driver. Where that driver would be refused with
+/// the same words, it is the console's display, which takes no driver.
+fn beside_driver(row: Row, op: Op) -> bool {
+    row == Row::HostUses
+        && matches!(op, Op::ReserveExclusive | Op::ReserveShared | Op::ReserveGroup)
 }
 
 fn place_for(world: &World, row: Row, op: Op) -> Place {
     let crowded = op == Op::ReserveExclusiveCrowded;
     world.place(match row {
-        _ if really_used(row, op) => Kind::Uses,
-        _ if really_private(row, op) => Kind::Kernel,
+        _ if beside_driver(row, op) => Kind::Uses,
+        Row::HostUses => Kind::Display,
+        Row::Private if crowded => Kind::PrivatePair,
+        Row::Private => Kind::Kernel,
         Row::Kernel | Row::KernelTaken if crowded => Kind::KernelPair,
         Row::Kernel | Row::KernelTaken => Kind::Kernel,
         Row::Foreign if crowded => Kind::ForeignPair,
@@ -82,12 +76,8 @@ async fn reserve(world: &World, row: Row, op: Op, cell: Cell) -> Verdict {
             world.host_is_busy(&place).await?;
             None
         }
-        Row::HostUses if !really_used(row, op) => {
-            world.host_does(row, &place).await?;
-            None
-        }
         Row::Private => {
-            if really_private(row, op) {
+            if op != Op::ReserveExclusiveCrowded {
                 world.driver_attaches(&place)?;
             }
             world.host_does(row, &place).await?;
@@ -111,13 +101,7 @@ async fn reserve(world: &World, row: Row, op: Op, cell: Cell) -> Verdict {
         (Op::ReserveGroup, _) => wish(Policy::Group, &place.a),
         _ => wish(Policy::Shared, &place.a),
     };
-    request.take_from_host = row == Row::KernelTaken || really_used(row, op);
-    // Otherwise the daemon would look at the devices again, and see nothing of it.
-    request.dry_run = match row {
-        Row::HostUses => !really_used(row, op),
-        Row::Private => !really_private(row, op),
-        _ => false,
-    };
+    request.take_from_host = row == Row::KernelTaken || beside_driver(row, op);
     request.no_wait = Wait::for_cell(&cell) == Wait::No;
     if op == Op::ReserveOtherLabel {
         request.label = OTHER_LABEL.to_owned();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use berth_host::{
-    Host, PciAddress,
+    Grouping, GroupingCode, Host, PciAddress,
     sim::{Fault, Foreign, Rule, SimHost, Site, Topology},
 };
 use berth_ownership::Table;
@@ -21,6 +21,10 @@ use tonic::transport::{Channel, Endpoint};
 
 /// How long the helper waits for an act: longer than any walk, so that what hangs stays stuck.
 const HELPER_TIMEOUT_MS: u64 = 600_000;
+
+/// What a display has in a topology that shows the console.
+const DISPLAY: &str = "class = 0x030000\n\
+                       uses = [{ kind = \"boot-display\", detail = \"the console's display\" }]\n";
 
 /// What a group is like when the daemon starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,22 +41,28 @@ pub(crate) enum Kind {
     KernelBoth,
     /// One device on a host driver, and mounted.
     Uses,
+    /// Two devices without a driver; the console is shown on the first.
+    Display,
     /// One device that another process has bound to an iommufd of its own.
     Foreign,
     /// Two devices, the first bound by another process.
     ForeignPair,
+    /// One device on a host driver that attached a domain of its own, and then a second one.
+    PrivatePair,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Single,
         Self::Pair,
         Self::Kernel,
         Self::KernelPair,
         Self::KernelBoth,
         Self::Uses,
+        Self::Display,
         Self::Foreign,
         Self::ForeignPair,
+        Self::PrivatePair,
     ];
 
     /// How many groups of this kind a walk over so many cells needs at most.
@@ -62,19 +72,32 @@ impl Kind {
             Self::Pair => cells + 4,
             Self::Kernel => cells.min(24) + 1,
             Self::KernelPair | Self::KernelBoth | Self::Uses => cells.min(8) + 1,
+            Self::Display | Self::PrivatePair => cells.min(2) + 1,
             Self::Foreign | Self::ForeignPair => cells.min(12) + 1,
         }
     }
 
     fn pair(self) -> bool {
-        matches!(self, Self::Pair | Self::KernelPair | Self::KernelBoth | Self::ForeignPair)
+        match self {
+            Self::Pair
+            | Self::KernelPair
+            | Self::KernelBoth
+            | Self::Display
+            | Self::ForeignPair => true,
+            Self::Single | Self::Kernel | Self::Uses | Self::Foreign | Self::PrivatePair => false,
+        }
+    }
+
+    /// Whether the second device is plugged in later.
+    fn grows(self) -> bool {
+        self == Self::PrivatePair
     }
 
     /// Drivers of the two devices at boot.
     fn drivers(self) -> [Option<&'static str>; 2] {
         match self {
-            Self::Single | Self::Pair => [None, None],
-            Self::Kernel | Self::Uses => [Some("nvme"), None],
+            Self::Single | Self::Pair | Self::Display => [None, None],
+            Self::Kernel | Self::Uses | Self::PrivatePair => [Some("nvme"), None],
             Self::KernelPair => [None, Some("nvme")],
             Self::KernelBoth => [Some("nvme"), Some("nvme")],
             Self::Foreign | Self::ForeignPair => [Some("vfio-pci"), None],
@@ -121,6 +144,15 @@ impl World {
             .flat_map(|kind| &places[kind])
             .map(|place| sim.foreign_bind(address(&place.a)).expect("nobody has it"))
             .collect();
+        for place in &places[&Kind::PrivatePair] {
+            sim.host_driver_attach(address(&place.a)).expect("it is alone");
+            let why = Grouping {
+                code: GroupingCode::Multifunction,
+                cause: None,
+                text: "plugged in beside it".to_owned(),
+            };
+            sim.plug_beside(address(&place.b), address(&place.a), &why).expect("a free slot");
+        }
         let dir = directory();
         let (daemon, ledger, channel) = serve(dir.path(), &sim, table).await;
         let backend = v1::Backend::Iommufd;
@@ -180,7 +212,19 @@ async fn serve(dir: &Path, sim: &Arc<SimHost>, table: Table) -> (Daemon, LedgerH
     let daemon =
         Daemon::start_on(&config(dir), host, Vec::new(), table).await.expect("the daemon starts");
     let ledger = daemon.service().ledger().clone();
+    looked_at(&ledger).await;
     (daemon, ledger, channel(&dir.join("berthd.sock")).await)
+}
+
+/// The condition of all devices was looked at: it isn't again, so that what the walk says of it stays
+/// said.
+async fn looked_at(ledger: &LedgerHandle) {
+    let looked = async {
+        while ledger.snapshot().health.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looked).await.expect("conditions are looked at");
 }
 
 /// The address in words.
@@ -210,11 +254,15 @@ fn machine(cells: usize) -> (String, BTreeMap<Kind, Vec<Place>>) {
                 if let Some(driver) = kind.drivers()[slot] {
                     let _ = writeln!(text, "driver = \"{driver}\"");
                 }
+                if kind == Kind::Display && slot == 0 {
+                    text.push_str(DISPLAY);
+                }
                 if kind == Kind::Uses {
                     text.push_str("uses = [{ kind = \"mount\", detail = \"/srv\" }]\n");
                 }
             }
-            let b = second.unwrap_or_else(|| a.clone());
+            let later = kind.grows().then(|| at(1));
+            let b = second.or(later).unwrap_or_else(|| a.clone());
             list.push(Place { a, b });
             number += 1;
         }

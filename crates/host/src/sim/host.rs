@@ -208,9 +208,14 @@ impl Host for SimHost {
     fn uses(&self, address: PciAddress) -> Result<Vec<HostUse>, HostError> {
         let kernel = self.shared.kernel();
         let device = kernel.dev(address).map_err(|_| HostError::NoDevice(address))?;
-        // A mount or an interface is the host driver's: without the driver there is none.
-        let host = device.vfio.is_none() && device.model.facts.driver.is_some();
-        Ok(if host { device.model.uses.clone() } else { Vec::new() })
+        if device.vfio.is_some() {
+            return Ok(Vec::new());
+        }
+        // A mount or an interface is the host driver's: without the driver there is none. The
+        // firmware's framebuffer needs none.
+        let driver = device.model.facts.driver.is_some();
+        let lasts = |one: &&HostUse| driver || one.kind == "boot-display";
+        Ok(device.model.uses.iter().filter(lasts).cloned().collect())
     }
 
     /// What a test or the topology file said; of one that sleeps as little as on a real machine.

@@ -293,7 +293,8 @@ impl SimHost {
         self.shared.kernel().set_override(device, driver)
     }
 
-    /// Sets what the host does with a device while it is on a host driver.
+    /// Sets what the host does with a device while it is on a host driver; shows the console on it
+    /// also without one.
     ///
     /// # Errors
     /// ENODEV: there is no such device.

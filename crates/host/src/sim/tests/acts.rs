@@ -147,6 +147,19 @@ fn devices_come_and_go() {
     drop(device);
     host.unplug(new).unwrap();
     assert!(!host.scan().unwrap().groups.iter().any(|found| found.number == group));
-    host.set_uses(disk(), vec![HostUse { kind: "swap".into(), detail: "x".into() }]).unwrap();
+    host.set_uses(disk(), vec![HostUse::new("swap", "x")]).unwrap();
     assert_eq!(host.uses(disk()).unwrap()[0].kind, "swap");
+}
+
+#[test]
+fn the_display_lasts_without_a_driver() {
+    let host = ready();
+    let uses = ["boot-display", "swap"].map(|kind| HostUse::new(kind, "x"));
+    host.set_uses(disk(), uses.to_vec()).unwrap();
+    let kinds = || host.uses(disk()).unwrap().into_iter().map(|it| it.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(), ["boot-display", "swap"]);
+    host.host_driver_unbind(disk()).unwrap();
+    assert_eq!(kinds(), ["boot-display"]);
+    vfio(&host, disk());
+    assert!(kinds().is_empty());
 }
