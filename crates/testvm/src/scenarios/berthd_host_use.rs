@@ -94,7 +94,6 @@ fn as_printed(daemon: &Daemon, before: &Before) -> Result<()> {
     run(&mut daemon.shell(command))?;
     let id = text(&daemon.cli(&words(NVME1))?.ok()?, "id")?;
     round_trip(daemon, NVME1, &id)?;
-    daemon.cli(&["kernel-dma", "set", NVME1])?.ok()?;
     before.is_back()
 }
 
