@@ -18,7 +18,7 @@ use crate::workspace;
 const SHIPPED: [&str; 4] = ["berthd", "berth", "berth-helper", "berth-kubelet-plugin"];
 
 /// They run on Linux; what other systems need is left out.
-const PLATFORM: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 
 /// Arguments of `cargo xtask sbom`.
 #[derive(Debug, clap::Args)]

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use berth_testvm::host::run::cargo;
 use serde_json::Value;
 
-use crate::workspace;
+use crate::{sbom::PLATFORM, workspace};
 
 /// As libsqlite3-sys builds it, without the extensions that nothing here uses.
 const SQLITE: [&str; 7] = [
@@ -77,7 +77,7 @@ fn cc(command: &mut Command) -> Result<()> {
 /// The directory of the `sqlite3.c` that cargo has.
 fn sqlite() -> Result<PathBuf> {
     let output = cargo(&workspace::root())
-        .args(["metadata", "--format-version=1", "--offline"])
+        .args(["metadata", "--format-version=1", "--locked", "--filter-platform", PLATFORM])
         .output()
         .context("start cargo metadata")?;
     if !output.status.success() {
