@@ -64,13 +64,20 @@ pub(super) fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot
     let ids: HashMap<u32, &str> =
         inventory.groups.iter().map(|it| (it.number, it.stable_id.as_str())).collect();
     let record = |number: u32| ids.get(&number).and_then(|id| known.state.group(&GroupId::new(id)));
-    for device in candidates {
-        let Some(number) = device.group else { continue };
-        let held = record(number).filter(|group| !group.reservations.is_empty());
-        if held.is_some_and(|group| !may_have_strangers(known, group)) {
+    let may_have = |device: &&DeviceFacts| {
+        let held = record(device.group?).filter(|group| !group.reservations.is_empty());
+        let asked = held.is_none_or(|group| may_have_strangers(known, group));
+        asked.then_some((device.address, device.group?, held))
+    };
+    let asked: Vec<_> = candidates.iter().filter_map(may_have).collect();
+    // Where it can't be told each is asked, so that what is the matter with it is told of each.
+    let addresses: Vec<PciAddress> = asked.iter().map(|(device, ..)| *device).collect();
+    let used = host.used_among(&addresses).unwrap_or_else(|_| addresses.into_iter().collect());
+    for (device, number, held) in asked {
+        if !used.contains(&device) {
             continue;
         }
-        for owner in owners(host, device.address, number, known, held) {
+        for owner in owners(host, device, number, known, held) {
             let owners = foreign.entry(number).or_default();
             if !owners.iter().any(|known| known.pid == owner.pid) {
                 owners.push(owner);

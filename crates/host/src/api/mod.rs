@@ -23,11 +23,11 @@ pub use isolation::{Acs, Isolation, PortType};
 pub use uevent::{News, Uevent, Uevents};
 pub use vfio::{AttachedDevice, BackendKind, Context, DomainHandle, GroupHold};
 
-use std::fmt::Debug;
+use std::{collections::BTreeSet, fmt::Debug};
 
 /// A machine with IOMMU groups.
 ///
-/// Reads (`scan`, `device`, `uses`, `users_of`) have no effect on the machine.
+/// Reads (`scan`, `device`, `uses`, `users_of`, `used_among`) have no effect on the machine.
 pub trait Host: Send + Sync + Debug {
     /// True for the simulated host. Every surface says so.
     fn simulated(&self) -> bool;
@@ -84,6 +84,15 @@ pub trait Host: Send + Sync + Debug {
 
     /// Processes that have the device's or its group's VFIO nodes open, this process left out.
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError>;
+
+    /// Which of some devices other processes may have open, found by one look: [`Self::users_of`] tells
+    /// who. A host that can't tell them apart answers all.
+    ///
+    /// # Errors
+    /// As [`Self::users_of`]; one that is gone is left out.
+    fn used_among(&self, devices: &[PciAddress]) -> Result<BTreeSet<PciAddress>, HostError> {
+        Ok(devices.iter().copied().collect())
+    }
 
     /// Does one privileged act, in a helper where the act can hang.
     ///

@@ -23,6 +23,7 @@ mod settings;
 pub mod testing;
 mod tree;
 mod uevents;
+mod users;
 mod uses;
 mod variants;
 mod vfio;
@@ -31,6 +32,7 @@ pub use acts::Direct;
 pub use groups::stable_id;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -45,7 +47,6 @@ use crate::{
 use berth_uapi::VfioGroup;
 pub(crate) use drivers::{dma_kind, is_driver_name, is_vfio};
 use features::Abilities;
-use procs::is_node;
 pub(crate) use procs::{reservation_of_pid, standing_of_pid};
 use scan::Scanner;
 use tree::Root;
@@ -223,29 +224,11 @@ impl Host for LinuxHost {
     }
 
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
-        let facts = self.device(address)?;
-        let group = facts.group.map(|number| format!("/dev/vfio/{number}"));
-        let nodes: Vec<String> =
-            group.into_iter().chain(facts.cdev).filter(|node| is_node(node)).collect();
-        if nodes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let me = rustix::process::getpid().as_raw_nonzero().get();
-        match self.privileged.perform(&Act::WhoHolds { nodes })? {
-            ActOutcome::Holders(mut found) => {
-                // A sibling's own descriptor is no use of this device.
-                let sibling =
-                    |what: &str| what.parse::<PciAddress>().is_ok_and(|device| device != address);
-                // What we just forked has what we have, until it is a helper: none of ours has more.
-                let ours = |process: &ProcessUse| {
-                    process.pid == me || process.parent == me || Some(process.pid) == self.keeper
-                };
-                found.retain(|process| !ours(process) && !sibling(&process.what));
-                procs::without_guesses(&mut found);
-                Ok(found)
-            }
-            _ => Ok(Vec::new()),
-        }
+        users::of(self, address)
+    }
+
+    fn used_among(&self, devices: &[PciAddress]) -> Result<BTreeSet<PciAddress>, HostError> {
+        users::among(self, devices)
     }
 
     fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {

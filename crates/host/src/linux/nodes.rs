@@ -1,9 +1,13 @@
 //! Where the nodes of VFIO and iommufd are, as sysfs tells.
 
+use std::os::fd::AsFd as _;
+
 use rustix::io::Errno;
 
 use super::{
     drivers::is_vfio,
+    pci,
+    procs::is_node,
     tree::{self, Root, file_error},
 };
 use crate::{HostError, Node, PciAddress};
@@ -37,6 +41,18 @@ pub(super) fn find(root: &Root, node: Node) -> Result<Place, HostError> {
         .map_err(|error| file_error("read", &file, errno_of(&error)))?;
     let number = number(&text).ok_or_else(|| file_error("read", &file, Errno::INVAL))?;
     Ok(Place { path, number })
+}
+
+/// The nodes by which a device can be open: its group's and its cdev. Asked of every device of VFIO's
+/// at each scan, so that nothing else is read.
+pub(super) fn leading_to(root: &Root, device: PciAddress) -> Result<Vec<String>, HostError> {
+    let dir = tree::open_dir(&root.device(device)).map_err(|_| HostError::NoDevice(device))?;
+    let mut link = vec![0; tree::PAGE_BYTES];
+    let group = tree::link_name_at(&dir, "iommu_group", &mut link);
+    let group = group.map(|number| format!("/dev/vfio/{number}"));
+    let driver = tree::link_name_at(&dir, "driver", &mut link);
+    let cdev = driver.and_then(|driver| pci::cdev(dir.as_fd(), driver));
+    Ok(group.into_iter().chain(cdev).filter(|node| is_node(node)).collect())
 }
 
 /// The name of a device's cdev: another one after each bind.

@@ -195,7 +195,8 @@ fn serial(dir: BorrowedFd<'_>, ids: &ConfigSpace, driver: Option<&str>) -> Optio
     serial.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-fn cdev(dir: BorrowedFd<'_>, driver: &str) -> Option<String> {
+/// The node of a device's cdev, where its driver is one of VFIO's.
+pub(super) fn cdev(dir: BorrowedFd<'_>, driver: &str) -> Option<String> {
     if !drivers::is_vfio(driver) {
         return None;
     }

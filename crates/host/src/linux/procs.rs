@@ -4,7 +4,7 @@ mod unit;
 mod view;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
@@ -26,9 +26,9 @@ const LISTS: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sought {
     /// Paths of nodes.
-    pub nodes: Vec<String>,
+    pub nodes: BTreeSet<String>,
     /// Devices whose own descriptors count too.
-    pub devices: Vec<PciAddress>,
+    pub devices: BTreeSet<PciAddress>,
 }
 
 /// Whether a path is one of the nodes that may be asked for.
@@ -50,7 +50,7 @@ pub(super) fn is_node(path: &str) -> bool {
 
 /// Nodes with the devices behind them: members of a group's node, the device of a cdev.
 pub(super) fn sought(root: &Root, nodes: &[String]) -> Result<Sought, HostError> {
-    let mut devices = Vec::new();
+    let mut devices = BTreeSet::new();
     for node in nodes {
         if !is_node(node) {
             return Err(tree::file_error("look for", node, Errno::INVAL));
@@ -68,7 +68,7 @@ pub(super) fn sought(root: &Root, nodes: &[String]) -> Result<Sought, HostError>
             devices.extend(names.iter().filter_map(|name| name.parse::<PciAddress>().ok()));
         }
     }
-    Ok(Sought { nodes: nodes.to_vec(), devices })
+    Ok(Sought { nodes: nodes.iter().cloned().collect(), devices })
 }
 
 /// Finds the processes, by pid, that have one of the nodes or devices open; `except` is left out.
@@ -262,7 +262,8 @@ fn open_files(
             Err(errno) if is_gone(errno) || errno == Errno::NAMETOOLONG => return Ok(()),
             Err(errno) => return Err(errno),
         };
-        if let Some(node) = sought.nodes.iter().find(|node| node.as_bytes() == target) {
+        let node = std::str::from_utf8(target).ok().and_then(|target| sought.nodes.get(target));
+        if let Some(node) = node {
             found.insert(node.clone(), true);
         } else if is_a_device(target) && !sought.devices.is_empty() {
             match device_of(process, number) {

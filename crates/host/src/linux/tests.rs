@@ -303,6 +303,30 @@ fn users_are_asked_of_the_helper() {
 }
 
 #[test]
+fn one_look_tells_which_of_many_devices_are_open() {
+    let (_dir, tree) = fake();
+    let all: Vec<PciAddress> = (4..8).map(|slot| at(&format!("0000:00:{slot:02x}.0"))).collect();
+    for (number, device) in (4..).zip(&all) {
+        let fake = FakeDevice::new(*device, &nic()).group(number).driver("vfio-pci");
+        tree.add(&fake).unwrap();
+    }
+    let among = || host(&tree).used_among(&all).unwrap().into_iter().collect::<Vec<_>>();
+    assert!(among().is_empty());
+    tree.file("proc/77/comm", "qemu\n").unwrap();
+    tree.file("proc/77/stat", testing::process_stat(77, "qemu", 4_200)).unwrap();
+    tree.link("proc/77/fd/9", "/dev/vfio/5").unwrap();
+    tree.link("proc/77/fd/10", "/dev/vfio/7").unwrap();
+    assert_eq!(among(), [all[1], all[3]]);
+    let gone = at("0000:00:1f.0");
+    assert!(host(&tree).used_among(&[gone]).unwrap().is_empty());
+    // Whose it is isn't told: it may be any one's.
+    tree.link("proc/77/fd/11", "anon_inode:[vfio-device]").unwrap();
+    assert_eq!(among(), all);
+    tree.file("proc/78/fd", "").unwrap();
+    assert!(host(&tree).used_among(&all).is_err(), "a process that can't be looked at");
+}
+
+#[test]
 fn a_vdpa_parent_has_a_domain_of_its_own_while_the_vhost_node_is_open() {
     let (_dir, tree) = fake();
     let device = "sys/devices/pci0000:00/0000:00:04.0";

@@ -120,7 +120,7 @@ fn the_other_threads_of_a_process_still_have_what_the_first_one_had() {
     tree.link("proc/17/task/18/fd/3", "/dev/vfio/9").unwrap();
     assert_eq!(holders(&tree, "/dev/vfio/9", 0), [(17, "/dev/vfio/9".to_owned())]);
     let real = std::thread::spawn(std::process::id).join().unwrap();
-    let nobody = Sought { nodes: vec!["/dev/vfio/9".to_owned()], devices: Vec::new() };
+    let nobody = Sought { nodes: ["/dev/vfio/9".to_owned()].into(), devices: BTreeSet::new() };
     let own = Path::new("/proc").join(real.to_string());
     assert!(look(&own, &nobody).unwrap().open.is_empty(), "{}", root.path().display());
 }
