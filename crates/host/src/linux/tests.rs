@@ -283,8 +283,7 @@ fn a_large_tree_is_read_whole() {
     let tree = testing::build_large(dir.path(), 600).unwrap();
     let inventory = host(&tree).scan().unwrap();
     assert_eq!((inventory.devices.len(), inventory.groups.len()), (600, 600));
-    let ids: std::collections::BTreeSet<_> =
-        inventory.groups.iter().map(|group| &group.stable_id).collect();
+    let ids: BTreeSet<_> = inventory.groups.iter().map(|group| &group.stable_id).collect();
     assert_eq!(ids.len(), 600);
 }
 
