@@ -48,13 +48,26 @@ pub struct Pieces {
     pub unwritable: Option<StoreError>,
 }
 
+/// A locked file. The lock is of the open file, which a child has too from its fork to its exec: it is
+/// given back as such, or the next daemon could find it taken by what has nothing to do with it.
+#[derive(Debug)]
+struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "unlocking the state directory");
+        }
+    }
+}
+
 /// A directory that no other daemon has as long as this is there.
 #[derive(Debug)]
 pub struct Locked {
     dir: PathBuf,
     /// Whether it had been used before.
     used: bool,
-    _locks: Vec<OwnedFd>,
+    _locks: Vec<Lock>,
 }
 
 impl Locked {
@@ -255,26 +268,27 @@ fn make_dir(dir: &Path) -> Result<(), StoreError> {
 }
 
 /// Takes the directory itself, and the file in it that others look at, where there can be one.
-fn lock(dir: &Path) -> Result<Vec<OwnedFd>, StoreError> {
+fn lock(dir: &Path) -> Result<Vec<Lock>, StoreError> {
     let during = |path: &Path| {
         let path = path.display().to_string();
         move |errno: Errno| StoreError::File { op: "open", path, source: errno.into() }
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut locks = vec![rustix::fs::open(dir, flags, Mode::empty()).map_err(during(dir))?];
+    let mut files = vec![rustix::fs::open(dir, flags, Mode::empty()).map_err(during(dir))?];
     let path = dir.join(LOCK);
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => locks.push(file),
+        Ok(file) => files.push(file),
         // The directory is enough.
         Err(Errno::ROFS | Errno::NOSPC | Errno::DQUOT | Errno::IO) => {}
         Err(errno) => return Err(during(&path)(errno)),
     }
-    for lock in &locks {
-        rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive)
+    let locked = |file: OwnedFd| {
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| StoreError::Locked { dir: dir.display().to_string() })?;
-    }
-    Ok(locks)
+        Ok(Lock(file))
+    };
+    files.into_iter().map(locked).collect()
 }
 
 async fn check_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
@@ -296,7 +310,18 @@ fn is_safe(version: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_safe;
+    use super::{StoreError, is_safe, lock};
+
+    #[test]
+    fn what_a_child_still_has_open_of_a_lock_does_not_keep_the_next_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = lock(dir.path()).unwrap();
+        let of_the_child: Vec<_> = locks.iter().map(|lock| lock.0.try_clone().unwrap()).collect();
+        assert!(matches!(lock(dir.path()), Err(StoreError::Locked { .. })));
+        drop(locks);
+        lock(dir.path()).unwrap();
+        drop(of_the_child);
+    }
 
     #[test]
     fn refuses_versions_that_can_corrupt_the_wal() {
