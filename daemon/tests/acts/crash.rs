@@ -4,6 +4,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeSet,
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, Once,
@@ -28,6 +29,8 @@ pub struct Crash {
     at: AtomicU64,
     dead: AtomicBool,
     place: Mutex<String>,
+    /// How often one look told which of many devices are open, and how often who has one.
+    pub looks: [AtomicU64; 2],
 }
 
 impl Crash {
@@ -135,7 +138,13 @@ impl Host for CrashHost {
         self.sim.uevents()
     }
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
+        self.crash.looks[1].fetch_add(1, Ordering::SeqCst);
         self.sim.users_of(address)
+    }
+    fn used_among(&self, devices: &[PciAddress]) -> Result<BTreeSet<PciAddress>, HostError> {
+        self.crash.looks[0].fetch_add(1, Ordering::SeqCst);
+        let open = |device: &&PciAddress| self.sim.in_use(**device).unwrap_or(true);
+        Ok(devices.iter().filter(open).copied().collect())
     }
     fn registered(&self, driver: &str) -> Result<String, HostError> {
         self.sim.registered(driver)

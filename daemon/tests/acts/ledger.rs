@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use berth_host::{Host, PciAddress, sim::SimHost};
+use berth_host::{
+    Host, PciAddress,
+    sim::{SimHost, Topology},
+};
 use berth_ownership::{Command, Order, Policy, ReservationState};
 use berth_uapi::VfToken;
 use berthd::{
@@ -267,6 +270,24 @@ async fn a_reservation_and_its_baseline_survive_the_process() {
     let driver = world.sim.device("0000:04:00.0".parse().unwrap()).unwrap().driver;
     assert_eq!(driver.as_deref(), Some("e1000e"));
     assert!(core.snapshot().baselines.is_empty());
+    core.end().await;
+}
+
+/// Each look costs a walk over all processes of the machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_looks_once_at_who_has_devices_however_many_there_are() {
+    let text = Topology::generated(600).to_toml().unwrap();
+    let on_vfio = text.replace("[[device]]\n", "[[device]]\ndriver = \"vfio-pci\"\n");
+    let sim = SimHost::from_topology(Topology::parse(&on_vfio, "many").unwrap());
+    let (dir, crash) = (tempfile::tempdir().unwrap(), Arc::new(Crash::default()));
+    let core = start(&sim, &crash, dir.path()).await;
+    let looks = || [0, 1].map(|at: usize| crash.looks[at].swap(0, Ordering::SeqCst));
+    assert_eq!(looks(), [1, 0]);
+    let open = sim.scan().unwrap().devices[7].address;
+    let friend = sim.foreign("friend");
+    friend.open_by_group(open).unwrap();
+    core.ledger.rescan(Meta::internal("again")).await.unwrap();
+    assert_eq!(looks(), [1, 1], "who has the one that is open");
     core.end().await;
 }
 
