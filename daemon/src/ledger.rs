@@ -16,6 +16,7 @@ mod facts;
 mod feed;
 mod hotplug;
 mod inbox;
+mod kept_ids;
 mod message;
 mod open;
 mod publish;

@@ -16,6 +16,8 @@ const NO_SCANS: &str = "[timeouts]\nrescan_ms = 3600000\n";
 const DEVICE: &str = "0000:00:06.0";
 /// Alone in its group, on a host driver.
 const DRIVEN: &str = "0000:04:00.0";
+/// Nothing is there: a function of the same slot.
+const SIBLING: &str = "0000:00:06.1";
 /// Nothing is there.
 const EMPTY: &str = "0000:00:1f.0";
 
@@ -109,6 +111,72 @@ async fn a_device_that_is_pulled_out_takes_its_reservation_along() {
     let event = is_told(&running, DEVICE, "device.gone", &format!("remove {DEVICE}")).await;
     assert_eq!(event["reservation"], id.as_str(), "{event}");
     until("nothing is open of it", async || running.daemon.engine().census().holds == 0).await;
+}
+
+/// The group's id and members, by a device in it.
+async fn group_of(running: &Running, device: &str) -> (String, Vec<String>) {
+    let path = format!("/api/v1/groups/{device}");
+    let group = running.unix("GET", &path, None).await.json();
+    let members = group["devices"].as_array().cloned().unwrap_or_default();
+    let address = |device: &Value| device["address"]["pci"].as_str().map(str::to_owned);
+    let id = group["stableId"].as_str().unwrap_or_default();
+    (id.to_owned(), members.iter().filter_map(address).collect())
+}
+
+async fn until_in_group(running: &Running, members: &[&str]) -> String {
+    until("the group is as it should be", async || group_of(running, DEVICE).await.1 == members)
+        .await;
+    group_of(running, DEVICE).await.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_reserved_is_the_same_with_a_device_more_or_less() {
+    let running = start().await;
+    let alone = until_in_group(&running, &[DEVICE]).await;
+    let id = reserve(&running, "vm1").await;
+    attach(&running, &id).await;
+    let why = running.host.device(at(DEVICE)).expect("there").grouping;
+    let beside = || running.host.plug_beside(at(SIBLING), at(DEVICE), &why).expect("free");
+    beside();
+    assert_eq!(until_in_group(&running, &[DEVICE, SIBLING]).await, alone);
+    assert_eq!(record(&running, &id).state, ReservationState::Held);
+    let ask = json!({
+        "holder": "vm2", "policy": "GROUP", "delivery": "HELD", "devices": [{"pci": SIBLING}],
+    });
+    let refused = running.unix("POST", "/api/v1/reservations", Some(&ask)).await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert!(refused.json().to_string().contains(&id), "{refused:?}");
+    running.host.unplug(at(SIBLING)).expect("not open");
+    assert_eq!(until_in_group(&running, &[DEVICE]).await, alone);
+    assert_eq!(record(&running, &id).state, ReservationState::Held);
+
+    // Both in one: what is reserved of them goes on with the one that stays.
+    let path = format!("/api/v1/reservations/{id}");
+    assert_eq!(running.unix("DELETE", &path, None).await.status, 200);
+    beside();
+    let both = until_in_group(&running, &[DEVICE, SIBLING]).await;
+    assert_ne!(both, alone);
+    let ask = json!({
+        "holder": "vm1", "policy": "GROUP", "delivery": "HELD",
+        "devices": [{"pci": DEVICE}, {"pci": SIBLING}],
+    });
+    let answer = running.unix("POST", "/api/v1/reservations", Some(&ask)).await;
+    assert!(answer.status < 300, "{answer:?}");
+    let id = answer.json()["id"].as_str().expect("an id").to_owned();
+    running.host.unplug(at(SIBLING)).expect("not open");
+    assert_eq!(until_in_group(&running, &[DEVICE]).await, both);
+    assert_eq!(record(&running, &id).state, ReservationState::Reserved);
+    attach(&running, &id).await;
+    assert_eq!(record(&running, &id).claims, 1);
+    let path = format!("/api/v1/reservations/{id}");
+    assert_eq!(running.unix("DELETE", &path, None).await.status, 200);
+
+    // Nobody knows it by the old one any more.
+    beside();
+    until_in_group(&running, &[DEVICE, SIBLING]).await;
+    running.host.unplug(at(SIBLING)).expect("not open");
+    assert_eq!(until_in_group(&running, &[DEVICE]).await, alone);
+    running.host.check().expect("the kernel's rules");
 }
 
 #[tokio::test(flavor = "multi_thread")]

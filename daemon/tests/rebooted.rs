@@ -85,3 +85,39 @@ async fn a_reservation_outlives_the_power_in_the_middle_of_its_work() {
         daemon.stop().await;
     }
 }
+
+/// Beside [`FREE`].
+const SIBLING: &str = "0000:00:06.1";
+const OTHER: &str = "0000:00:06.2";
+
+fn with(sibling: &str) -> SimHost {
+    let host = SimHost::builtin("small").expect("a built-in topology");
+    let (free, sibling) = (FREE.parse().expect("one"), sibling.parse().expect("another"));
+    let why = host.device(free).expect("there").grouping;
+    host.plug_beside(sibling, free, &why).expect("nothing is there");
+    host
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_with_the_members_on_record_is_the_same_after_a_reboot_and_no_other_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = with(SIBLING);
+    let daemon = start(dir.path(), &host).await;
+    let request = v1::ReserveRequest { policy: v1::Policy::Group.into(), ..reserve("vm", FREE) };
+    let id = daemon.service().reserve(&operator(), request).await.expect("reserved").id;
+    host.unplug(SIBLING.parse().expect("an address")).expect("nobody has it");
+    let rescan = || daemon.service().ledger().rescan(Meta::internal("test"));
+    rescan().await.expect("scanned");
+    daemon.stop().await;
+
+    let alone = SimHost::builtin("small").expect("a built-in topology");
+    for (host, state) in
+        [(alone, ReservationState::Reserved), (with(OTHER), ReservationState::Lost)]
+    {
+        let daemon = start(dir.path(), &host).await;
+        let snapshot = daemon.service().snapshot();
+        let record = snapshot.state.reservation(&id.as_str().into()).expect("on record");
+        assert_eq!(record.state, state, "{}", record.detail);
+        daemon.stop().await;
+    }
+}

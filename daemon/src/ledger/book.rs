@@ -7,7 +7,7 @@ use berth_ownership::{DeviceId, Epoch, ReservationId, ReservationState, State, T
 use berth_uapi::VfToken;
 use imbl::{OrdMap, Vector};
 
-use super::Clock;
+use super::{Clock, kept_ids::Known};
 use crate::{
     model::{AnswerOf, Baseline, Extra, Intent, InventoryIndex, Looked, ShownHealth, Snapshot},
     store::{HistoryLost, Loaded, StoreError},
@@ -143,8 +143,14 @@ impl Book {
             boot: self.boot.clone(),
             extras: self.extras.clone(),
             baselines: self.baselines.clone(),
+            identities: self.identities.clone(),
             intents: self.intents.clone(),
         }
+    }
+
+    /// What a scan is compared with.
+    pub(super) fn known(&self) -> Known<'_> {
+        Known { state: &self.state, identities: &self.identities, boot: &self.boot.id }
     }
 }
 

@@ -276,7 +276,8 @@ pub(super) fn refresh(draft: &mut Draft, looked: Vec<Looked>, meta: &Meta) -> Ve
 }
 
 /// Takes a whole scan.
-pub(super) fn observe(draft: &mut Draft, scan: Scan, meta: &Meta) -> Vec<Event> {
+pub(super) fn observe(draft: &mut Draft, mut scan: Scan, meta: &Meta) -> Vec<Event> {
+    draft.book.known().keep_ids(&mut scan.inventory);
     let (commands, identities) = facts::of_scan(&draft.book, &scan);
     let mut events = record(draft, &commands, meta);
     events.extend(unknown::mark(draft, &scan));

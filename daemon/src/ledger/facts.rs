@@ -231,6 +231,13 @@ impl fmt::Display for Identity<'_> {
 /// What stands before the boot and the number of a device on it.
 const INSTANCE: &str = " on ";
 
+/// Whether a device is the one of which an identity is on record, and was there all the time since.
+pub(super) fn goes_on(known: &str, device: &DeviceFacts, boot: &str) -> bool {
+    let seen = Identity(device, boot).to_string();
+    let instance = split(known).1;
+    merge(known, &seen).is_some() && instance.is_some() && instance == split(&seen).1
+}
+
 /// The identity to remember; `None` when it is another device. A serial number can't always be
 /// read: one that is known stays known. Numbers of different boots can't be compared.
 fn merge(known: &str, seen: &str) -> Option<String> {

@@ -8,6 +8,7 @@ use berth_host::{
 use berth_ownership::{ForeignProcess, Group, GroupId, Hold, ReservationState, UNSEEN};
 use tokio::task::JoinHandle;
 
+use super::kept_ids::Known;
 use crate::{
     acts::{
         explain_errno::foreign_of,
@@ -56,6 +57,8 @@ pub fn survey(host: &dyn Host) -> Result<Scan, HostError> {
 /// are neither its holder's nor of a user that it is for. Blocks.
 pub(super) fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot) {
     let Scan { inventory, foreign, .. } = found;
+    let Snapshot { state, identities, boot, .. } = known;
+    Known { state, identities, boot: &boot.id }.keep_ids(inventory);
     let candidates: Vec<_> = inventory.devices.iter().filter(|device| on_vfio(device)).collect();
     if candidates.is_empty() {
         return;

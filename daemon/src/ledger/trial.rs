@@ -110,8 +110,8 @@ impl Trial {
 }
 
 impl Book {
-    /// The book that a snapshot was made of, as far as it tells. What is missing (identities of
-    /// devices, VF tokens, request ids) decides no command.
+    /// The book that a snapshot was made of, as far as it tells. What is missing (VF tokens,
+    /// request ids) decides no command.
     fn copy(snapshot: &Snapshot) -> Self {
         let mut book = Self {
             state: (*snapshot.state).clone(),
@@ -119,7 +119,7 @@ impl Book {
             extras: snapshot.extras.clone(),
             baselines: snapshot.baselines.clone(),
             vf_tokens: OrdMap::new(),
-            identities: OrdMap::new(),
+            identities: snapshot.identities.clone(),
             intents: OrdMap::new(),
             open: OrdMap::new(),
             steps: OrdMap::new(),

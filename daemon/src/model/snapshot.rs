@@ -79,6 +79,8 @@ pub struct Snapshot {
     pub extras: OrdMap<ReservationId, Arc<Extra>>,
     /// What touched devices had before.
     pub baselines: OrdMap<DeviceId, Arc<Baseline>>,
+    /// What told each device from others at its address, when it was last seen.
+    pub identities: OrdMap<DeviceId, Arc<str>>,
     /// Intents without an outcome.
     pub intents: OrdMap<u64, Arc<Intent>>,
 }

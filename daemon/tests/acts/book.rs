@@ -306,6 +306,7 @@ fn publish(
         boot: Boot { id: Arc::from("boot"), offset_ms: 0 },
         extras: Default::default(),
         baselines: baselines.iter().map(|(id, had)| (id.clone(), Arc::clone(had))).collect(),
+        identities: Default::default(),
         intents: intents.iter().map(|(id, (intent, _))| (*id, Arc::new(intent.clone()))).collect(),
     }
 }

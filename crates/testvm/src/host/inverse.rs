@@ -51,6 +51,7 @@ pub const DMA: &[&str] = &[
     "berthd_node_iommufd",
     "berthd_node_type1",
     "berthd_hotplug_iommufd",
+    "berthd_regroup_iommufd",
 ];
 
 /// The same, of those that run under systemd.

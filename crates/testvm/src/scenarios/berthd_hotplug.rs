@@ -171,7 +171,7 @@ fn reserve_spare(daemon: &Daemon, backend: &str) -> Result<String> {
     reserve(daemon, &[&words[..], &["--delivery", "held"]].concat())
 }
 
-fn state(daemon: &Daemon, id: &str) -> Result<String> {
+pub(super) fn state(daemon: &Daemon, id: &str) -> Result<String> {
     text(&daemon.cli(&["reservation", "show", id])?.ok()?, "state")
 }
 
@@ -181,7 +181,7 @@ fn is_lost(ctx: &Ctx, daemon: &Daemon, id: &str) -> Result<()> {
     })
 }
 
-fn listed(ctx: &Ctx, daemon: &Daemon, address: &str) -> Result<()> {
+pub(super) fn listed(ctx: &Ctx, daemon: &Daemon, address: &str) -> Result<()> {
     eventually("the device to be listed", ctx.patience(), || {
         daemon.cli(&["device", "show", address]).is_ok_and(|answer| answer.code == Some(0))
     })
@@ -234,12 +234,12 @@ fn is_named(ctx: &Ctx, daemon: &Daemon, address: &str, pid: u32) -> Result<()> {
     Ok(())
 }
 
-fn remove(address: &str) -> Result<()> {
+pub(super) fn remove(address: &str) -> Result<()> {
     let file = sysfs::device_dir(address).join("remove");
     sysfs::write(&file, "1").with_context(|| file.display().to_string())
 }
 
-fn rescan() -> Result<()> {
+pub(super) fn rescan() -> Result<()> {
     let file = PathBuf::from("/sys/bus/pci/rescan");
     sysfs::write(&file, "1").with_context(|| file.display().to_string())
 }

@@ -36,6 +36,7 @@ mod berthd_lives_on;
 mod berthd_memlock;
 mod berthd_private;
 mod berthd_regions;
+mod berthd_regroup;
 mod berthd_revoke;
 mod berthd_run;
 mod berthd_run_restarts;
@@ -104,6 +105,7 @@ const TOPICS: &[&[Scenario]] = &[
     berthd_labels::SCENARIOS,
     berthd_memlock::SCENARIOS,
     berthd_regions::SCENARIOS,
+    berthd_regroup::SCENARIOS,
     berthd_run::SCENARIOS,
     berthd_libvirt::SCENARIOS,
     berthd_run_restarts::SCENARIOS,
