@@ -20,7 +20,7 @@ mod writes;
 
 pub use answer::answer;
 pub use degraded::degraded;
-pub use device::{device, kernel_dma, process, uses_kernel_dma};
+pub use device::{device, kernel_dma, process, user, uses_kernel_dma};
 pub use doctor::{Machine, Scope, diagnose, findings_of};
 pub use domain::{context, domain};
 pub(crate) use errno::name as errno_name;

@@ -384,6 +384,10 @@ async fn a_device_that_somebody_has_open_is_not_given_back() {
     let path = format!("/api/v1/reservations/{id}");
     stage.refused_alike(("DELETE", &path, json!({})), "HOLDER_DRAINING").await;
     let forced = ("POST", format!("{path}/revoke"), json!({}));
+    let tried = stage.tried(&(forced.0, &forced.1, forced.2.clone())).await.json();
+    let killed = tried["kills"].as_array().expect("whom it would kill").clone();
+    assert_eq!(killed.len(), 1, "{tried}");
+    assert_eq!((&killed[0]["pid"], &killed[0]["name"]), (&json!(stranger.pid()), &json!("qemu")));
     stage.told_and_done((forced.0, &forced.1, forced.2)).await;
     assert!(!stranger.running(), "the real call ends it, the dry run did not");
 }

@@ -31,7 +31,7 @@ macro_rules! order {
     ($channel:expr, $output:expr, $call:ident, $request:expr, $dry_run:expr) => {{
         if $dry_run {
             let tried = Reservations::new($channel).$call($request).await?.into_inner();
-            $output.tried(&tried, |tried| render::writes::plan(&tried.writes))
+            $output.tried(&tried, render::writes::of_reservation)
         } else {
             order!($channel, $output, $call, $request)
         }

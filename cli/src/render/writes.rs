@@ -4,6 +4,20 @@ use berth_proto::v1;
 
 use super::{Meaning, cell, table};
 
+/// What a dry run says of a reservation: whom it would kill, then what it would write.
+pub(crate) fn of_reservation(tried: &v1::Reservation) -> String {
+    let plan = plan(&tried.writes);
+    if tried.kills.is_empty() {
+        return plan;
+    }
+    let rows = tried.kills.iter().map(|process| {
+        [process.pid.to_string(), process.name.clone(), process.what.clone()]
+            .map(|text| cell(text, Meaning::Plain))
+            .to_vec()
+    });
+    format!("{}\n\n{plan}", table(&["KILLED", "NAME", "HAS OPEN"], rows))
+}
+
 /// The writes, in their order, each with what undoes it.
 pub(crate) fn plan(writes: &[v1::SysfsWrite]) -> String {
     if writes.is_empty() {
@@ -37,6 +51,19 @@ fn shown(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_would_be_killed_comes_first() {
+        assert_eq!(of_reservation(&v1::Reservation::default()), "nothing is written to sysfs");
+        let (name, what) = ("qemu".to_owned(), "/dev/vfio/devices/vfio3".to_owned());
+        let kills = vec![v1::Process { pid: 77, name, what, ..Default::default() }];
+        let told = of_reservation(&v1::Reservation { kills, ..Default::default() });
+        let lines: Vec<Vec<&str>> =
+            told.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["KILLED", "NAME", "HAS", "OPEN"]);
+        assert_eq!(lines[1], ["77", "qemu", "/dev/vfio/devices/vfio3"]);
+        assert!(told.ends_with("nothing is written to sysfs"), "{told}");
+    }
 
     #[test]
     fn an_undo_is_a_value_a_path_or_a_reason() {

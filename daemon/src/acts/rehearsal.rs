@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use berth_host::{Host, PciAddress, SysfsWrite, rehearsal::Rehearsal};
+use berth_host::{Host, PciAddress, ProcessUse, SysfsWrite, rehearsal::Rehearsal};
 use berth_ownership::{Command, Event, Refusal};
 use berth_uapi::VfToken;
 use tracing::subscriber::{NoSubscriber, with_default};
@@ -26,6 +26,8 @@ pub(crate) struct Rehearsed {
     pub(crate) before: Arc<Snapshot>,
     /// What its kernel work would write to sysfs.
     pub(crate) writes: Vec<SysfsWrite>,
+    /// Whom it would kill, as they have its devices open.
+    pub(crate) kills: Vec<ProcessUse>,
 }
 
 /// Decides a command and rehearses its kernel work. Blocks.
@@ -40,8 +42,8 @@ pub(crate) fn rehearse(
     let before = trial.snapshot();
     let Tried { events, intent } = trial.decide(command)?;
     let decided = trial.snapshot();
-    let done = |writes| Rehearsed { events, before, writes };
-    let Some(intent) = intent else { return Ok(done(Vec::new())) };
+    let done = |writes, kills| Rehearsed { events, before, writes, kills };
+    let Some(intent) = intent else { return Ok(done(Vec::new(), Vec::new())) };
     let rehearsal = Arc::new(Rehearsal::on(host));
     let tools = Tools {
         host: Arc::clone(&rehearsal) as Arc<dyn Host>,
@@ -54,7 +56,7 @@ pub(crate) fn rehearse(
     let act = || dispatch::act(&tools, &intent, &decided);
     match with_default(NoSubscriber::default(), act).failure {
         Some(refusal) => Err(refusal),
-        None => Ok(done(rehearsal.writes())),
+        None => Ok(done(rehearsal.writes(), rehearsal.killed())),
     }
 }
 

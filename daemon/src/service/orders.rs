@@ -222,7 +222,7 @@ impl Service {
         self.answer(applied, given.wait, answer, show).await
     }
 
-    /// What a dry run answers: the reservation as it is, and what would be written.
+    /// What a dry run answers: the reservation as it is, whom it would kill, and what would be written.
     async fn order_tried(
         &self,
         command: Command,
@@ -230,6 +230,7 @@ impl Service {
     ) -> Result<v1::Reservation, ApiError> {
         let tried = self.rehearse(Look::Nothing, command).await?;
         let shown = show(&tried.before, about)?;
-        Ok(v1::Reservation { writes: view::writes(tried.writes), ..shown })
+        let kills = tried.kills.iter().map(view::user).collect();
+        Ok(v1::Reservation { writes: view::writes(tried.writes), kills, ..shown })
     }
 }

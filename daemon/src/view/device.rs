@@ -1,6 +1,6 @@
 //! Devices as the API has them.
 
-use berth_host::{Bar, DeviceFacts, DmaKind, GroupingCode, HostUse};
+use berth_host::{Bar, DeviceFacts, DmaKind, GroupingCode, HostUse, ProcessUse};
 use berth_ownership::{Condition, Device, DeviceId};
 use berth_proto::v1;
 
@@ -135,6 +135,13 @@ pub fn kernel_dma(facts: &DeviceFacts, may: [bool; 3], because: String) -> v1::K
         because,
         writes: Vec::new(),
     }
+}
+
+/// A process that has something open.
+#[must_use]
+pub fn user(user: &ProcessUse) -> v1::Process {
+    let ProcessUse { pid, name, what, unit, .. } = user.clone();
+    v1::Process { pid, name, what, unit }
 }
 
 /// A process from the record's words: `qemu (1234)`, `qemu (1234) in machine-qemu.scope`.

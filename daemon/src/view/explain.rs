@@ -11,7 +11,7 @@ use berth_ownership::{
 use berth_proto::v1;
 
 use super::{
-    device::{device, kernel_dma, process},
+    device::{device, kernel_dma, process, user},
     doctor,
     group::group,
     refusal::refusal,
@@ -162,12 +162,7 @@ fn verdict(
 
 /// Who has the device open, and who keeps a domain of its host driver's own.
 fn users(facts: &DeviceFacts, asked: &Asked<'_>) -> Vec<v1::Process> {
-    let open = asked.processes.get(&facts.address).into_iter().flatten().map(|user| v1::Process {
-        pid: user.pid,
-        name: user.name.clone(),
-        what: user.what.clone(),
-        unit: user.unit.clone(),
-    });
+    let open = asked.processes.get(&facts.address).into_iter().flatten().map(user);
     let keepers = facts.private_domain.iter().flat_map(|domain| {
         let what = domain.node.clone().unwrap_or_default();
         let keeper = move |text: String| v1::Process { what: what.clone(), ..process(&text) };

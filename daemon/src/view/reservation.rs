@@ -66,6 +66,7 @@ pub fn reservation(
         warnings: warnings(state, record),
         adopted: record.adopted,
         writes: Vec::new(),
+        kills: Vec::new(),
     }
 }
 

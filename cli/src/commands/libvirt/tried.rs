@@ -30,5 +30,5 @@ impl Steps<'_> {
 }
 
 fn show(told: &v1::Reservation, output: &Output) -> Result<(), CliError> {
-    output.tried(told, |told| render::writes::plan(&told.writes))
+    output.tried(told, render::writes::of_reservation)
 }

@@ -9,7 +9,7 @@ mod device;
 mod opened;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -39,8 +39,10 @@ struct Noted {
     writes: Vec<SysfsWrite>,
     /// Devices that are otherwise by now.
     devices: BTreeMap<PciAddress, DeviceFacts>,
-    /// Processes that would have been ended.
-    ended: BTreeSet<i32>,
+    /// Processes that were found, by pid.
+    found: BTreeMap<i32, ProcessUse>,
+    /// Those that would have been killed, in order.
+    killed: Vec<ProcessUse>,
 }
 
 impl Rehearsal {
@@ -54,6 +56,12 @@ impl Rehearsal {
     #[must_use]
     pub fn writes(&self) -> Vec<SysfsWrite> {
         self.noted().writes.clone()
+    }
+
+    /// Which processes would have been killed so far, in order, as they have a device open.
+    #[must_use]
+    pub fn killed(&self) -> Vec<ProcessUse> {
+        self.noted().killed.clone()
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {
@@ -131,8 +139,9 @@ impl Host for Rehearsal {
 
     fn users_of(&self, address: PciAddress) -> Result<Vec<ProcessUse>, HostError> {
         let mut users = self.machine.users_of(address)?;
-        let noted = self.noted();
-        users.retain(|user| !noted.ended.contains(&user.pid));
+        let mut noted = self.noted();
+        users.retain(|user| noted.killed.iter().all(|killed| killed.pid != user.pid));
+        noted.found.extend(users.iter().map(|user| (user.pid, user.clone())));
         Ok(users)
     }
 
@@ -147,7 +156,9 @@ impl Host for Rehearsal {
             Act::ReadConfig { .. } | Act::WhoHolds { .. } => self.machine.perform(act),
             Act::Kill { pid, signal, .. } => {
                 if *signal == rustix::process::Signal::KILL.as_raw() {
-                    self.noted().ended.insert(*pid);
+                    let mut noted = self.noted();
+                    let killed = noted.found.remove(pid);
+                    noted.killed.extend(killed);
                 }
                 Ok(ActOutcome::Done)
             }

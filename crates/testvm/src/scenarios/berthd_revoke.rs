@@ -4,7 +4,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::berthd_tools::{Before, PAGE, is_blocked, is_free, moves, reserve, text};
 use crate::{
@@ -91,6 +91,10 @@ fn storm(ctx: &Ctx, backend: &str, delivery: &str) -> Result<Outcome> {
     holder.unmap(IOVA, 4096)?;
     holder.storm(EDU_SPARE, memory, IOVA)?;
     is_busy(ctx, holder.pid())?;
+    let told = daemon.cli(&["revoke", &id, "--dry-run"])?.ok()?;
+    let killed = told["kills"].as_array().context("nobody is told to be killed")?;
+    ensure!(killed.len() == 1 && killed[0]["pid"] == holder.pid(), "{told}");
+    is_busy(ctx, holder.pid()).context("after a dry run")?;
 
     let ended = daemon.cli(&["revoke", &id])?.ok()?;
     ensure!(ended["state"] == "RELEASED", "{ended}");
