@@ -1,14 +1,12 @@
 //! A group that loses a device and gets it back while something of it is reserved: the kernel's group is
 //! the same all along, and so is the reservation. Decided by DMA, and by the next holder.
 
-use std::fs;
-
 use anyhow::{Result, ensure};
 use berth_uapi::Errno;
 use serde_json::Value;
 
 use super::{
-    berthd_hotplug::{listed, remove, rescan, state},
+    berthd_hotplug::{listed, remove, rescan, start, state},
     berthd_tools::{
         Before, is_blocked_for, is_free, is_refused, moves, release_bridge, reserve, set_bridge,
         text,
@@ -16,11 +14,7 @@ use super::{
 };
 use crate::{
     guest::{
-        Ctx, Outcome, Scenario,
-        daemon::{Daemon, Options},
-        eventually,
-        holder::Holder,
-        sysfs,
+        Ctx, Outcome, Scenario, daemon::Daemon, eventually, holder::Holder, sysfs,
         unpriv::HOLDER_UID,
     },
     topology::{MIXED_BRIDGE, MIXED_EDU, MIXED_NIC, PAIR_A, PAIR_B, PAIR_BRIDGE},
@@ -121,14 +115,6 @@ fn driver_waits(ctx: &mut Ctx) -> Result<Outcome> {
     sysfs::reprobe(MIXED_NIC)?;
     before.iter().try_for_each(Before::is_back)?;
     Ok(Outcome::Pass)
-}
-
-/// No scan is due: what is seen was told by the kernel.
-fn start(ctx: &Ctx) -> Result<Daemon> {
-    let file = ctx.dir().join("berthd.toml");
-    fs::write(&file, "[timeouts]\nrescan_ms = 3600000\n")?;
-    let arguments = vec!["--config".into(), file.into()];
-    Daemon::start_with(ctx, Options { arguments, ..Options::default() })
 }
 
 fn group_of(daemon: &Daemon) -> Result<String> {
