@@ -207,7 +207,8 @@ pub(crate) enum Command {
         /// Also with live claims of a living holder.
         #[arg(long)]
         force: bool,
-        /// Decide, and say each write to sysfs and what undoes it; change nothing.
+        /// Decide, and say who would be killed, and each write to sysfs with what undoes it; change
+        /// nothing.
         #[arg(long)]
         dry_run: bool,
     },
@@ -215,7 +216,8 @@ pub(crate) enum Command {
     Revoke {
         #[command(flatten)]
         order: OrderArgs,
-        /// Decide, and say each write to sysfs and what undoes it; change nothing.
+        /// Decide, and say who would be killed, and each write to sysfs with what undoes it; change
+        /// nothing.
         #[arg(long)]
         dry_run: bool,
     },
