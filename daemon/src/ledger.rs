@@ -206,7 +206,7 @@ impl LedgerHandle {
             .map_err(|error| ApiError::internal("scan", format!("scan the host: {error}")))?;
         let (host, known) = (Arc::clone(&self.shared.host), self.snapshot());
         let found = tokio::task::spawn_blocking(move || {
-            scan::find_strangers(&*host, &mut found, &known);
+            scan::complete(&*host, &mut found, &known);
             found
         });
         self.observe(found.await.map_err(ended)?, meta).await

@@ -134,9 +134,18 @@ async fn a_group_that_is_reserved_is_the_same_with_a_device_more_or_less() {
     let running = start().await;
     let alone = until_in_group(&running, &[DEVICE]).await;
     let id = reserve(&running, "vm1").await;
-    attach(&running, &id).await;
     let why = running.host.device(at(DEVICE)).expect("there").grouping;
     let beside = || running.host.plug_beside(at(SIBLING), at(DEVICE), &why).expect("free");
+    // What is exclusive is attached alone.
+    beside();
+    assert_eq!(until_in_group(&running, &[DEVICE, SIBLING]).await, alone);
+    let path = format!("/api/v1/reservations/{id}/attach");
+    let refused = running.unix("POST", &path, Some(&json!({}))).await;
+    assert_eq!(refused.json()["reason"], "GROUP_NOT_SINGLETON", "{refused:?}");
+    running.host.unplug(at(SIBLING)).expect("not open");
+    assert_eq!(until_in_group(&running, &[DEVICE]).await, alone);
+    attach(&running, &id).await;
+
     beside();
     assert_eq!(until_in_group(&running, &[DEVICE, SIBLING]).await, alone);
     assert_eq!(record(&running, &id).state, ReservationState::Held);

@@ -277,6 +277,7 @@ pub(super) fn refresh(draft: &mut Draft, looked: Vec<Looked>, meta: &Meta) -> Ve
 
 /// Takes a whole scan.
 pub(super) fn observe(draft: &mut Draft, mut scan: Scan, meta: &Meta) -> Vec<Event> {
+    // Once more: something may have been reserved since the scan was completed.
     draft.book.known().keep_ids(&mut scan.inventory);
     let (commands, identities) = facts::of_scan(&draft.book, &scan);
     let mut events = record(draft, &commands, meta);

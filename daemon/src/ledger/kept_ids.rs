@@ -12,6 +12,7 @@ use berth_ownership::{DeviceId, Group, GroupId, State};
 use imbl::OrdMap;
 
 use super::facts::goes_on;
+use crate::model::Snapshot;
 
 /// What is on record of the machine before a scan.
 pub(super) struct Known<'k> {
@@ -20,7 +21,13 @@ pub(super) struct Known<'k> {
     pub(super) boot: &'k str,
 }
 
-impl Known<'_> {
+impl<'k> Known<'k> {
+    /// What is published.
+    pub(super) fn of(snapshot: &'k Snapshot) -> Self {
+        let Snapshot { state, identities, boot, .. } = snapshot;
+        Self { state, identities, boot: &boot.id }
+    }
+
     /// Gives groups of a scan the ids that they are reserved by.
     ///
     /// # Kernel

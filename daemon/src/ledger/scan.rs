@@ -34,7 +34,7 @@ pub struct Scan {
 /// A look at the machine that goes on.
 pub type Survey = JoinHandle<Result<Scan, HostError>>;
 
-/// Looks at the machine, but for foreign owners: that takes knowing which groups are ours. Blocks.
+/// Looks at the machine, but for what takes knowing the record: whose groups are, and by which id. Blocks.
 ///
 /// Uses are asked for devices on host drivers alone.
 ///
@@ -52,13 +52,17 @@ pub fn survey(host: &dyn Host) -> Result<Scan, HostError> {
     Ok(Scan { inventory, uses, ..Scan::default() })
 }
 
+/// Adds what takes knowing the record: the ids that groups are reserved by, and foreign owners. Blocks.
+pub(super) fn complete(host: &dyn Host, found: &mut Scan, known: &Snapshot) {
+    Known::of(known).keep_ids(&mut found.inventory);
+    find_strangers(host, found, known);
+}
+
 /// Adds the processes that own groups without our knowing: they are looked for in groups that have
 /// a device on a VFIO driver. Where a reservation in `known` holds the group they are those that
 /// are neither its holder's nor of a user that it is for. Blocks.
-pub(super) fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot) {
+fn find_strangers(host: &dyn Host, found: &mut Scan, known: &Snapshot) {
     let Scan { inventory, foreign, .. } = found;
-    let Snapshot { state, identities, boot, .. } = known;
-    Known { state, identities, boot: &boot.id }.keep_ids(inventory);
     let candidates: Vec<_> = inventory.devices.iter().filter(|device| on_vfio(device)).collect();
     if candidates.is_empty() {
         return;

@@ -8,9 +8,7 @@ use berth_uapi::VfToken;
 use imbl::{OrdMap, Vector};
 use uuid::Uuid;
 
-use super::{
-    Clock, LedgerHandle, Scan, book::Book, decide, draft::Draft, scan::find_strangers, survey,
-};
+use super::{Clock, LedgerHandle, Scan, book::Book, decide, draft::Draft, scan::complete, survey};
 use crate::model::{ApiError, Baseline, Intent, Looked, Meta, Snapshot, StepNote};
 
 /// A copy on which something is tried.
@@ -48,7 +46,7 @@ impl LedgerHandle {
         let (host, known) = (&*self.shared.host, self.snapshot());
         let mut found = survey(host)
             .map_err(|error| ApiError::internal("scan", format!("scan the host: {error}")))?;
-        find_strangers(host, &mut found, &known);
+        complete(host, &mut found, &known);
         Ok(Scan { after_looks: known.looks, ..found })
     }
 }
