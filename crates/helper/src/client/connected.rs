@@ -13,7 +13,7 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 
-use super::{Deadlines, ask, spare::Spare};
+use super::{Asked, Deadlines, spare::Spare};
 use crate::wire::helper_error;
 
 /// Where the socket is by default.
@@ -71,13 +71,10 @@ impl Connected {
 
 impl Privileged for Connected {
     fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
-        let whole = self.deadlines.of(act);
-        let end = Instant::now() + whole;
-        let socket = match self.spare.take() {
-            Some(socket) => socket,
-            None => self.connect(end).map_err(|errno| self.unreachable(act, errno))?,
-        };
-        let outcome = ask(&socket, act, end, whole);
+        let asked = Asked::new(act, self.deadlines);
+        let (socket, outcome) = asked.done_by(&self.spare, || {
+            self.connect(asked.end).map_err(|errno| self.unreachable(act, errno))
+        })?;
         drop(socket);
         // Where that fails the next act says why.
         self.spare.put(|| self.connect(Instant::now()).ok());

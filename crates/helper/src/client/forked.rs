@@ -6,14 +6,13 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
-    time::Instant,
 };
 
 use berth_host::{Act, ActOutcome, HostError, Privileged};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 
 use super::{
-    Deadlines, ask,
+    Asked, Deadlines,
     spare::{Spare, Waiting},
 };
 use crate::wire::helper_error;
@@ -123,14 +122,11 @@ pub fn beside_exe() -> io::Result<PathBuf> {
 
 impl Privileged for Forked {
     fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
-        let started = match self.spare.take() {
-            Some(started) => started,
-            None => self.start().map_err(|error| {
+        let (started, outcome) = Asked::new(act, self.deadlines).done_by(&self.spare, || {
+            self.start().map_err(|error| {
                 helper_error(act, format!("start {}: {error}", self.program.display()), false)
-            })?,
-        };
-        let whole = self.deadlines.of(act);
-        let outcome = ask(&started.socket, act, Instant::now() + whole, whole);
+            })
+        })?;
         started.leave();
         self.start_next(started);
         outcome

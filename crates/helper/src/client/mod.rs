@@ -22,10 +22,11 @@ use rustix::{
 
 pub use connected::{Connected, SOCKET};
 pub use forked::{Forked, beside_exe};
+use spare::{Spare, Waiting};
 pub use spawned::Spawned;
 
 use crate::{
-    packet,
+    packet::{self, Packet},
     wire::{Answer, MAX_RESPONSE_BYTES, Request, Response, VERSION, helper_error},
 };
 
@@ -64,26 +65,75 @@ impl Deadlines {
     }
 }
 
-/// Sends an act to a helper that listens at the other end, and waits for its answer until `end`;
-/// `whole` is the time that the act was given in all.
-fn ask(
-    socket: &OwnedFd,
-    act: &Act,
-    end: Instant,
+/// An act, and the time that it has.
+struct Asked<'a> {
+    act: &'a Act,
     whole: Duration,
-) -> Result<ActOutcome, HostError> {
-    let failed = |what: &str, errno: Errno| helper_error(act, format!("{what}: {errno}"), false);
-    let request = Request { v: VERSION, act: act.clone() };
-    let bytes = serde_json::to_vec(&request)
-        .map_err(|error| helper_error(act, error.to_string(), false))?;
-    packet::send(socket, &bytes, None).map_err(|errno| failed("send request", errno))?;
-    if !readable(socket, end).map_err(|errno| failed("wait for answer", errno))? {
-        let message =
-            format!("no answer within {} ms; the kernel may still be at it", whole.as_millis());
-        return Err(helper_error(act, message, true));
+    end: Instant,
+}
+
+impl<'a> Asked<'a> {
+    fn new(act: &'a Act, deadlines: Deadlines) -> Self {
+        let whole = deadlines.of(act);
+        Self { act, whole, end: Instant::now() + whole }
     }
-    let packet = packet::receive(socket, MAX_RESPONSE_BYTES)
-        .map_err(|errno| failed("receive answer", errno))?;
+
+    /// Has it done by the helper that waits; by a fresh one where none does, or where the one that did
+    /// ended before it read the request. Answers the helper too, which is not asked again.
+    fn done_by<T: Waiting>(
+        &self,
+        spare: &Spare<T>,
+        fresh: impl FnOnce() -> Result<T, HostError>,
+    ) -> Result<(T, Result<ActOutcome, HostError>), HostError> {
+        if let Some(one) = spare.take() {
+            match self.ask(one.socket()) {
+                Err(Failure { unread: true, .. }) => {}
+                outcome => return Ok((one, outcome.map_err(|failure| failure.error))),
+            }
+        }
+        let one = fresh()?;
+        let outcome = self.ask(one.socket()).map_err(|failure| failure.error);
+        Ok((one, outcome))
+    }
+
+    /// Sends it to a helper that listens at the other end, and waits for its answer.
+    fn ask(&self, socket: &OwnedFd) -> Result<ActOutcome, Failure> {
+        let act = self.act;
+        let failed = |what: &str, errno: Errno, unread: bool| Failure {
+            error: helper_error(act, format!("{what}: {errno}"), false),
+            unread,
+        };
+        let request = Request { v: VERSION, act: act.clone() };
+        let bytes = serde_json::to_vec(&request)
+            .map_err(|error| helper_error(act, error.to_string(), false))?;
+        packet::send(socket, &bytes, None)
+            .map_err(|errno| failed("send request", errno, errno == Errno::PIPE))?;
+        if !readable(socket, self.end).map_err(|errno| failed("wait for answer", errno, false))? {
+            let whole = self.whole.as_millis();
+            let message = format!("no answer within {whole} ms; the kernel may still be at it");
+            return Err(helper_error(act, message, true).into());
+        }
+        // The kernel says so, to the other end, of a socket that is closed with something to be read.
+        let packet = packet::receive(socket, MAX_RESPONSE_BYTES)
+            .map_err(|errno| failed("receive answer", errno, errno == Errno::CONNRESET))?;
+        Ok(answer_in(act, packet)?)
+    }
+}
+
+/// Why a helper has not answered.
+struct Failure {
+    error: HostError,
+    /// It never had the request: another may have it.
+    unread: bool,
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        Self { error, unread: false }
+    }
+}
+
+fn answer_in(act: &Act, packet: Packet) -> Result<ActOutcome, HostError> {
     if packet.bytes.is_empty() {
         return Err(helper_error(act, "ended without an answer", false));
     }
@@ -109,5 +159,50 @@ fn readable(socket: &OwnedFd, end: Instant) -> Result<bool, Errno> {
             Ok(_) => return Ok(true),
             Err(errno) => return Err(errno),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    /// A helper that waits, and ends when it is asked: before or after it reads what it was asked.
+    fn one_that_ends(reads: bool) -> OwnedFd {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        std::thread::spawn(move || {
+            assert!(readable(&theirs, Instant::now() + Duration::from_secs(60)).unwrap());
+            if reads {
+                packet::receive(&theirs, 4096).unwrap();
+            }
+        });
+        ours
+    }
+
+    /// What came of asking the one that waits, and whether a fresh one was asked for.
+    fn ask_one_that(reads: bool) -> (HostError, bool) {
+        let spare = Spare::default();
+        spare.put(|| Some(one_that_ends(reads)));
+        let asked = Asked::new(&Act::OpenIommu, Deadlines::default());
+        let mut another = false;
+        let done = asked.done_by(&spare, || {
+            another = true;
+            Ok(one_that_ends(true))
+        });
+        (done.unwrap().1.unwrap_err(), another)
+    }
+
+    #[test]
+    fn what_ended_before_it_read_its_request_costs_nothing() {
+        assert!(ask_one_that(false).1);
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_not_asked_for_again() {
+        let (error, another) = ask_one_that(true);
+        assert!(!another);
+        assert!(error.to_string().contains("ended without an answer"), "{error}");
     }
 }

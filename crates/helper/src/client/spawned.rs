@@ -5,7 +5,6 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Command, Stdio},
     sync::Arc,
-    time::Instant,
 };
 
 use berth_host::{Act, ActOutcome, HostError, Privileged};
@@ -14,7 +13,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
 };
 
-use super::{Deadlines, ask, spare::Spare};
+use super::{Asked, Deadlines, spare::Spare};
 use crate::{packet, spawner::START, wire::helper_error};
 
 /// Does acts by having a `berth-helper` started for each by [`crate::spawner`].
@@ -57,17 +56,14 @@ fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 impl Privileged for Spawned {
     fn perform(&self, act: &Act) -> Result<ActOutcome, HostError> {
-        let socket = match self.spare.take() {
-            Some(socket) => socket,
-            None => self.next().map_err(|errno| {
+        let (socket, outcome) = Asked::new(act, self.deadlines).done_by(&self.spare, || {
+            self.next().map_err(|errno| {
                 let message = format!(
                     "ask the process that starts helpers: {errno}; restart berthd, which starts it"
                 );
                 helper_error(act, message, false)
-            })?,
-        };
-        let whole = self.deadlines.of(act);
-        let outcome = ask(&socket, act, Instant::now() + whole, whole);
+            })
+        })?;
         drop(socket);
         // Where that fails the next act says why.
         self.spare.put(|| self.next().ok());
