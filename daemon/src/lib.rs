@@ -9,6 +9,7 @@ pub mod acts;
 mod audit;
 pub mod config;
 pub mod fdstore;
+pub mod fdtable;
 pub mod grpc;
 pub mod handover;
 pub mod hardening;

@@ -21,7 +21,7 @@ use berth_host::{
 use berthd::{
     config::{Args, Config, Hardening, Helper, HostChoice, SimTopology, Strictness},
     fdstore::{FdStore, SystemdStore, manager},
-    hardening, listen, notify,
+    fdtable, hardening, listen, notify,
     run::{self, Daemon, Manager},
 };
 use clap::{CommandFactory as _, Parser as _};
@@ -93,6 +93,10 @@ fn run(args: &Args, config: &Config) -> Result<()> {
         HostChoice::Linux => Some(privileged(config)?),
         HostChoice::Sim(_) => None,
     };
+    // What follows is slower without, and no more than that.
+    if let Err(errno) = fdtable::make_room(std::io::stderr()) {
+        tracing::warn!(%errno, "no room is made for open files");
+    }
     // Before the first thread, and after the last program that is started.
     if config.hardening != NOT_AT_ALL {
         hardening::enter(config);

@@ -1,11 +1,18 @@
 //! Going through what a large machine has, on several processors.
 
-use std::{num::NonZero, thread};
+use std::{
+    num::NonZero,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 /// Below so many items one thread is as fast.
 const WORTH_IT: usize = 512;
 /// Reading sysfs, most of the work, doesn't get faster with more.
 const MOST_THREADS: usize = 4;
+/// Slices that each thread has on average. Other threads take processors away from some of them, so
+/// that equal shares would not end at the same time.
+const SLICES: usize = 16;
 
 /// Applies `work` to slices of `items`, on several threads where there are many, and joins the
 /// results in the items' order.
@@ -19,18 +26,27 @@ where
     if items.len() < WORTH_IT || threads == 1 {
         return work(items);
     }
-    let work = &work;
-    thread::scope(|scope| {
-        let running: Vec<_> = items
-            .chunks(items.len().div_ceil(threads))
-            .map(|chunk| (chunk, scope.spawn(move || work(chunk))))
-            .collect();
-        running
-            .into_iter()
-            // A chunk whose thread failed is done again, here, where its panic is seen.
-            .flat_map(|(chunk, thread)| thread.join().unwrap_or_else(|_| work(chunk)))
-            .collect()
-    })
+    let chunks: Vec<&[T]> = items.chunks(items.len().div_ceil(threads * SLICES)).collect();
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(chunk) = chunks.get(at) else { return done };
+            done.push((at, work(chunk)));
+        }
+    };
+    let mut done: Vec<(usize, Vec<U>)> = thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+    });
+    // What a thread that failed had taken is done again, here, where its panic is seen.
+    let mut missing = vec![true; chunks.len()];
+    done.iter().for_each(|(at, _)| missing[*at] = false);
+    let again = chunks.iter().enumerate().filter(|(at, _)| missing[*at]);
+    done.extend(again.map(|(at, chunk)| (at, work(chunk))));
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().flat_map(|(_, results)| results).collect()
 }
 
 #[cfg(test)]
@@ -44,5 +60,17 @@ mod tests {
             let doubled = in_chunks(&items, |chunk| chunk.iter().map(|item| item * 2).collect());
             assert_eq!(doubled, items.iter().map(|item| item * 2).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn what_a_thread_that_failed_had_done_is_done_again() {
+        let items: Vec<usize> = (0..4 * WORTH_IT).collect();
+        let failed = std::sync::atomic::AtomicBool::new(false);
+        let same = in_chunks(&items, |chunk| {
+            let fails = chunk.contains(&WORTH_IT) && !failed.swap(true, Ordering::AcqRel);
+            assert!(!fails, "once");
+            chunk.to_vec()
+        });
+        assert_eq!(same, items);
     }
 }

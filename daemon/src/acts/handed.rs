@@ -15,15 +15,11 @@ use super::{
     engine::Engine,
     fetch::{HandOver, Handed, not_busy, not_with_us},
     hand_over,
-    holder::{LOOK, process_of},
+    holder::LOOK,
     job::Job,
-    runtime::lock,
     vf_token,
 };
 use crate::model::{ApiError, Snapshot};
-
-/// Before a holder is first looked at whether it has bound; doubled up to [`LOOK`].
-const FIRST_LOOK: Duration = Duration::from_millis(20);
 
 /// How long descriptors may be on their way from who fetched them to the holder that it named, once
 /// the former is gone.
@@ -178,66 +174,6 @@ impl Engine {
         Ok(handed)
     }
 
-    /// Waits for the holder of a reservation to bind its devices, or to open them by their nodes.
-    pub(crate) fn watch_bind(&self, id: &ReservationId) {
-        let holders = &self.inner.holders;
-        if !lock(&holders.binding).insert(id.clone()) {
-            return;
-        }
-        let (weak, id) = (std::sync::Arc::downgrade(&self.inner), id.clone());
-        holders.handle.spawn(async move {
-            let mut pause = FIRST_LOOK;
-            loop {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LOOK);
-                let Some(inner) = weak.upgrade() else { return };
-                let (engine, of) = (Engine { inner }, id.clone());
-                let look = tokio::task::spawn_blocking(move || engine.look_for_bind(&of));
-                if !look.await.unwrap_or(false) {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Whether there is more to wait for.
-    fn look_for_bind(&self, id: &ReservationId) -> bool {
-        let snapshot = self.snapshot();
-        let waits = snapshot.state.reservation(id).is_some_and(waits_for_bind);
-        let seen = waits && Job::of(&snapshot, id).is_ok_and(|job| self.has_bound(&job));
-        if seen {
-            let recorded = snapshot.state.reservation(id).and_then(|it| it.process.as_ref());
-            let pid = recorded.and_then(|process| i32::try_from(process.pid).ok());
-            let process = pid.and_then(|pid| process_of(pid).ok()).map(|(process, _)| process);
-            self.told(Command::BindSeen { reservation: id.clone(), process });
-        }
-        if waits && !seen {
-            return true;
-        }
-        lock(&self.inner.holders.binding).remove(id);
-        // Handed over anew since the look: whoever did that found this one still watching.
-        if !seen && self.snapshot().state.reservation(id).is_some_and(waits_for_bind) {
-            self.watch_bind(id);
-        }
-        false
-    }
-
-    /// Whether all devices are open, and bound to the context that was handed over where that is
-    /// still here.
-    fn has_bound(&self, job: &Job) -> bool {
-        let tools = self.tools();
-        let devices: Vec<_> = job.devices().collect();
-        let open = devices.iter().all(|device| tools.host.in_use(*device).unwrap_or(false));
-        let context = match job.delivery {
-            Delivery::Unbound => tools.runtime.context(&job.context),
-            Delivery::Node | Delivery::Held | Delivery::Bound => None,
-        };
-        open && context.is_none_or(|context| {
-            let bound = context.context.bound_devices(devices.len());
-            bound.is_ok_and(|bound| bound == devices.len())
-        })
-    }
-
     /// Who fetched for another process is watched too, until that has what was fetched.
     pub(crate) fn watch_fetcher(
         &self,
@@ -376,10 +312,6 @@ impl Engine {
 fn devices_in(job: &Job, node: Node) -> Vec<PciAddress> {
     let of = job.groups.iter().filter(|group| node == Node::Group(group.number));
     of.flat_map(|group| group.devices.iter().copied()).collect()
-}
-
-fn waits_for_bind(record: &Reservation) -> bool {
-    [Some(record.state), record.resume].contains(&Some(ReservationState::Handed))
 }
 
 /// # Errors

@@ -1,6 +1,11 @@
 //! Holders: which process has a reservation's descriptors, and what follows when it dies.
 
-use std::{collections::HashSet, os::fd::OwnedFd, sync::Mutex, time::Duration};
+use std::{
+    collections::HashSet,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use berth_handover::asynchronous::ready;
 use berth_host::ProcessUse;
@@ -15,6 +20,7 @@ use tokio::{io::Interest, runtime::Handle};
 
 use super::{
     access, attach,
+    binding::Binding,
     engine::Engine,
     job::Job,
     kin::{self, Kinship},
@@ -32,7 +38,7 @@ pub(crate) struct Holders {
     /// Reservations whose holder could not be ended: what it maps is unmapped while it drains.
     pub(super) cut_off: Mutex<HashSet<ReservationId>>,
     /// Reservations whose holder is waited for to bind.
-    pub(super) binding: Mutex<HashSet<ReservationId>>,
+    pub(super) binding: Arc<Binding>,
 }
 
 impl Holders {
@@ -41,7 +47,7 @@ impl Holders {
             handle,
             watched: Watched::default(),
             cut_off: Mutex::default(),
-            binding: Mutex::default(),
+            binding: Arc::default(),
         }
     }
 }
@@ -113,7 +119,7 @@ impl Engine {
     pub(crate) fn watch(&self, id: &ReservationId, process: HolderProcess, pidfd: OwnedFd) {
         let begun = self.inner.holders.watched.begin(id, &process, identity(&pidfd));
         let Some(over) = begun else { return };
-        let (weak, of) = (std::sync::Arc::downgrade(&self.inner), id.clone());
+        let (weak, of) = (Arc::downgrade(&self.inner), id.clone());
         self.inner.holders.handle.spawn(async move {
             let waited = match ready(pidfd, Interest::READABLE) {
                 Ok(pidfd) => tokio::select! {
@@ -237,7 +243,7 @@ impl Engine {
     /// Looks at the end of a process once more, in a moment: at once it could be just as it is now,
     /// again and again.
     fn ended_later(&self, id: &ReservationId, process: &HolderProcess, pause: Duration) {
-        let engine = std::sync::Arc::downgrade(&self.inner);
+        let engine = Arc::downgrade(&self.inner);
         let (id, process) = (id.clone(), process.clone());
         self.inner.holders.handle.spawn(async move {
             tokio::time::sleep(pause).await;
@@ -287,7 +293,7 @@ impl Engine {
         match user {
             User::Seen(process, pidfd) => {
                 self.watch(id, process, pidfd);
-                self.watch_bind(id);
+                self.watch_bind_on(id);
             }
             User::Named(process) => self.watch_named(id, process),
         }
@@ -296,7 +302,7 @@ impl Engine {
     /// Looks now and then at a process that can't be opened.
     pub(crate) fn watch_named(&self, id: &ReservationId, process: HolderProcess) {
         let Some(over) = self.inner.holders.watched.begin(id, &process, None) else { return };
-        let (weak, of) = (std::sync::Arc::downgrade(&self.inner), id.clone());
+        let (weak, of) = (Arc::downgrade(&self.inner), id.clone());
         self.inner.holders.handle.spawn(async move {
             tokio::select! {
                 () = over.cancelled() => return,

@@ -16,6 +16,7 @@ mod adopt;
 pub(crate) mod adopt_holder;
 mod again;
 pub(crate) mod attach;
+mod binding;
 pub(crate) mod dispatch;
 mod domain;
 mod draining;
