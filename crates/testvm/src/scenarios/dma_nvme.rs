@@ -22,6 +22,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 const CONFIGURATION: u64 = 0x14;
 const STATUS: u64 = 0x1c;
+/// `CSTS.CFS`: nothing is completed any more.
+const FATAL: u32 = 1 << 1;
 const ADMIN_ATTRIBUTES: u64 = 0x24;
 const ADMIN_SUBMISSIONS: u64 = 0x28;
 const ADMIN_COMPLETIONS: u64 = 0x30;
@@ -135,12 +137,14 @@ fn run(registers: &MappedRegion, queue: &mut Queue, command: &Command) -> Result
     queue.submissions.write(at * 64, &bytes)?;
     // Doorbells are 8 bytes a queue: of its submissions, of its completions.
     registers.write_u32(DOORBELLS + u64::from(queue.number) * 8, id)?;
-    let mut last = [0; 4];
+    let (mut last, mut failed) = ([0; 4], false);
     let done = || {
         let read = queue.completions.read(at * 16 + 12, &mut last);
-        read.is_ok() && u32::from_le_bytes(last) & (1 << 16) != 0
+        failed = registers.read_u32(STATUS).is_ok_and(|status| status & FATAL != 0);
+        failed || read.is_ok() && u32::from_le_bytes(last) & (1 << 16) != 0
     };
     eventually("the nvme to complete a command", PATIENCE, done)?;
+    ensure!(!failed, "the nvme failed for good: it can't read its queue");
     let status = u32::from_le_bytes(last);
     ensure!(status & 0xffff == id, "a completion of another command: {status:#x}");
     ensure!(status >> 17 == 0, "command {:#x} failed: status {:#x}", command.opcode, status >> 17);
