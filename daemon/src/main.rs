@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::IsTerminal as _,
+    io::{IsTerminal as _, Write as _},
     path::Path,
     process::{Command, ExitCode},
     sync::Arc,
@@ -46,7 +46,8 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if args.check_config {
-        print_config(&config);
+        // Whoever reads no further has what it wanted.
+        let _ = std::io::stdout().write_all(config_text(&config).as_bytes());
         return ExitCode::SUCCESS;
     }
     match run(&args, &config) {
@@ -58,26 +59,28 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn print_config(config: &Config) {
-    match &config.file {
-        Some(file) => println!("{}: ok", file.display()),
-        None => println!("no configuration file: the defaults are used"),
-    }
-    println!("state at {}", config.state_dir.display());
+/// What a configuration comes to.
+fn config_text(config: &Config) -> String {
+    let mut lines = vec![match &config.file {
+        Some(file) => format!("{}: ok", file.display()),
+        None => "no configuration file: the defaults are used".to_owned(),
+    }];
+    lines.push(format!("state at {}", config.state_dir.display()));
     match &config.helper {
-        Helper::Socket(path) => println!("helper behind {}", path.display()),
-        Helper::Forked(Some(program)) => println!("helper {}", program.display()),
+        Helper::Socket(path) => lines.push(format!("helper behind {}", path.display())),
+        Helper::Forked(Some(program)) => lines.push(format!("helper {}", program.display())),
         Helper::Forked(None) => {}
     }
-    for listener in &config.listen {
-        println!("{} at {}", listener.serve.word(), listener.endpoint);
-    }
-    println!(
+    let listeners = config.listen.iter();
+    lines.extend(listeners.map(|it| format!("{} at {}", it.serve.word(), it.endpoint)));
+    lines.push(
         "a reload (SIGHUP) takes all of it but host, sysfs_root, state_dir, helper, helper_socket, \
          path, address, mode, group, hosts and tls of listeners, timeouts.act_ms, \
          timeouts.rescan_ms, retention, condition, hardening, limits.body_bytes and \
-         limits.waiting_commands"
+         limits.waiting_commands\n"
+            .to_owned(),
     );
+    lines.join("\n")
 }
 
 fn run(args: &Args, config: &Config) -> Result<()> {
