@@ -9,7 +9,7 @@ use berth_proto::v1;
 use core_support::{FREE, World, operator, pci, small};
 
 /// Longer than a start takes, shorter than one waits for.
-const TTL_MS: u64 = 2_000;
+const TTL_MS: u64 = 6_000;
 
 async fn cordon(world: &World, ttl_ms: u64) -> v1::Device {
     let request = v1::CordonRequest {

@@ -271,14 +271,14 @@ async fn a_session_can_call_nothing_but_what_it_is_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_signs_out_is_out_and_a_session_ends_by_itself_and_with_the_daemon() {
-    let settings = "[web]\nidle_ms = 1500\nlink_ms = 1000\n";
+    let settings = "[web]\nidle_ms = 6000\nlink_ms = 5000\n";
     let running = Running::with(settings).await;
     let (browser, idle) = (signs_in(&running).await, signs_in(&running).await);
     let shows = browser.shows(&running);
     let seen = shows.send(&running, "GET", "/web/session", &json!({})).await;
     assert_eq!(seen.status, 200, "{seen:?}");
     let left = seen.json()["idleLeftMs"].as_u64().expect("a number");
-    assert!((1..=1500).contains(&left), "{left}");
+    assert!((1..=6000).contains(&left), "{left}");
     assert!(seen.json()["csrf"].is_null(), "the token is told once");
     let without = shows.clone().without("x-berth-csrf");
     let seen = without.send(&running, "GET", "/web/session", &json!({})).await;
@@ -289,7 +289,7 @@ async fn who_signs_out_is_out_and_a_session_ends_by_itself_and_with_the_daemon()
     is_refused(&browser.reserves(&running).await, 401, "session");
 
     let late = link(&running).await;
-    tokio::time::sleep(std::time::Duration::from_millis(1600)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(6100)).await;
     is_refused(&idle.reserves(&running).await, 401, "session");
     is_refused(&enters(&running, &late).await, 401, "link");
 

