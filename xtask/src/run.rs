@@ -53,11 +53,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The programs that a running host needs.
-pub(crate) fn build(root: &Path) -> Result<()> {
-    let status = cargo(root)
-        .args(["build", "-p", "berthd", "-p", "berth", "-p", "berth-helper"])
-        .status()
-        .context("start cargo build")?;
+fn build(root: &Path) -> Result<()> {
+    cargo_build(root, &["-p", "berthd", "-p", "berth", "-p", "berth-helper"])
+}
+
+/// The same programs for tests that start them. They are built with all that tests have: an example
+/// turns on the features that only tests ask of dependencies, so that none of these is compiled twice.
+pub(crate) fn build_for_tests(root: &Path) -> Result<()> {
+    let programs = ["--bin", "berthd", "--bin", "berth", "--bin", "berth-helper"];
+    cargo_build(root, &[&["--workspace", "--example", "next_release"], &programs[..]].concat())
+}
+
+fn cargo_build(root: &Path, what: &[&str]) -> Result<()> {
+    let status = cargo(root).arg("build").args(what).status().context("start cargo build")?;
     if status.success() { Ok(()) } else { bail!("cargo build ended with {status}") }
 }
 

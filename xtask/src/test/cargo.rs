@@ -51,7 +51,7 @@ pub(super) fn sim(long: bool) -> Result<Tally> {
 
 /// Tests start the real programs, which `cargo test` doesn't build by itself.
 fn build() -> Result<Tally> {
-    crate::run::build(&root()?)?;
+    crate::run::build_for_tests(&root()?)?;
     Ok(Tally::default())
 }
 
