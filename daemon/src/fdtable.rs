@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
-/// Descriptors that there is room for from the start: each connection, each watcher of events and
-/// each holder's process takes one.
+/// Descriptors that there is room for from the start: each connection and each holder's process takes
+/// one.
 const ROOM: i32 = 4096;
 
 /// Makes the table large at once, to be called before the first thread is started. Where the limit of
@@ -15,7 +15,7 @@ const ROOM: i32 = 4096;
 /// The process may open nothing more.
 ///
 /// # Kernel
-/// `expand_files` of `fs/file.c` doubles a table that is full. Where threads share it, whoever opens
+/// `expand_fdtable` of `fs/file.c` doubles a table that is full. Where threads share it, whoever opens
 /// one descriptor more waits for `synchronize_rcu`, which takes some 10 ms; the table never shrinks. For
 /// 4,096 descriptors it has 33 KiB.
 pub fn make_room(any: impl AsFd) -> Result<(), Errno> {

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::{ErrorKind, IsTerminal as _, Write as _},
     path::Path,
     process::{Command, ExitCode},
     sync::Arc,
@@ -46,9 +46,14 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if args.check_config {
-        // Whoever reads no further has what it wanted.
-        let _ = std::io::stdout().write_all(config_text(&config).as_bytes());
-        return ExitCode::SUCCESS;
+        return match std::io::stdout().write_all(config_text(&config).as_bytes()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                eprintln!("berthd: tell what the configuration comes to: {error}");
+                ExitCode::FAILURE
+            }
+            // Whoever reads no further has what it wanted.
+            Ok(()) | Err(_) => ExitCode::SUCCESS,
+        };
     }
     match run(&args, &config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 
 use std::{
     num::NonZero,
+    panic::resume_unwind,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
@@ -38,13 +39,10 @@ where
     };
     let mut done: Vec<(usize, Vec<U>)> = thread::scope(|scope| {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
-        running.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+        let joined =
+            running.into_iter().map(|thread| thread.join().unwrap_or_else(|it| resume_unwind(it)));
+        joined.flatten().collect()
     });
-    // What a thread that failed had taken is done again, here, where its panic is seen.
-    let mut missing = vec![true; chunks.len()];
-    done.iter().for_each(|(at, _)| missing[*at] = false);
-    let again = chunks.iter().enumerate().filter(|(at, _)| missing[*at]);
-    done.extend(again.map(|(at, chunk)| (at, work(chunk))));
     done.sort_unstable_by_key(|(at, _)| *at);
     done.into_iter().flat_map(|(_, results)| results).collect()
 }
@@ -63,14 +61,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_that_failed_had_done_is_done_again() {
+    fn a_panic_in_a_thread_is_its_callers() {
         let items: Vec<usize> = (0..4 * WORTH_IT).collect();
-        let failed = std::sync::atomic::AtomicBool::new(false);
-        let same = in_chunks(&items, |chunk| {
-            let fails = chunk.contains(&WORTH_IT) && !failed.swap(true, Ordering::AcqRel);
-            assert!(!fails, "once");
-            chunk.to_vec()
-        });
-        assert_eq!(same, items);
+        let fails = || {
+            in_chunks(&items, |chunk| {
+                assert!(!chunk.contains(&WORTH_IT), "one of them");
+                chunk.to_vec()
+            })
+        };
+        assert!(std::panic::catch_unwind(fails).is_err());
     }
 }

@@ -144,7 +144,10 @@ fn run(registers: &MappedRegion, queue: &mut Queue, command: &Command) -> Result
         failed || read.is_ok() && u32::from_le_bytes(last) & (1 << 16) != 0
     };
     eventually("the nvme to complete a command", PATIENCE, done)?;
-    ensure!(!failed, "the nvme failed for good: it can't read its queue");
+    ensure!(
+        !failed,
+        "the nvme failed for good (CSTS.CFS), as one does that can't reach its queues"
+    );
     let status = u32::from_le_bytes(last);
     ensure!(status & 0xffff == id, "a completion of another command: {status:#x}");
     ensure!(status >> 17 == 0, "command {:#x} failed: status {:#x}", command.opcode, status >> 17);
