@@ -15,7 +15,9 @@ use tower::ServiceExt as _;
 
 use super::{
     Admission, Behind, CallKind, Excess, Meter, Meters, Seat, Shared,
+    gather::{Gather, Traffic},
     guard::{Guard, Passage},
+    pieces::Pieces,
     preface,
 };
 use crate::{
@@ -60,7 +62,8 @@ impl Door {
         let stopping = self.shared.stopping.clone();
         let mut rules = self.shared.rules.subscribe();
         let admission = admit();
-        let desk = Arc::new(Desk::new(&self, admission.clone()));
+        let traffic = Arc::new(Traffic::default());
+        let desk = Arc::new(Desk::new(&self, admission.clone(), Arc::clone(&traffic)));
         let shut_out = async move {
             while rules.changed().await.is_ok() {
                 if !admission.has_the_rights_of(&admit()) {
@@ -75,7 +78,7 @@ impl Door {
             ($connection:expr) => {{
                 let mut connection = std::pin::pin!($connection);
                 let ended = tokio::select! {
-                    result = connection.as_mut() => Some(result),
+                    result = traffic.turns_of(connection.as_mut()) => Some(result),
                     () = stopping.cancelled() => None,
                     () = shut_out => None,
                 };
@@ -83,7 +86,8 @@ impl Door {
                     Some(result) => result,
                     None => {
                         connection.as_mut().graceful_shutdown();
-                        timeout(drain_time, connection).await.unwrap_or(Ok(()))
+                        let drained = traffic.turns_of(connection);
+                        timeout(drain_time, drained).await.unwrap_or(Ok(()))
                     }
                 }
             }};
@@ -114,6 +118,7 @@ impl Door {
                     .max_header_list_size(limits.header_bytes)
                     .keep_alive_interval(PING)
                     .keep_alive_timeout(header_time);
+                let stream = Gather::new(stream, Arc::clone(&traffic));
                 drive!(builder.serve_connection(TokioIo::new(stream), service))
             }
         };
@@ -132,10 +137,11 @@ struct Desk {
     metrics: Arc<Metrics>,
     meters: Arc<Meters>,
     meter: Arc<Meter>,
+    traffic: Arc<Traffic>,
 }
 
 impl Desk {
-    fn new(door: &Door, admission: Admission) -> Self {
+    fn new(door: &Door, admission: Admission, traffic: Arc<Traffic>) -> Self {
         let meters = Arc::clone(&door.shared.meters);
         let meter = match admission.caller() {
             Ok(caller) => meters.of(caller),
@@ -153,13 +159,15 @@ impl Desk {
             metrics: Arc::clone(&door.shared.metrics),
             meters,
             meter,
+            traffic,
         }
     }
 
     async fn answer(
         self: Arc<Self>,
         request: hyper::Request<Incoming>,
-    ) -> Result<Response, Infallible> {
+    ) -> Result<http::Response<Pieces>, Infallible> {
+        let answering = self.traffic.answer();
         let caller = self.admission.caller().ok();
         let passage = self.guard.as_ref().map_or(Ok(Passage::Plain), |guard| {
             guard.pass(&request, caller.and_then(|caller| caller.origin.as_deref()))
@@ -178,7 +186,10 @@ impl Desk {
         if self.protocol == Protocol::Http1 {
             self.metrics.count_http(response.status());
         }
-        Ok(response)
+        Ok(response.map(|body| match self.protocol {
+            Protocol::Http1 => Pieces::whole(body),
+            Protocol::Http2 => Pieces::of(body, answering),
+        }))
     }
 
     /// The answer that needs no call.

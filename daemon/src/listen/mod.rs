@@ -4,9 +4,11 @@
 //! behind it sees an [`Admission`] in the request's extensions.
 
 mod connection;
+mod gather;
 mod guard;
 mod meters;
 mod passed;
+mod pieces;
 mod preface;
 mod seats;
 mod tls;
