@@ -1,6 +1,6 @@
 //! The socket: one task per connection, one request at a time, limits on all of it.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use berth_handover::{
     Request,
@@ -9,10 +9,11 @@ use berth_handover::{
 };
 use berth_ownership::{Reason, Refusal};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{RecvFlags, SocketFlags, UCred, accept_with, sockopt::socket_peercred},
 };
-use tokio::io::Interest;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     desk::{self, Answer},
@@ -25,6 +26,9 @@ use crate::{
     listen::{Seat, Seats, Taker},
     model::{ApiError, Live},
 };
+
+/// How long a thread waits for the next request of a peer whom it has just answered.
+const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// What is asked of everybody who comes to a hand-over socket, and may change.
 #[derive(Debug, Clone)]
@@ -66,7 +70,7 @@ impl House {
 ///
 /// # Errors
 /// What the listener answers when it is broken.
-pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io::Result<()> {
+pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> io::Result<()> {
     serve_in(listener, engine, House::of(access)).await
 }
 
@@ -74,7 +78,7 @@ pub async fn serve(listener: OwnedFd, engine: Engine, access: Access) -> std::io
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn serve_in(listener: OwnedFd, engine: Engine, house: House) -> std::io::Result<()> {
+pub async fn serve_in(listener: OwnedFd, engine: Engine, house: House) -> io::Result<()> {
     rustix::io::ioctl_fionbio(&listener, true)?;
     let listener = ready(listener, Interest::READABLE)?;
     let mut connections = tokio::task::JoinSet::new();
@@ -145,46 +149,164 @@ struct Connection {
 
 impl Connection {
     /// Asks who it is, and answers what needs no waiting.
-    fn begin(
-        socket: OwnedFd,
-        caller: &UCred,
-        engine: &Engine,
-        house: &House,
-    ) -> std::io::Result<Self> {
+    fn begin(socket: OwnedFd, caller: &UCred, engine: &Engine, house: &House) -> io::Result<Self> {
         let quotas = engine.tools().records.quotas();
         let peer = Peer::of(&socket, caller, house, &quotas.get())?;
         let came = first(&socket, engine, &peer)?;
         Ok(Self { socket, peer: Arc::new(peer), came })
     }
 
-    async fn converse(self, engine: &Engine) -> std::io::Result<()> {
+    async fn converse(self, engine: &Engine) -> io::Result<()> {
         let Self { socket, peer, mut came } = self;
-        let socket = ready(socket, Interest::READABLE | Interest::WRITABLE)?;
+        let socket = Arc::new(ready(socket, Interest::READABLE | Interest::WRITABLE)?);
         loop {
             let received = match came.take() {
                 Some(received) => received,
                 None => next(&socket).await?,
             };
-            let answer = match received {
-                Received::End => return Ok(()),
-                Received::TooMuch(what) => refused("packet", what),
-                Received::Packet(bytes, fds) => serve_one(engine, &peer, &bytes, fds).await,
+            let Some(turn) = turn_of(engine, &peer, received) else { return Ok(()) };
+            let unsent = match turn {
+                Turn::Answer(answer) => Some(answer),
+                Turn::Work(request, fds) => {
+                    let conversation = Conversation {
+                        engine: engine.clone(),
+                        peer: Arc::clone(&peer),
+                        socket: Arc::clone(&socket),
+                    };
+                    let work = move || conversation.go_on(request, fds);
+                    let ended = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+                        Ended::Unsent(desk::refusal(&ApiError::internal(
+                            "packet",
+                            error.to_string(),
+                        )))
+                    });
+                    match ended {
+                        Ended::Over(result) => return result,
+                        Ended::Quiet => None,
+                        Ended::Unsent(answer) => Some(answer),
+                    }
+                }
             };
-            let delivered = deliver(&socket, &answer.reply, &answer.fds).await;
-            let Answer { sending, began, .. } = answer;
-            // What was not sent is closed by now, so it can be told whether somebody has it.
-            drop(sending);
-            if let (Err(_), Some((id, process))) = (&delivered, began) {
-                engine.not_received(&id, &process);
+            if let Some(answer) = unsent {
+                let delivered = deliver(&socket, &answer.reply, &answer.fds).await;
+                close_answer(engine, answer, &delivered);
+                delivered?;
             }
-            delivered?;
+        }
+    }
+}
+
+/// What comes next on a connection.
+enum Turn {
+    /// Something to be said that needed no work.
+    Answer(Answer),
+    /// A request whose answer may take a while.
+    Work(Request, Vec<OwnedFd>),
+}
+
+/// What a packet asks for; `None` at the end of the connection.
+fn turn_of(engine: &Engine, peer: &Peer, received: Received) -> Option<Turn> {
+    let (bytes, fds) = match received {
+        Received::End => return None,
+        Received::TooMuch(what) => return Some(Turn::Answer(refused("packet", what))),
+        Received::Packet(bytes, fds) => (bytes, fds),
+    };
+    let request: Request = match serde_json::from_slice(&bytes) {
+        Ok(request) => request,
+        Err(error) => {
+            let text = format!("the request can't be read: {error}");
+            return Some(Turn::Answer(refused("packet", &text)));
+        }
+    };
+    Some(match desk::at_once(engine, peer, &request, &fds) {
+        Some(answer) => Turn::Answer(answer),
+        None => Turn::Work(request, fds),
+    })
+}
+
+/// What follows when an answer was sent, or could not be.
+fn close_answer(engine: &Engine, answer: Answer, delivered: &io::Result<()>) {
+    let Answer { fds, sending, began, .. } = answer;
+    drop(fds);
+    // What was not sent is closed by now, so it can be told whether somebody has it.
+    drop(sending);
+    if let (Err(_), Some((id, process))) = (delivered, began) {
+        engine.not_received(&id, &process);
+    }
+}
+
+/// A connection on a thread for blocking work.
+struct Conversation {
+    engine: Engine,
+    peer: Arc<Peer>,
+    socket: Arc<AsyncFd<OwnedFd>>,
+}
+
+/// How it ended there.
+enum Ended {
+    /// The connection is over.
+    Over(io::Result<()>),
+    /// Nothing more came for a while.
+    Quiet,
+    /// The peer has no room for an answer.
+    Unsent(Answer),
+}
+
+impl Conversation {
+    /// Answers a request, and those that follow soon: who registers region after region finds the
+    /// thread that answered the last one, and no other has to wake up in between.
+    fn go_on(&self, request: Request, fds: Vec<OwnedFd>) -> Ended {
+        let mut turn = Turn::Work(request, fds);
+        loop {
+            let answer = match turn {
+                Turn::Answer(answer) => answer,
+                Turn::Work(request, fds) => desk::answer(&self.engine, &self.peer, request, fds)
+                    .unwrap_or_else(|error| desk::refusal(&error)),
+            };
+            let sent = send_now(&*self.socket, &answer.reply, &answer.fds);
+            if would_block(&sent) {
+                return Ended::Unsent(answer);
+            }
+            close_answer(&self.engine, answer, &sent);
+            if sent.is_err() {
+                return Ended::Over(sent);
+            }
+            let received = match self.wait() {
+                Ok(Some(received)) => received,
+                Ok(None) => return Ended::Quiet,
+                Err(errno) => return Ended::Over(Err(errno.into())),
+            };
+            // The task of a connection that isn't served any more has let go of it.
+            if Arc::strong_count(&self.socket) == 1 {
+                return Ended::Over(Ok(()));
+            }
+            match turn_of(&self.engine, &self.peer, received) {
+                Some(next) => turn = next,
+                None => return Ended::Over(Ok(())),
+            }
+        }
+    }
+
+    /// The next packet, if it comes soon.
+    fn wait(&self) -> Result<Option<Received>, Errno> {
+        let socket = &*self.socket;
+        let mut fds = [PollFd::new(socket, PollFlags::IN)];
+        match poll(&mut fds, Some(&SOON)) {
+            Ok(0) | Err(Errno::INTR) => return Ok(None),
+            Ok(_) => {}
+            Err(errno) => return Err(errno),
+        }
+        match receive(socket, RecvFlags::DONTWAIT, REQUEST) {
+            Ok(received) => Ok(Some(received)),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(errno),
         }
     }
 }
 
 /// Answers the request that is there already, mostly, if that needs no waiting: readiness is not even
 /// asked for. Gives back what else came.
-fn first(socket: &OwnedFd, engine: &Engine, peer: &Peer) -> std::io::Result<Option<Received>> {
+fn first(socket: &OwnedFd, engine: &Engine, peer: &Peer) -> io::Result<Option<Received>> {
     let received = match receive(socket, RecvFlags::DONTWAIT, REQUEST) {
         Ok(received) => received,
         Err(Errno::AGAIN) => return Ok(None),
@@ -196,23 +318,6 @@ fn first(socket: &OwnedFd, engine: &Engine, peer: &Peer) -> std::io::Result<Opti
     let Some(answer) = answer else { return Ok(Some(received)) };
     let sent = send_now(socket, &answer.reply, &answer.fds);
     if would_block(&sent) { Ok(Some(received)) } else { sent.map(|()| None) }
-}
-
-async fn serve_one(engine: &Engine, peer: &Arc<Peer>, bytes: &[u8], fds: Vec<OwnedFd>) -> Answer {
-    let request: Request = match serde_json::from_slice(bytes) {
-        Ok(request) => request,
-        Err(error) => return refused("packet", &format!("the request can't be read: {error}")),
-    };
-    if let Some(answer) = desk::at_once(engine, peer, &request, &fds) {
-        return answer;
-    }
-    let (engine, peer) = (engine.clone(), Arc::clone(peer));
-    let work = move || desk::answer(&engine, &peer, request, fds);
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => desk::refusal(&error),
-        Err(error) => desk::refusal(&ApiError::internal("packet", error.to_string())),
-    }
 }
 
 fn refused(object: &str, message: &str) -> Answer {

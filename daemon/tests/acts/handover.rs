@@ -44,6 +44,13 @@ impl Desk {
     }
 }
 
+impl Desk {
+    /// The socket isn't served any more.
+    pub fn close(&self) {
+        self.task.abort();
+    }
+}
+
 impl Drop for Desk {
     fn drop(&mut self) {
         self.task.abort();

@@ -1,8 +1,15 @@
 //! Memory that clients register: what is taken, what is refused, and what ends with whom.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use berth_handover::{Client, Request};
+use berth_handover::{Client, ClientError, Request};
 use berth_ownership::{Backend, Delivery, Policy};
 use berthd::acts::Records as _;
 use berthd::model::{DomainNow, Executor as _};
@@ -55,6 +62,34 @@ async fn memory_is_registered_for_held_and_unmapped_at_the_end() {
         desk.world.release("r-1").unwrap();
         desk.world.check_given_back();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_on_and_on_is_served_as_long_as_the_socket_is() {
+    let desk = desk();
+    attached(&desk, &Ask::new("r-1", Policy::Exclusive, &[DEVICE]));
+    let rounds = Arc::new(AtomicUsize::new(0));
+    let done = Arc::clone(&rounds);
+    let asking = client(&desk.path, move |client| {
+        let memory = sealed(0x1000);
+        loop {
+            let registered = client.register("r-1", &memory, 0, 0x1000, Some(0x10_0000));
+            let ended = registered.and_then(|at| client.unregister("r-1", at, 0x1000));
+            if let Err(error) = ended {
+                return error;
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let closing = async {
+        while rounds.load(Ordering::Relaxed) < 50 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        desk.close();
+    };
+    let both = async { tokio::join!(asking, closing) };
+    let (error, ()) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("cut off");
+    assert!(matches!(error, ClientError::Closed | ClientError::Socket { .. }), "{error}");
 }
 
 /// The one domain, as its viewers see it.
