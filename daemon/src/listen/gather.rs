@@ -102,6 +102,10 @@ impl<S: AsyncWrite + Unpin> Gather<S> {
             self.written += count;
         }
         self.gathered.clear();
+        if !self.traffic.is_dense() {
+            // Most connections are quiet most of the time.
+            self.gathered = Vec::new();
+        }
         self.written = 0;
         self.put_off = None;
         Poll::Ready(Ok(()))
