@@ -16,11 +16,39 @@ const RUN: usize = 64;
 
 /// Takes.
 impl Mirror {
-    /// Takes addresses before the kernel is asked; what is kept goes over only where it succeeds.
+    /// Takes what was chosen and given back last, if it is exactly this, without the lock: for memory that
+    /// isn't kept.
     #[inline]
+    pub(crate) fn reserve_warm(&self, iova: u64, new: &New) -> Option<Ticket> {
+        let tile = self.hot.get(iova);
+        if !self.warm.take(tile) {
+            return None;
+        }
+        let block = self.block(tile);
+        if !block.is_at(iova, new.length) {
+            self.give_warm_up(tile);
+            return None;
+        }
+        let word = block.word().next(new.perms, new.source);
+        block.set_again(new.source, word);
+        Some(Ticket { tile, word, iova, length: new.length })
+    }
+
+    /// Gives a place up that this thread took and can't use: it would mostly be in its way.
+    #[cold]
+    fn give_warm_up(&self, tile: u32) {
+        let mut state = self.lock();
+        self.warm.forget(tile);
+        if let Some(addresses) = &mut state.addresses {
+            addresses.forget(&self.by_address, tile);
+        }
+        self.give_up(&mut state, tile);
+    }
+
+    /// Takes addresses before the kernel is asked; what is kept goes over only where it succeeds.
     pub(crate) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket, Denied> {
         let mut state = self.lock();
-        if let Some(kept) = state.place_for(place, new) {
+        if let Some(kept) = self.place_for(&mut state, place, new) {
             return Ok(self.put_again(&mut state, kept, place, new));
         }
         let tile = self.take(&mut state, place, new)?;
@@ -62,7 +90,7 @@ impl Mirror {
         };
         let in_the_way = match denied {
             Refusal::Taken(tile) => self.block(tile).word().stage() == Stage::Kept,
-            Refusal::NoSpace(_) => !state.places.is_empty(),
+            Refusal::NoSpace(_) => !state.places.is_empty() || self.warm.kept().is_some(),
             Refusal::NotFree => false,
         };
         let denied = if in_the_way {
@@ -106,16 +134,19 @@ impl Mirror {
     fn put(&self, state: &mut State, tile: u32, place: IovaChoice, new: &mut New) -> Ticket {
         let iova = state.table.range(tile).start;
         self.blocks.grow_to(tile);
+        // A mapping that had this number may have been freed while it was named.
+        self.warm.forget(tile);
         let region = new.at(iova);
-        let word = state.next_word(place, new);
-        self.block(tile).set(&region, word);
+        let block = self.block(tile);
+        let word = new.word(block.word(), place);
+        block.set(&region, word);
         self.index.insert(&mut state.writer, iova, tile);
+        state.bytes += region.length;
         self.settle(state, tile, &region, new);
         Ticket { tile, word, iova, length: new.length }
     }
 
     /// As [`Mirror::put`], where the index names the tile already.
-    #[inline]
     fn put_again(
         &self,
         state: &mut State,
@@ -123,21 +154,39 @@ impl Mirror {
         place: IovaChoice,
         new: &mut New,
     ) -> Ticket {
-        let Place { tile, iova, length, .. } = kept;
-        let region = new.at(iova);
-        let word = state.next_word(place, new);
-        self.index.change(|_| self.block(tile).set(&region, word));
-        self.settle(state, tile, &region, new);
+        let Place { tile, iova, length } = kept;
+        let block = self.block(tile);
+        let word = new.word(block.word(), place);
+        block.set_again(new.source, word);
+        self.settle(state, tile, &new.at(iova), new);
         Ticket { tile, word, iova, length }
     }
 
     #[inline]
     fn settle(&self, state: &mut State, tile: u32, region: &Region, new: &mut New) {
         state.keep(tile, new.keep.take());
-        state.bytes += region.length;
         self.hot.put(region.iova, tile);
         if let (Some(addresses), Some(memory)) = (&mut state.addresses, region.memory()) {
-            addresses.insert(&self.by_address, tile, memory, |tile| self.memory_of(tile).1);
+            let last_of = |tile| self.memory_of(tile).unwrap_or_default().1;
+            addresses.insert(&self.by_address, tile, memory, last_of);
+        }
+    }
+
+    /// A place that was given back a moment ago and is as one that the table would give.
+    #[inline]
+    fn place_for(&self, state: &mut State, place: IovaChoice, new: &New) -> Option<Place> {
+        let length = new.length;
+        match place {
+            IovaChoice::Fixed(iova) => {
+                let tile = self.warm.kept().filter(|tile| self.block(*tile).is_at(iova, length))?;
+                self.warm.take_locked(tile).then_some(Place { tile, iova, length })
+            }
+            IovaChoice::Any if state.places.is_empty() => None,
+            IovaChoice::Any => {
+                let large = LARGE_PAGES.into_iter().find(|size| *size <= length).unwrap_or(1);
+                let away = new.memory() & (large - 1);
+                state.places.take(length, |place| place.iova & (large - 1) == away)
+            }
         }
     }
 
@@ -154,6 +203,18 @@ impl Mirror {
     /// much next.
     #[inline]
     pub(crate) fn unmapped(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
+        let Ticket { tile, word, .. } = *ticket;
+        if !word.holds_memory() && self.warm.names(tile) {
+            self.block(tile).store(word.at(Stage::Kept));
+            if self.warm.give(tile) {
+                return None;
+            }
+        }
+        self.unmapped_locked(&ticket.aside())
+    }
+
+    #[inline(never)]
+    fn unmapped_locked(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
         let Ticket { tile, word, iova, length } = *ticket;
         let mut state = self.lock();
         // Others find no place in what isn't given out, and the kernel may have let it be mapped.
@@ -162,9 +223,12 @@ impl Mirror {
             return self.free(ticket);
         }
         let kept = self.take_out(&mut state, ticket, Stage::Kept);
-        if let Some(oldest) =
-            state.places.put(Place { tile, iova, length, open: word.has_open_place() })
-        {
+        let oldest = if word.has_open_place() {
+            state.places.put(Place { tile, iova, length }).map(|place| place.tile)
+        } else {
+            self.warm.replace(Some(tile))
+        };
+        if let Some(oldest) = oldest {
             self.give_up(&mut state, oldest);
         }
         kept
@@ -216,22 +280,29 @@ impl Mirror {
             addresses.remove(&self.by_address, ticket.tile, memory, range_of);
         }
         block.store(ticket.word.at(to));
-        state.bytes -= ticket.length;
+        if to == Stage::Empty {
+            state.bytes -= ticket.length;
+        }
         state.keep(ticket.tile, None)
     }
 
     /// Gives all places up that are kept for whoever maps next.
     pub(super) fn give_places_up(&self, state: &mut State) {
+        if let Some(tile) = self.warm.replace(None) {
+            self.give_up(state, tile);
+        }
         while let Some(place) = state.places.pop() {
-            self.give_up(state, place);
+            self.give_up(state, place.tile);
         }
     }
 
-    fn give_up(&self, state: &mut State, place: Place) {
-        self.index.remove(&mut state.writer, place.iova);
-        let block = self.block(place.tile);
+    fn give_up(&self, state: &mut State, tile: u32) {
+        let block = self.block(tile);
+        let (iova, length) = block.place();
+        self.index.remove(&mut state.writer, iova);
         block.store(block.word().at(Stage::Empty));
-        state.table.release(place.tile);
+        state.bytes -= length;
+        state.table.release(tile);
     }
 }
 
@@ -256,33 +327,16 @@ impl New {
         let (Source::Memory { address: at } | Source::File { offset: at }) = self.source;
         at
     }
-}
 
-impl State {
-    /// A place that was given back a moment ago and is as one that the table would give.
-    #[inline]
-    fn place_for(&mut self, place: IovaChoice, new: &New) -> Option<Place> {
-        if self.places.is_empty() {
-            return None;
+    /// Its word, behind the one of the mapping that had its number before.
+    fn word(&self, before: Word, place: IovaChoice) -> Word {
+        let mut word = before.next(self.perms, self.source);
+        if place == IovaChoice::Any {
+            word = word.with_open_place();
         }
-        let length = new.length;
-        match place {
-            IovaChoice::Fixed(iova) => self.places.take_chosen(iova, length),
-            IovaChoice::Any => {
-                let large = LARGE_PAGES.into_iter().find(|size| *size <= length).unwrap_or(1);
-                let away = new.memory() & (large - 1);
-                self.places.take(length, |place| place.iova & (large - 1) == away)
-            }
+        if self.keep.is_some() {
+            word = word.with_memory();
         }
-    }
-
-    #[inline]
-    fn next_word(&mut self, place: IovaChoice, new: &New) -> Word {
-        self.generations += 1;
-        let word = Word::new(self.generations, new.perms, new.source);
-        match place {
-            IovaChoice::Any => word.with_open_place(),
-            IovaChoice::Fixed(_) => word,
-        }
+        word
     }
 }

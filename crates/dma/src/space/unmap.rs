@@ -16,7 +16,15 @@ impl AddressSpace {
     /// another thread is mapping, unmapping or copying it.
     #[inline]
     pub fn unmap(&self, iova: u64, length: u64) -> Result<(), DmaError> {
-        let ticket = self.mirror.begin_unmap(iova, length)?;
+        match self.mirror.begin_unmap_hot(iova, length) {
+            Some(ticket) => self.unmap_ticket(&ticket),
+            None => self.unmap_of_index(iova, length),
+        }
+    }
+
+    #[inline(never)]
+    fn unmap_of_index(&self, iova: u64, length: u64) -> Result<(), DmaError> {
+        let ticket = self.mirror.begin_unmap_of_index(iova, length)?;
         self.unmap_ticket(&ticket)
     }
 
@@ -100,16 +108,19 @@ impl AddressSpace {
                 trace::unmapped(iova, length, 1);
                 Ok(())
             }
-            Ok(removed) => {
-                drop(self.mirror.free(ticket));
-                Err(DmaError::Mismatch { iova, length, removed })
-            }
-            Err(error) => Err(self.not_unmapped(ticket, error)),
+            answer => Err(self.not_unmapped(&ticket.aside(), answer)),
         }
     }
 
     #[cold]
-    fn not_unmapped(&self, ticket: &Ticket, error: IoctlError) -> DmaError {
+    fn not_unmapped(&self, ticket: &Ticket, answer: Result<u64, IoctlError>) -> DmaError {
+        let error = match answer {
+            Ok(removed) => {
+                drop(self.mirror.free(ticket));
+                return DmaError::Mismatch { iova: ticket.iova, length: ticket.length, removed };
+            }
+            Err(error) => error,
+        };
         trace::refused("unmap", ticket.iova, ticket.length, error.errno);
         // Another user of the address space was faster.
         if error.errno == Errno::NOENT {
