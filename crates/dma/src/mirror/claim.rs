@@ -19,7 +19,7 @@ impl Mirror {
     /// Takes what was chosen and given back last, if it is exactly this, without the lock: for memory that
     /// isn't kept.
     #[inline]
-    pub(crate) fn reserve_warm(&self, iova: u64, new: &New) -> Option<Ticket> {
+    pub(crate) fn reserve_warm(&self, iova: u64, new: &New) -> Option<Ticket<'_>> {
         let tile = self.hot.get(iova);
         if !self.warm.take(tile) {
             return None;
@@ -31,7 +31,7 @@ impl Mirror {
         }
         let word = block.word().next(new.perms, new.source);
         block.set_again(new.source, word);
-        Some(Ticket { tile, word, iova, length: new.length })
+        Some(Ticket { block, tile, word, iova, length: new.length })
     }
 
     /// Gives a place up that this thread took and can't use: it would mostly be in its way.
@@ -46,7 +46,7 @@ impl Mirror {
     }
 
     /// Takes addresses before the kernel is asked; what is kept goes over only where it succeeds.
-    pub(crate) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket, Denied> {
+    pub(crate) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket<'_>, Denied> {
         let mut state = self.lock();
         if let Some(kept) = self.place_for(&mut state, place, new) {
             return Ok(self.put_again(&mut state, kept, place, new));
@@ -61,7 +61,7 @@ impl Mirror {
         &self,
         place: IovaChoice,
         row: &mut [New],
-    ) -> Result<Vec<Ticket>, Denied> {
+    ) -> Result<Vec<Ticket<'_>>, Denied> {
         let mut state = self.lock();
         let total = row.iter().map(|new| new.length).fold(0, u64::saturating_add);
         let Some(first) = row.first() else { return Ok(Vec::new()) };
@@ -131,7 +131,7 @@ impl Mirror {
         })
     }
 
-    fn put(&self, state: &mut State, tile: u32, place: IovaChoice, new: &mut New) -> Ticket {
+    fn put(&self, state: &mut State, tile: u32, place: IovaChoice, new: &mut New) -> Ticket<'_> {
         let iova = state.table.range(tile).start;
         self.blocks.grow_to(tile);
         // A mapping that had this number may have been freed while it was named.
@@ -143,7 +143,7 @@ impl Mirror {
         self.index.insert(&mut state.writer, iova, tile);
         state.bytes += region.length;
         self.settle(state, tile, &region, new);
-        Ticket { tile, word, iova, length: new.length }
+        Ticket { block, tile, word, iova, length: new.length }
     }
 
     /// As [`Mirror::put`], where the index names the tile already.
@@ -153,18 +153,20 @@ impl Mirror {
         kept: Place,
         place: IovaChoice,
         new: &mut New,
-    ) -> Ticket {
+    ) -> Ticket<'_> {
         let Place { tile, iova, length } = kept;
         let block = self.block(tile);
         let word = new.word(block.word(), place);
         block.set_again(new.source, word);
         self.settle(state, tile, &new.at(iova), new);
-        Ticket { tile, word, iova, length }
+        Ticket { block, tile, word, iova, length }
     }
 
     #[inline]
     fn settle(&self, state: &mut State, tile: u32, region: &Region, new: &mut New) {
-        state.keep(tile, new.keep.take());
+        if let Some(keep) = new.keep.take() {
+            state.keep(tile, Some(keep));
+        }
         self.hot.put(region.iova, tile);
         if let (Some(addresses), Some(memory)) = (&mut state.addresses, region.memory()) {
             let last_of = |tile| self.memory_of(tile).unwrap_or_default().1;
@@ -192,8 +194,8 @@ impl Mirror {
 
     /// The kernel mapped what was reserved.
     #[inline]
-    pub(crate) fn commit(&self, ticket: &Ticket) {
-        self.block(ticket.tile).store(ticket.word.at(Stage::Mapped));
+    pub(crate) fn commit(&self, ticket: &Ticket<'_>) {
+        ticket.block.store(ticket.word.at(Stage::Mapped));
     }
 }
 
@@ -202,10 +204,10 @@ impl Mirror {
     /// The kernel unmapped exactly this: as [`Mirror::free`], and the place is kept for whoever maps as
     /// much next.
     #[inline]
-    pub(crate) fn unmapped(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
-        let Ticket { tile, word, .. } = *ticket;
+    pub(crate) fn unmapped(&self, ticket: &Ticket<'_>) -> Option<Arc<Mapping>> {
+        let Ticket { block, tile, word, .. } = *ticket;
         if !word.holds_memory() && self.warm.names(tile) {
-            self.block(tile).store(word.at(Stage::Kept));
+            block.store(word.at(Stage::Kept));
             if self.warm.give(tile) {
                 return None;
             }
@@ -214,8 +216,8 @@ impl Mirror {
     }
 
     #[inline(never)]
-    fn unmapped_locked(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
-        let Ticket { tile, word, iova, length } = *ticket;
+    fn unmapped_locked(&self, ticket: &Ticket<'_>) -> Option<Arc<Mapping>> {
+        let Ticket { tile, word, iova, length, .. } = *ticket;
         let mut state = self.lock();
         // Others find no place in what isn't given out, and the kernel may have let it be mapped.
         if !state.table.gives_out(iova, length) {
@@ -236,7 +238,7 @@ impl Mirror {
 
     /// The kernel has nothing (any more) where this ticket says: the addresses are free again. What
     /// was kept is handed to the caller, who lets go of it without the lock.
-    pub(crate) fn free(&self, ticket: &Ticket) -> Option<Arc<Mapping>> {
+    pub(crate) fn free(&self, ticket: &Ticket<'_>) -> Option<Arc<Mapping>> {
         let mut state = self.lock();
         self.index.remove(&mut state.writer, ticket.iova);
         let kept = self.take_out(&mut state, ticket, Stage::Empty);
@@ -244,15 +246,19 @@ impl Mirror {
         kept
     }
 
-    /// As [`Mirror::free`], for mappings that lie one behind the other.
-    pub(crate) fn free_run(&self, run: &[Ticket]) {
+    /// As [`Mirror::free`], for mappings that lie one behind the other with nothing in between.
+    pub(crate) fn free_run(&self, run: &[Ticket<'_>]) {
         // The lock isn't held for long: others map meanwhile.
         for part in run.chunks(RUN) {
             let mut state = self.lock();
-            let iovas = part.iter().map(|ticket| ticket.iova);
-            self.index.remove_run(&mut state.writer, iovas);
-            let out = |ticket| self.take_out(&mut state, ticket, Stage::Empty);
-            let kept: Vec<_> = part.iter().filter_map(out).collect();
+            let (first, last) = (&part[0], &part[part.len() - 1]);
+            self.index.remove_run(&mut state.writer, first.iova, last.iova);
+            let mut kept = Vec::new();
+            for ticket in part {
+                if let Some(memory) = self.take_out(&mut state, ticket, Stage::Empty) {
+                    kept.push(memory);
+                }
+            }
             state.table.release_run(part.iter().map(|ticket| ticket.tile));
             // What was kept is let go of without the lock.
             drop(state);
@@ -261,7 +267,7 @@ impl Mirror {
     }
 
     /// As [`Mirror::free`], but the addresses are another user's, and perhaps some more behind them.
-    pub(crate) fn surrender(&self, ticket: &Ticket, more: u64) -> Option<Arc<Mapping>> {
+    pub(crate) fn surrender(&self, ticket: &Ticket<'_>, more: u64) -> Option<Arc<Mapping>> {
         let mut state = self.lock();
         self.index.remove(&mut state.writer, ticket.iova);
         let kept = self.take_out(&mut state, ticket, Stage::Empty);
@@ -271,19 +277,18 @@ impl Mirror {
 
     /// Ends a mapping; its place is the caller's.
     #[inline]
-    fn take_out(&self, state: &mut State, ticket: &Ticket, to: Stage) -> Option<Arc<Mapping>> {
-        let block = self.block(ticket.tile);
+    fn take_out(&self, state: &mut State, ticket: &Ticket<'_>, to: Stage) -> Option<Arc<Mapping>> {
         if let Some(addresses) = &mut state.addresses
-            && let Some(memory) = block.get().0.memory()
+            && let Some(memory) = ticket.block.get().0.memory()
         {
             let range_of = |tile| self.memory_of(tile);
             addresses.remove(&self.by_address, ticket.tile, memory, range_of);
         }
-        block.store(ticket.word.at(to));
+        ticket.block.store(ticket.word.at(to));
         if to == Stage::Empty {
             state.bytes -= ticket.length;
         }
-        state.keep(ticket.tile, None)
+        if ticket.word.holds_memory() { state.keep(ticket.tile, None) } else { None }
     }
 
     /// Gives all places up that are kept for whoever maps next.

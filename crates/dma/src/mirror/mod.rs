@@ -92,14 +92,16 @@ pub(crate) enum Denied {
 /// A mapping of which this thread alone decides what becomes of it.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Ticket {
+pub(crate) struct Ticket<'a> {
+    /// That of the tile.
+    block: &'a Block,
     tile: u32,
     word: Word,
     pub(crate) iova: u64,
     pub(crate) length: u64,
 }
 
-impl Ticket {
+impl Ticket<'_> {
     /// The same, for what is seldom done: a ticket that is lent nowhere else needs no memory.
     #[inline]
     pub(crate) fn aside(&self) -> Self {
@@ -178,30 +180,26 @@ impl Mirror {
         state.give_out();
     }
 
-    /// Takes exactly one mapping to unmap it.
+    /// Takes exactly one mapping to unmap it, if it is found where it is looked first.
+    #[inline]
+    pub(crate) fn begin_unmap_hot(&self, iova: u64, length: u64) -> Option<Ticket<'_>> {
+        let tile = self.hot.get(iova);
+        let block = self.blocks.get(tile)?;
+        let word = block.begin_unmap(iova, length)?;
+        Some(Ticket { block, tile, word, iova, length })
+    }
+
+    /// Takes exactly one mapping to unmap it, wherever it is.
     ///
     /// # Errors
     ///
     /// Nothing is there, or not exactly this, or it is busy.
-    #[inline]
-    pub(crate) fn begin_unmap(&self, iova: u64, length: u64) -> Result<Ticket, DmaError> {
-        match self.begin_unmap_hot(iova, length) {
-            Some(ticket) => Ok(ticket),
-            None => self.begin_unmap_of_index(iova, length),
-        }
-    }
-
-    /// The same, where it is looked first.
-    #[inline]
-    pub(crate) fn begin_unmap_hot(&self, iova: u64, length: u64) -> Option<Ticket> {
-        let tile = self.hot.get(iova);
-        let word = self.blocks.get(tile)?.begin_unmap(iova, length)?;
-        Some(Ticket { tile, word, iova, length })
-    }
-
-    /// The same, in the index.
     #[inline(never)]
-    pub(crate) fn begin_unmap_of_index(&self, iova: u64, length: u64) -> Result<Ticket, DmaError> {
+    pub(crate) fn begin_unmap_of_index(
+        &self,
+        iova: u64,
+        length: u64,
+    ) -> Result<Ticket<'_>, DmaError> {
         let last = iova.saturating_add(length.saturating_sub(1));
         let mut below = Some(last);
         loop {
@@ -221,8 +219,9 @@ impl Mirror {
                 return Err(DmaError::Busy { iova });
             }
             let leaving = word.at(Stage::Unmapping);
-            if self.block(tile).exchange(word, leaving) {
-                return Ok(Ticket { tile, word: leaving, iova, length });
+            let block = self.block(tile);
+            if block.exchange(word, leaving) {
+                return Ok(Ticket { block, tile, word: leaving, iova, length });
             }
             below = Some(last);
         }
@@ -237,7 +236,7 @@ impl Mirror {
         &self,
         iova: u64,
         length: u64,
-    ) -> Result<(Ticket, Region, Option<Arc<Mapping>>), DmaError> {
+    ) -> Result<(Ticket<'_>, Region, Option<Arc<Mapping>>), DmaError> {
         loop {
             let seen = self.seen(iova).filter(|s| s.1.range().last >= iova);
             let Some((tile, region, word)) = seen else {
@@ -253,39 +252,40 @@ impl Mirror {
                 return Err(DmaError::Busy { iova: region.iova });
             }
             let copying = word.at(Stage::Copying);
-            if self.block(tile).exchange(word, copying) {
+            let block = self.block(tile);
+            if block.exchange(word, copying) {
                 let kept = self.lock().kept_of(tile);
-                let ticket =
-                    Ticket { tile, word: copying, iova: region.iova, length: region.length };
+                let Region { iova, length, .. } = region;
+                let ticket = Ticket { block, tile, word: copying, iova, length };
                 return Ok((ticket, region, kept));
             }
         }
     }
 
     /// Names every mapping that is complete now.
-    pub(crate) fn mapped(&self) -> Vec<Ticket> {
+    pub(crate) fn mapped(&self) -> Vec<Ticket<'_>> {
         let state = self.lock();
         let tickets = state.table.taken().filter_map(|tile| {
-            let (region, word) = self.block(tile).get();
-            let Region { iova, length, .. } = region;
-            (word.stage() == Stage::Mapped).then_some(Ticket { tile, word, iova, length })
+            let block = self.block(tile);
+            let (Region { iova, length, .. }, word) = block.get();
+            (word.stage() == Stage::Mapped).then_some(Ticket { block, tile, word, iova, length })
         });
         tickets.collect()
     }
 
     /// Forgets mappings that were complete before the kernel unmapped everything. One that another
     /// thread has taken meanwhile is that thread's to remove.
-    pub(crate) fn forget(&self, tickets: &[Ticket]) {
+    pub(crate) fn forget(&self, tickets: &[Ticket<'_>]) {
         for ticket in tickets {
             let gone = ticket.word.at(Stage::Unmapping);
-            if self.block(ticket.tile).exchange(ticket.word, gone) {
+            if ticket.block.exchange(ticket.word, gone) {
                 drop(self.free(ticket));
             }
         }
     }
 
     /// Whether one lies right behind the other, with nothing in between.
-    pub(crate) fn touch(&self, first: &Ticket, second: &Ticket) -> bool {
+    pub(crate) fn touch(&self, first: &Ticket<'_>, second: &Ticket<'_>) -> bool {
         first.iova.checked_add(first.length) == Some(second.iova)
     }
 

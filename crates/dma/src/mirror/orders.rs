@@ -37,7 +37,7 @@ fn region(iova: u64, pages: u64, address: u64) -> Region {
     Region { iova, length: pages * PAGE, perms: DmaPerms::READ_WRITE, source }
 }
 
-fn reserve(mirror: &Mirror, region: Region) -> Ticket {
+fn reserve(mirror: &Mirror, region: Region) -> Ticket<'_> {
     let Region { iova, length, perms, source } = region;
     let mut new = New { length, perms, source, keep: None };
     let warm = mirror.reserve_warm(iova, &new);
@@ -49,13 +49,18 @@ fn map(mirror: &Mirror, region: Region) {
     mirror.commit(&ticket);
 }
 
+fn begin_unmap(mirror: &Mirror, iova: u64, length: u64) -> Result<Ticket<'_>, DmaError> {
+    let hot = mirror.begin_unmap_hot(iova, length);
+    hot.map_or_else(|| mirror.begin_unmap_of_index(iova, length), Ok)
+}
+
 fn unmap_and_keep(mirror: &Mirror, region: Region) {
-    let ticket = mirror.begin_unmap(region.iova, region.length).expect("mapped");
+    let ticket = begin_unmap(mirror, region.iova, region.length).expect("mapped");
     drop(mirror.unmapped(&ticket));
 }
 
 fn unmap(mirror: &Mirror, region: Region) {
-    let ticket = mirror.begin_unmap(region.iova, region.length).expect("mapped");
+    let ticket = begin_unmap(mirror, region.iova, region.length).expect("mapped");
     drop(mirror.free(&ticket));
 }
 
@@ -120,22 +125,23 @@ fn who_takes_a_place_sees_what_was_there_gone() {
         let mirror = with_a_place_that_waits();
         let one = region(FIRST, 1, 2 * MEMORY);
         map(&mirror, one);
-        let before = mirror.mapped();
+        let before = mirror.mapped().first().map(|ticket| (ticket.tile, ticket.word));
+        let (tile, word) = before.expect("one");
         let other = Arc::clone(&mirror);
         let mapping = thread::spawn(move || {
             let Region { length, perms, source, .. } = region(FIRST, 1, 3 * MEMORY);
             let new = New { length, perms, source, keep: None };
             let ticket = other.reserve_warm(FIRST, &new)?;
             other.commit(&ticket);
-            Some(ticket)
+            Some(ticket.word)
         });
         unmap_and_keep(&mirror, one);
         match mapping.join().expect("no panic") {
-            Some(ticket) => {
-                assert!(ticket.word.at(Stage::Mapped) != before[0].word, "another mapping");
+            Some(new) => {
+                assert!(new.at(Stage::Mapped) != word, "another mapping");
                 assert_eq!(mirror.regions(), [region(FIRST, 1, 3 * MEMORY)]);
             }
-            None => assert_eq!(mirror.warm.kept(), Some(before[0].tile)),
+            None => assert_eq!(mirror.warm.kept(), Some(tile)),
         }
     });
 }
@@ -235,7 +241,7 @@ fn what_is_unmapped_is_what_was_mapped_there() {
         let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
         map(&mirror, one);
         let other = Arc::clone(&mirror);
-        let unmapping = thread::spawn(move || match other.begin_unmap(FIRST, PAGE) {
+        let unmapping = thread::spawn(move || match begin_unmap(&other, FIRST, PAGE) {
             Ok(ticket) => {
                 drop(other.unmapped(&ticket));
                 1
@@ -244,7 +250,7 @@ fn what_is_unmapped_is_what_was_mapped_there() {
             Err(error) => panic!("{error}"),
         });
         let mut mine = 0;
-        if let Ok(ticket) = mirror.begin_unmap(FIRST, PAGE) {
+        if let Ok(ticket) = begin_unmap(&mirror, FIRST, PAGE) {
             mine += 1;
             drop(mirror.unmapped(&ticket));
             // The kept place is in the way, and given up.
@@ -262,7 +268,7 @@ fn of_two_that_unmap_one_does() {
     model(|| {
         let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
         map(&mirror, one);
-        let begin = |mirror: &Mirror| match mirror.begin_unmap(FIRST, PAGE) {
+        let begin = |mirror: &Mirror| match begin_unmap(&mirror, FIRST, PAGE) {
             Ok(ticket) => {
                 drop(mirror.free(&ticket));
                 1
@@ -293,7 +299,7 @@ fn what_is_copied_is_not_unmapped_meanwhile() {
             Err(DmaError::Busy { .. } | DmaError::NotMapped { .. }) => {}
             Err(error) => panic!("{error}"),
         });
-        if let Ok(ticket) = mirror.begin_unmap(FIRST, PAGE) {
+        if let Ok(ticket) = begin_unmap(&mirror, FIRST, PAGE) {
             drop(mirror.free(&ticket));
         }
         copying.join().expect("no panic");
@@ -309,7 +315,7 @@ fn what_another_thread_unmaps_is_forgotten_once() {
         let known = mirror.mapped();
         let other = Arc::clone(&mirror);
         let unmapping = thread::spawn(move || {
-            if let Ok(ticket) = other.begin_unmap(FIRST, PAGE) {
+            if let Ok(ticket) = begin_unmap(&other, FIRST, PAGE) {
                 drop(other.free(&ticket));
                 map(&other, region(FIRST, 1, MEMORY));
             }

@@ -175,7 +175,7 @@ impl AddressSpace {
     fn refused(
         &self,
         place: IovaChoice,
-        ticket: Ticket,
+        ticket: Ticket<'_>,
         error: IoctlError,
         tries: u32,
     ) -> Result<Option<Arc<Mapping>>, DmaError> {
@@ -202,7 +202,7 @@ impl AddressSpace {
 
     /// Undoes a reservation that the kernel refused, with no other place to try.
     #[cold]
-    fn refused_at(&self, place: IovaChoice, ticket: Ticket, error: IoctlError) -> DmaError {
+    fn refused_at(&self, place: IovaChoice, ticket: Ticket<'_>, error: IoctlError) -> DmaError {
         trace::refused("map", ticket.iova, ticket.length, error.errno);
         drop(self.mirror.free(&ticket));
         self.explain(place, ticket.length, error)
@@ -210,7 +210,7 @@ impl AddressSpace {
 
     /// Takes addresses, and asks the kernel what is permitted where what is known is no answer.
     #[inline]
-    pub(super) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket, DmaError> {
+    pub(super) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket<'_>, DmaError> {
         match self.mirror.reserve(place, new) {
             Ok(ticket) => Ok(ticket),
             Err(denied) => {

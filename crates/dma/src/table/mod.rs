@@ -191,13 +191,25 @@ impl Table {
         }
     }
 
-    /// Gives taken tiles back that lie one behind the other: as one, so that they are listed once.
+    /// Gives taken tiles back that lie one behind the other with nothing in between: as one, so that
+    /// they are listed once. They are linked as they lie, and so become spare ones.
     pub(crate) fn release_run(&mut self, run: impl IntoIterator<Item = u32>) {
         let mut run = run.into_iter();
         let Some(first) = run.next() else { return };
+        let mut end = first;
         for tile in run {
-            self.tile_mut(first).last = self.tile(tile).last;
-            self.remove(tile);
+            self.tile_mut(tile).kind = Kind::Spare;
+            end = tile;
+        }
+        if end != first {
+            let Tile { last, after, .. } = *self.tile(end);
+            self.tile_mut(end).after = self.spare;
+            self.spare = self.tile(first).after;
+            if after != NONE {
+                self.tile_mut(after).before = first;
+            }
+            let whole = self.tile_mut(first);
+            (whole.last, whole.after) = (last, after);
         }
         self.release(first);
     }
