@@ -58,6 +58,11 @@ impl Word {
         Self(self.0 | HOLDS)
     }
 
+    /// All of it: another one as soon as anything has changed.
+    pub(super) fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Whether memory is kept for the mapping.
     pub(super) fn holds_memory(self) -> bool {
         self.0 & HOLDS != 0

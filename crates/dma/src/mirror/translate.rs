@@ -57,9 +57,27 @@ impl Mirror {
             return None;
         }
         let state = self.lock();
-        let mut shadows = state.addresses.as_ref()?.shadows().iter();
-        let shadow = || shadows.find_map(|tile| self.block(*tile).translate(address, last));
-        seen().or_else(shadow)
+        let shadows = state.addresses.as_ref()?.shadows();
+        let shadow = || shadows.iter().find_map(|tile| self.block(*tile).translate(address, last));
+        let indexed = self.by_address.index()?.floor(address).map(|(_, tile)| tile);
+        // Only how far each has come can change under the lock. Mixed by the golden ratio, in order.
+        let stages = || {
+            let words = indexed.iter().chain(shadows).map(|tile| self.block(*tile).word());
+            words.fold(0_u64, |mixed, word| {
+                mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(word.bits())
+            })
+        };
+        // One can be completed after it was looked at, and another begin to go before it is. That
+        // takes no lock: then they are looked at again.
+        let mut before = stages();
+        loop {
+            let found = seen().or_else(shadow);
+            let after = stages();
+            if found.is_some() || after == before {
+                return found;
+            }
+            before = after;
+        }
     }
 
     #[cold]
