@@ -45,9 +45,9 @@ fn place(number: u32) -> (usize, usize) {
     if number < FIRST_CHUNK {
         return (0, index(number));
     }
-    let chunk = number.ilog2() - FIRST_CHUNK.ilog2() + 1;
-    let first = FIRST_CHUNK << (chunk - 1);
-    (index(chunk), index(number - first))
+    // The highest bit says which chunk, the others where there.
+    let log = number.ilog2();
+    (index(log - (FIRST_CHUNK.ilog2() - 1)), index(number ^ (1 << log)))
 }
 
 #[cfg(test)]

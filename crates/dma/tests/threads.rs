@@ -102,6 +102,43 @@ fn eight_threads_lose_nothing_and_double_nothing() {
     }
 }
 
+/// All want the same page, as it was or with the one behind it. Who has it finds exactly its own.
+#[test]
+fn a_place_that_all_want_is_one_thread_s() {
+    let sim = SimIoas::new(SimFlavour::Iommufd, SimLimits::default());
+    let space = AddressSpace::simulated(sim.clone());
+    let (start, had) = (Barrier::new(4), std::sync::atomic::AtomicU64::new(0));
+    let want = &|thread: u64| {
+        start.wait();
+        for round in 0..20_000 {
+            let length = if thread == 3 && round % 16 == 0 { 2 * PAGE } else { PAGE };
+            let address = ((thread + 1) << 40) + round * 2 * PAGE;
+            // SAFETY: the simulated IOMMU never touches memory.
+            match unsafe { space.map(IovaChoice::Fixed(PAGE), memory(address), length, RW) } {
+                Ok(iova) => {
+                    let source = Source::Memory { address };
+                    let found = space.find(iova).expect("this thread mapped it");
+                    assert_eq!((found.length, found.source), (length, source));
+                    assert_eq!(sim.lookup(iova).map(|area| area.source), Some(source));
+                    if round > 10_000 {
+                        assert_eq!(space.translate(memory(address), length), Some(iova));
+                    }
+                    space.unmap(iova, length).expect("this thread mapped it");
+                    had.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+                Err(error) => assert_eq!(error.kind(), DmaErrorKind::Overlap, "{error}"),
+            }
+            if round % 256 == thread {
+                space.ranges().expect("a simulated one has them");
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..4).for_each(|thread| drop(scope.spawn(move || want(thread)))));
+    assert_eq!((space.regions(), sim.areas()), (vec![], vec![]));
+    assert_eq!((space.stats().mappings, space.stats().bytes), (0, 0));
+    assert!(had.into_inner() > 0);
+}
+
 /// Everybody asks for the first time at once, while the mappings are already there.
 #[test]
 fn what_is_mapped_is_found_by_whoever_asks_first() {

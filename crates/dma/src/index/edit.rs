@@ -50,24 +50,25 @@ impl Index {
         Some(value)
     }
 
-    /// Removes entries with these keys, which ascend: those that stand side by side in a leaf at once.
-    pub(crate) fn remove_run(&self, writer: &mut Writer, keys: impl Iterator<Item = u64>) {
-        let mut keys = keys.peekable();
-        while let Some(key) = keys.next() {
-            let way = self.way_to(key);
+    /// Removes all entries from one key to another, both included: those of a leaf at once.
+    pub(crate) fn remove_run(&self, writer: &mut Writer, first: u64, last: u64) {
+        loop {
+            // From the last one down, so that what is left in a leaf mostly stays where it is.
+            let way = self.way_to(last);
             let leaf = self.node(way.leaf);
-            let Some(at) = leaf.rank(key).checked_sub(1).filter(|at| leaf.key(*at) == key) else {
-                continue;
-            };
-            let mut end = at + 1;
-            while end < leaf.len() && keys.next_if_eq(&leaf.key(end)).is_some() {
-                end += 1;
+            let at = first.checked_sub(1).map_or(0, |below| leaf.rank(below));
+            let end = leaf.rank(last);
+            if at >= end {
+                return;
             }
             writer.entries -= end - at;
             self.change(|index| {
                 leaf.remove_range(at, end);
                 index.after_removal(writer, &way);
             });
+            if at > 0 {
+                return;
+            }
         }
     }
 

@@ -44,7 +44,8 @@ impl Node {
 
     /// Makes it shorter, or empties it.
     pub(super) fn truncate(&self, length: usize) {
-        (length..self.len()).for_each(|at| self.set_key(at, u64::MAX));
+        let keys = self.keys.as_flattened().get(length..self.len());
+        keys.into_iter().flatten().for_each(|key| key.store(u64::MAX, Ordering::Relaxed));
         self.set_len(length);
     }
 

@@ -37,7 +37,7 @@ fn children(index: &Index, number: u32, least: Option<u64>) -> Vec<(u32, Option<
 enum Op {
     Insert(u64),
     Remove(u64),
-    /// From a key on, those that are there and some that aren't, as many as that.
+    /// From a key on, as many as that.
     RemoveRun(u64, usize),
     Floor(u64),
 }
@@ -63,15 +63,12 @@ fn run(ops: &[Op]) {
             }
             Op::Remove(key) => assert_eq!(index.remove(&mut writer, *key), model.remove(key)),
             Op::RemoveRun(key, most) => {
-                let mut run: Vec<u64> =
-                    model.range(key..).map(|(key, _)| *key).take(*most).collect();
+                let run: Vec<u64> = model.range(key..).map(|(key, _)| *key).take(*most).collect();
                 model.retain(|key, _| !run.contains(key));
-                // Keys that aren't there: in between, and behind.
-                run.extend(run.clone().iter().map(|key| key + 1));
-                run.sort_unstable();
-                run.retain(|key| !model.contains_key(key));
-                run.dedup();
-                index.remove_run(&mut writer, run.into_iter());
+                // Also where the first or the last isn't there.
+                let last = run.last().map_or(*key, |last| last + number as u64 % 2);
+                let last = if model.contains_key(&last) { last - 1 } else { last };
+                index.remove_run(&mut writer, *key, last);
             }
             Op::Floor(key) => {
                 let floor = model.range(..=*key).next_back().map(|(key, value)| (*key, *value));

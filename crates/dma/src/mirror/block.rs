@@ -3,7 +3,7 @@
 use berth_uapi::DmaPerms;
 
 use super::{Region, Source};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence, spin_loop};
 
 /// How far a mapping has come; no lock is held over the ioctl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub(super) enum Stage {
     Unmapping,
 }
 
-/// A mapping's generation, stage, access, kind of source and of place in one word, so that a change of stage
-/// is one compare-and-swap that fails for another mapping of the same number.
+/// A mapping's generation, stage, access, kind of source, of place and of memory in one word, so that a
+/// change of stage is one compare-and-swap that fails for another mapping of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word(u64);
 
@@ -29,12 +29,14 @@ const READ: u64 = 1 << 3;
 const WRITE: u64 = 1 << 4;
 const FILE: u64 = 1 << 5;
 const OPEN: u64 = 1 << 6;
+const HOLDS: u64 = 1 << 7;
 const GENERATION: u32 = 8;
 
 impl Word {
+    /// Of the next mapping of the same number.
     #[inline]
-    pub(super) fn new(generation: u64, perms: DmaPerms, source: Source) -> Self {
-        let mut word = generation << GENERATION;
+    pub(super) fn next(self, perms: DmaPerms, source: Source) -> Self {
+        let mut word = ((self.0 >> GENERATION) + 1) << GENERATION;
         word |= if perms.read { READ } else { 0 };
         word |= if perms.write { WRITE } else { 0 };
         word |= if matches!(source, Source::File { .. }) { FILE } else { 0 };
@@ -49,6 +51,21 @@ impl Word {
     /// Whether the mapping's place was left open.
     pub(super) fn has_open_place(self) -> bool {
         self.0 & OPEN != 0
+    }
+
+    /// The same, of a mapping whose memory is kept where it is.
+    pub(super) fn with_memory(self) -> Self {
+        Self(self.0 | HOLDS)
+    }
+
+    /// All of it: another one as soon as anything has changed.
+    pub(super) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether memory is kept for the mapping.
+    pub(super) fn holds_memory(self) -> bool {
+        self.0 & HOLDS != 0
     }
 
     #[inline]
@@ -87,7 +104,8 @@ impl Word {
     }
 }
 
-/// A mapping. Only the word changes while an index names it.
+/// A mapping. While an index names it only the word changes, and the source where its place is used
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct Block {
     word: AtomicU64,
@@ -100,13 +118,32 @@ impl Block {
     /// Writes all of it, before an index names it.
     #[inline]
     pub(super) fn set(&self, region: &Region, word: Word) {
-        // Who sees any of this sees that the mapping before is gone, too.
+        // Who sees where it is now sees that the mapping before is gone, too.
         fence(Ordering::Release);
-        let (Source::Memory { address: source } | Source::File { offset: source }) = region.source;
         self.iova.store(region.iova, Ordering::Relaxed);
         self.length.store(region.length, Ordering::Relaxed);
+        self.set_again(region.source, word);
+    }
+
+    /// Makes it another mapping of the same addresses, also while an index names it.
+    #[inline]
+    pub(super) fn set_again(&self, source: Source, word: Word) {
+        // As there.
+        fence(Ordering::Release);
+        let (Source::Memory { address: source } | Source::File { offset: source }) = source;
         self.source.store(source, Ordering::Relaxed);
         self.word.store(word.0, Ordering::Release);
+    }
+
+    /// Whether it is, or was, exactly here.
+    #[inline]
+    pub(super) fn is_at(&self, iova: u64, length: u64) -> bool {
+        self.iova.load(Ordering::Relaxed) == iova && self.length.load(Ordering::Relaxed) == length
+    }
+
+    /// Where it is, first address and length: for who alone can change it.
+    pub(super) fn place(&self) -> (u64, u64) {
+        (self.iova.load(Ordering::Relaxed), self.length.load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -119,19 +156,26 @@ impl Block {
         self.word().is_mapped()
     }
 
-    /// The mapping and its word. Whole only as far as an index named it all the while.
+    /// The mapping and its word. Where it is, is right only as far as an index named it all the while;
+    /// what it shows is that word's, unless its place waits.
     #[inline]
     pub(super) fn get(&self) -> (Region, Word) {
-        let word = self.word();
-        let source = self.source.load(Ordering::Relaxed);
-        let source = if word.0 & FILE == 0 {
-            Source::Memory { address: source }
-        } else {
-            Source::File { offset: source }
-        };
-        let iova = self.iova.load(Ordering::Relaxed);
-        let length = self.length.load(Ordering::Relaxed);
-        (Region { iova, length, perms: word.perms(), source }, word)
+        loop {
+            let word = self.word();
+            let source = self.source.load(Ordering::Relaxed);
+            let source = if word.0 & FILE == 0 {
+                Source::Memory { address: source }
+            } else {
+                Source::File { offset: source }
+            };
+            let (iova, length) = self.place();
+            fence(Ordering::Acquire);
+            // A word is of one mapping, and of one stage of it.
+            if self.word.load(Ordering::Relaxed) == word.0 {
+                return (Region { iova, length, perms: word.perms(), source }, word);
+            }
+            spin_loop();
+        }
     }
 
     /// Takes exactly this mapping to unmap it, if it is complete; the word that it has then.
@@ -140,9 +184,7 @@ impl Block {
     #[inline]
     pub(super) fn begin_unmap(&self, iova: u64, length: u64) -> Option<Word> {
         let word = self.word();
-        let this = word.stage() == Stage::Mapped
-            && self.iova.load(Ordering::Relaxed) == iova
-            && self.length.load(Ordering::Relaxed) == length;
+        let this = word.stage() == Stage::Mapped && self.is_at(iova, length);
         let leaving = word.at(Stage::Unmapping);
         (this && self.exchange(word, leaving)).then_some(leaving)
     }
@@ -163,7 +205,7 @@ impl Block {
         let before = self.word();
         let seen = self.translate(address, last)?;
         fence(Ordering::Acquire);
-        // A word is of one mapping, and of one stage of it.
+        // As above.
         (self.word.load(Ordering::Relaxed) == before.0).then_some(seen)
     }
 
@@ -195,8 +237,13 @@ mod tests {
             (DmaPerms::READ_WRITE, Source::Memory { address: 0 }),
         ] {
             let region = Region { iova: 0x1000, length: 0x2000, perms, source };
-            let first = Word::new(u64::MAX >> GENERATION, perms, source);
+            let before = Word((u64::MAX - 1) << GENERATION);
+            let first = before.next(perms, source).with_open_place().with_memory();
+            assert!(first.has_open_place() && first.holds_memory());
+            assert!(!before.has_open_place() && !before.holds_memory());
             block.set(&region, first);
+            block.set_again(source, first);
+            assert!(block.is_at(0x1000, 0x2000) && !block.is_at(0x1000, 0x1000));
             for stage in [Stage::Mapped, Stage::Copying, Stage::Unmapping] {
                 assert!(block.exchange(first.at(first.stage()), first.at(stage)));
                 assert!(!block.exchange(first.at(Stage::Mapping), first), "it was moved on");

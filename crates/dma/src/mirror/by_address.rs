@@ -55,19 +55,22 @@ impl ByAddress {
         self.shadows.load(Ordering::Acquire) > 0 || self.moves() != moves
     }
 
-    /// Begins to keep all of `tiles`, each with the first and last address of its memory. Readers
-    /// see the index only once it has all of them.
+    /// Begins to keep all of `tiles`, each with the first and last address of its memory, or none if
+    /// that isn't known yet. Readers see the index only once it has all of them.
     pub(super) fn build(
         &self,
-        tiles: impl Iterator<Item = (u32, (u64, u64))>,
+        tiles: impl Iterator<Item = (u32, Option<(u64, u64)>)>,
         last_of: impl Fn(u32) -> u64,
     ) -> AddressWriter {
         let (index, writer) = Index::new();
         let hints = Hints::new();
         let mut addresses = AddressWriter { writer, shadows: Vec::new(), next: 0 };
         for (tile, memory) in tiles {
-            hints.made(memory.1 - memory.0 + 1);
-            if !addresses.index_it(&index, tile, memory, &last_of) {
+            let indexed = memory.is_some_and(|memory| {
+                hints.made(memory.1 - memory.0 + 1);
+                addresses.index_it(&index, tile, memory, &last_of)
+            });
+            if !indexed {
                 addresses.shadows.push(tile);
             }
         }
@@ -110,26 +113,27 @@ impl AddressWriter {
         free
     }
 
-    /// Takes a mapping out; `range_of` answers where another's memory is.
+    /// Takes a mapping out; `range_of` answers where another's memory is, if that is known yet.
     pub(super) fn remove(
         &mut self,
         by: &ByAddress,
         tile: u32,
         (address, last): (u64, u64),
-        range_of: impl Fn(u32) -> (u64, u64),
+        range_of: impl Fn(u32) -> Option<(u64, u64)>,
     ) {
         let (Some(index), Some(hints)) = (by.index(), by.hints()) else { return };
         hints.gone(tile, address, last);
         if index.get(address) != Some(tile) {
-            self.shadows.retain(|shadow| *shadow != tile);
-            by.shadows.store(self.shadows.len(), Ordering::Release);
-            return;
+            return self.forget(by, tile);
         }
         index.remove(&mut self.writer, address);
         for _ in 0..MOVED.min(self.shadows.len()) {
             self.next = if self.next < self.shadows.len() { self.next } else { 0 };
             let shadow = self.shadows[self.next];
-            if self.index_it(index, shadow, range_of(shadow), |tile| range_of(tile).1) {
+            let last_of = |tile| range_of(tile).unwrap_or_default().1;
+            let indexed = range_of(shadow)
+                .is_some_and(|memory| self.index_it(index, shadow, memory, last_of));
+            if indexed {
                 by.moves.fetch_add(1, Ordering::Release);
                 self.shadows.swap_remove(self.next);
                 by.shadows.store(self.shadows.len(), Ordering::Release);
@@ -140,6 +144,12 @@ impl AddressWriter {
                 break;
             }
         }
+    }
+
+    /// Takes off the list what is on it.
+    pub(super) fn forget(&mut self, by: &ByAddress, tile: u32) {
+        self.shadows.retain(|shadow| *shadow != tile);
+        by.shadows.store(self.shadows.len(), Ordering::Release);
     }
 
     /// What the index doesn't have.

@@ -6,6 +6,8 @@ mod claim;
 mod hints;
 mod hot;
 mod places;
+mod translate;
+mod warm;
 
 use std::sync::{Arc, PoisonError};
 
@@ -15,6 +17,7 @@ use self::block::{Block, Stage, Word};
 use self::by_address::{AddressWriter, ByAddress};
 use self::hot::Hot;
 use self::places::Places;
+use self::warm::Warm;
 use crate::chunks::Chunks;
 use crate::error::DmaError;
 use crate::index::{Index, Writer};
@@ -89,11 +92,21 @@ pub(crate) enum Denied {
 /// A mapping of which this thread alone decides what becomes of it.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Ticket {
+pub(crate) struct Ticket<'a> {
+    /// That of the tile.
+    block: &'a Block,
     tile: u32,
     word: Word,
     pub(crate) iova: u64,
     pub(crate) length: u64,
+}
+
+impl Ticket<'_> {
+    /// The same, for what is seldom done: a ticket that is lent nowhere else needs no memory.
+    #[inline]
+    pub(crate) fn aside(&self) -> Self {
+        Self { ..*self }
+    }
 }
 
 #[derive(Debug)]
@@ -108,13 +121,14 @@ struct State {
     kept: Vec<Option<Arc<Mapping>>>,
     /// Addresses that are free, though the table has them as taken and the index names them.
     places: Places,
-    generations: u64,
+    /// Of what the table has as taken, so with those of places that wait.
     bytes: u64,
 }
 
 /// All mappings.
 ///
-/// The lock is held to reserve addresses and to give them up, never over an ioctl and never to look.
+/// The lock is held to reserve addresses and to give them up, never over an ioctl and never to look; a
+/// place that was chosen and given back a moment ago is taken and given back again without it.
 /// In between, a mapping belongs to the thread that moved it on with a compare-and-swap: it alone
 /// says whether it is mapped now, or gone. So memory is let go only by who knows that the kernel has.
 #[derive(Debug)]
@@ -122,6 +136,7 @@ pub(crate) struct Mirror {
     index: Index,
     /// Mappings that were made last: where one that is to be unmapped is looked first.
     hot: Hot,
+    warm: Warm,
     by_address: ByAddress,
     blocks: Chunks<Block>,
     state: Mutex<State>,
@@ -138,12 +153,11 @@ impl Mirror {
             addresses: None,
             kept: Vec::new(),
             places: Places::default(),
-            generations: 0,
             bytes: 0,
         };
-        let (hot, by_address) = (Hot::new(), ByAddress::default());
+        let (hot, warm, by_address) = (Hot::new(), Warm::new(), ByAddress::default());
         let blocks = Chunks::new();
-        Self { index, hot, by_address, blocks, state: Mutex::new(state) }
+        Self { index, hot, warm, by_address, blocks, state: Mutex::new(state) }
     }
 
     /// Learns what is permitted, and answers whether that is something new.
@@ -166,33 +180,36 @@ impl Mirror {
         state.give_out();
     }
 
-    /// Takes exactly one mapping to unmap it.
+    /// Takes exactly one mapping to unmap it, if it is found where it is looked first.
+    #[inline]
+    pub(crate) fn begin_unmap_hot(&self, iova: u64, length: u64) -> Option<Ticket<'_>> {
+        let tile = self.hot.get(iova);
+        let block = self.blocks.get(tile)?;
+        let word = block.begin_unmap(iova, length)?;
+        Some(Ticket { block, tile, word, iova, length })
+    }
+
+    /// Takes exactly one mapping to unmap it, wherever it is.
     ///
     /// # Errors
     ///
     /// Nothing is there, or not exactly this, or it is busy.
-    #[inline]
-    pub(crate) fn begin_unmap(&self, iova: u64, length: u64) -> Result<Ticket, DmaError> {
-        let hot = self.hot.get(iova);
-        if let Some(block) = self.blocks.get(hot)
-            && let Some(word) = block.begin_unmap(iova, length)
-        {
-            return Ok(Ticket { tile: hot, word, iova, length });
-        }
-        self.begin_unmap_of_index(iova, length)
-    }
-
     #[inline(never)]
-    fn begin_unmap_of_index(&self, iova: u64, length: u64) -> Result<Ticket, DmaError> {
+    pub(crate) fn begin_unmap_of_index(
+        &self,
+        iova: u64,
+        length: u64,
+    ) -> Result<Ticket<'_>, DmaError> {
         let last = iova.saturating_add(length.saturating_sub(1));
+        let mut below = Some(last);
         loop {
-            let Some((tile, region, word)) = self.seen(last).filter(|s| s.1.range().last >= iova)
-            else {
+            let seen = below.and_then(|below| self.seen(below));
+            let Some((tile, region, word)) = seen.filter(|s| s.1.range().last >= iova) else {
                 return Err(DmaError::NotMapped { iova, length });
             };
             if word.stage() == Stage::Kept {
                 // It's none, and can hide one that begins before it.
-                self.give_places_up(&mut self.lock());
+                below = region.iova.checked_sub(1);
                 continue;
             }
             if (region.iova, region.length) != (iova, length) {
@@ -202,9 +219,11 @@ impl Mirror {
                 return Err(DmaError::Busy { iova });
             }
             let leaving = word.at(Stage::Unmapping);
-            if self.block(tile).exchange(word, leaving) {
-                return Ok(Ticket { tile, word: leaving, iova, length });
+            let block = self.block(tile);
+            if block.exchange(word, leaving) {
+                return Ok(Ticket { block, tile, word: leaving, iova, length });
             }
+            below = Some(last);
         }
     }
 
@@ -217,7 +236,7 @@ impl Mirror {
         &self,
         iova: u64,
         length: u64,
-    ) -> Result<(Ticket, Region, Option<Arc<Mapping>>), DmaError> {
+    ) -> Result<(Ticket<'_>, Region, Option<Arc<Mapping>>), DmaError> {
         loop {
             let seen = self.seen(iova).filter(|s| s.1.range().last >= iova);
             let Some((tile, region, word)) = seen else {
@@ -233,39 +252,40 @@ impl Mirror {
                 return Err(DmaError::Busy { iova: region.iova });
             }
             let copying = word.at(Stage::Copying);
-            if self.block(tile).exchange(word, copying) {
+            let block = self.block(tile);
+            if block.exchange(word, copying) {
                 let kept = self.lock().kept_of(tile);
-                let ticket =
-                    Ticket { tile, word: copying, iova: region.iova, length: region.length };
+                let Region { iova, length, .. } = region;
+                let ticket = Ticket { block, tile, word: copying, iova, length };
                 return Ok((ticket, region, kept));
             }
         }
     }
 
     /// Names every mapping that is complete now.
-    pub(crate) fn mapped(&self) -> Vec<Ticket> {
+    pub(crate) fn mapped(&self) -> Vec<Ticket<'_>> {
         let state = self.lock();
         let tickets = state.table.taken().filter_map(|tile| {
-            let (region, word) = self.block(tile).get();
-            let Region { iova, length, .. } = region;
-            (word.stage() == Stage::Mapped).then_some(Ticket { tile, word, iova, length })
+            let block = self.block(tile);
+            let (Region { iova, length, .. }, word) = block.get();
+            (word.stage() == Stage::Mapped).then_some(Ticket { block, tile, word, iova, length })
         });
         tickets.collect()
     }
 
     /// Forgets mappings that were complete before the kernel unmapped everything. One that another
     /// thread has taken meanwhile is that thread's to remove.
-    pub(crate) fn forget(&self, tickets: &[Ticket]) {
+    pub(crate) fn forget(&self, tickets: &[Ticket<'_>]) {
         for ticket in tickets {
             let gone = ticket.word.at(Stage::Unmapping);
-            if self.block(ticket.tile).exchange(ticket.word, gone) {
+            if ticket.block.exchange(ticket.word, gone) {
                 drop(self.free(ticket));
             }
         }
     }
 
     /// Whether one lies right behind the other, with nothing in between.
-    pub(crate) fn touch(&self, first: &Ticket, second: &Ticket) -> bool {
+    pub(crate) fn touch(&self, first: &Ticket<'_>, second: &Ticket<'_>) -> bool {
         first.iova.checked_add(first.length) == Some(second.iova)
     }
 
@@ -291,82 +311,12 @@ impl Mirror {
         })
     }
 
-    /// Where devices see this memory: by a complete mapping that shows all of it. Without a lock, unless
-    /// some memory is mapped more than once or nobody has asked before.
-    pub(crate) fn translate(&self, address: u64, length: u64) -> Option<u64> {
-        let last = address.checked_add(length.checked_sub(1)?)?;
-        let hint = self.by_address.hints().map(|hints| hints.get(address));
-        if let Some(block) = hint.and_then(|tile| self.blocks.get(tile))
-            && let Some(iova) = block.translate_alone(address, last)
-        {
-            return Some(iova);
-        }
-        self.translate_by_index(address, last)
-    }
-
-    #[inline(never)]
-    fn translate_by_index(&self, address: u64, last: u64) -> Option<u64> {
-        let index = match self.by_address.index() {
-            Some(index) => index,
-            None => self.build_addresses()?,
-        };
-        let moves = self.by_address.moves();
-        let seen = || {
-            index.read(|index| {
-                let (_, tile) = index.floor(address)?;
-                let iova = self.blocks.get(tile)?.translate(address, last)?;
-                Some((tile, iova))
-            })
-        };
-        if let Some((tile, iova)) = seen() {
-            // One that lives stays, so that those who ask write nothing that others read.
-            let hints = self.by_address.hints()?;
-            if !self.blocks.get(hints.get(address)).is_some_and(Block::is_mapped) {
-                hints.put(address, tile);
-            }
-            return Some(iova);
-        }
-        let seen = || seen().map(|(_, iova)| iova);
-        self.translate_shadow(address, last, moves, seen)
-    }
-
-    /// Looks at what the index doesn't have.
-    #[cold]
-    fn translate_shadow(
-        &self,
-        address: u64,
-        last: u64,
-        moves: usize,
-        seen: impl Fn() -> Option<u64>,
-    ) -> Option<u64> {
-        if !self.by_address.has_more(moves) {
-            return None;
-        }
-        let state = self.lock();
-        let mut shadows = state.addresses.as_ref()?.shadows().iter();
-        let shadow = || shadows.find_map(|tile| self.block(*tile).translate(address, last));
-        seen().or_else(shadow)
-    }
-
-    #[cold]
-    fn build_addresses(&self) -> Option<&Index> {
-        let mut state = self.lock();
-        if state.addresses.is_none() {
-            let of_memory = |tile| {
-                let (region, word) = self.block(tile).get();
-                let kept = word.stage() == Stage::Kept;
-                region.memory().filter(|_| !kept).map(|memory| (tile, memory))
-            };
-            let tiles = state.table.taken().filter_map(of_memory);
-            state.addresses = Some(self.by_address.build(tiles, |tile| self.memory_of(tile).1));
-        }
-        self.by_address.index()
-    }
-
     /// How many mappings there are, complete or not, and how many bytes they have.
     pub(crate) fn totals(&self) -> (usize, u64) {
         let state = self.lock();
-        (state.writer.len() - state.places.len(), state.bytes)
+        let waits = self.warm.kept().map(|tile| self.block(tile).place().1);
+        let mappings = state.writer.len() - state.places.len() - usize::from(waits.is_some());
+        (mappings, state.bytes - state.places.bytes() - waits.unwrap_or(0))
     }
 
     /// Gives up memory that the kernel may still hand to a device: it is never freed.
@@ -374,10 +324,6 @@ impl Mirror {
         for kept in std::mem::take(&mut self.lock().kept) {
             std::mem::forget(kept);
         }
-    }
-
-    fn memory_of(&self, tile: u32) -> (u64, u64) {
-        self.block(tile).get().0.memory().unwrap_or_default()
     }
 
     #[expect(clippy::expect_used, reason = "tiles that were taken once have a block for good")]

@@ -5,8 +5,8 @@ use berth_uapi::{DmaPerms, IovaChoice, IovaRange};
 use loom::{model::Builder, sync::Arc, thread};
 
 use super::{
-    Mirror, New, Region, Source, Ticket,
-    block::{Block, Stage, Word},
+    Denied, Mirror, New, Region, Source, Ticket,
+    block::{Block, Stage},
 };
 use crate::error::DmaError;
 
@@ -37,10 +37,11 @@ fn region(iova: u64, pages: u64, address: u64) -> Region {
     Region { iova, length: pages * PAGE, perms: DmaPerms::READ_WRITE, source }
 }
 
-fn reserve(mirror: &Mirror, region: Region) -> Ticket {
+fn reserve(mirror: &Mirror, region: Region) -> Ticket<'_> {
     let Region { iova, length, perms, source } = region;
     let mut new = New { length, perms, source, keep: None };
-    mirror.reserve(IovaChoice::Fixed(iova), &mut new).expect("free")
+    let warm = mirror.reserve_warm(iova, &new);
+    warm.unwrap_or_else(|| mirror.reserve(IovaChoice::Fixed(iova), &mut new).expect("free"))
 }
 
 fn map(mirror: &Mirror, region: Region) {
@@ -48,13 +49,18 @@ fn map(mirror: &Mirror, region: Region) {
     mirror.commit(&ticket);
 }
 
+fn begin_unmap(mirror: &Mirror, iova: u64, length: u64) -> Result<Ticket<'_>, DmaError> {
+    let hot = mirror.begin_unmap_hot(iova, length);
+    hot.map_or_else(|| mirror.begin_unmap_of_index(iova, length), Ok)
+}
+
 fn unmap_and_keep(mirror: &Mirror, region: Region) {
-    let ticket = mirror.begin_unmap(region.iova, region.length).expect("mapped");
+    let ticket = begin_unmap(mirror, region.iova, region.length).expect("mapped");
     drop(mirror.unmapped(&ticket));
 }
 
 fn unmap(mirror: &Mirror, region: Region) {
-    let ticket = mirror.begin_unmap(region.iova, region.length).expect("mapped");
+    let ticket = begin_unmap(mirror, region.iova, region.length).expect("mapped");
     drop(mirror.free(&ticket));
 }
 
@@ -105,6 +111,129 @@ fn a_place_that_is_used_again_shows_neither_half() {
     });
 }
 
+/// A place that waits: a mapping of it came and went, and the last one's unmap named it.
+fn with_a_place_that_waits() -> Arc<Mirror> {
+    let mirror = mirror();
+    map(&mirror, region(FIRST, 1, MEMORY));
+    unmap_and_keep(&mirror, region(FIRST, 1, MEMORY));
+    mirror
+}
+
+#[test]
+fn who_takes_a_place_sees_what_was_there_gone() {
+    model(|| {
+        let mirror = with_a_place_that_waits();
+        let one = region(FIRST, 1, 2 * MEMORY);
+        map(&mirror, one);
+        let before = mirror.mapped().first().map(|ticket| (ticket.tile, ticket.word));
+        let (tile, word) = before.expect("one");
+        let other = Arc::clone(&mirror);
+        let mapping = thread::spawn(move || {
+            let Region { length, perms, source, .. } = region(FIRST, 1, 3 * MEMORY);
+            let new = New { length, perms, source, keep: None };
+            let ticket = other.reserve_warm(FIRST, &new)?;
+            other.commit(&ticket);
+            Some(ticket.word)
+        });
+        unmap_and_keep(&mirror, one);
+        match mapping.join().expect("no panic") {
+            Some(new) => {
+                assert!(new.at(Stage::Mapped) != word, "another mapping");
+                assert_eq!(mirror.regions(), [region(FIRST, 1, 3 * MEMORY)]);
+            }
+            None => assert_eq!(mirror.warm.kept(), Some(tile)),
+        }
+    });
+}
+
+/// One takes the place as it is, and the other addresses that it is in the way of.
+#[test]
+fn a_place_that_waits_is_one_thread_s() {
+    with_switches(2, || {
+        let mirror = with_a_place_that_waits();
+        let try_to_map = |mirror: &Mirror, region: Region| {
+            let Region { iova, length, perms, source } = region;
+            let mut new = New { length, perms, source, keep: None };
+            let warm = mirror.reserve_warm(iova, &new);
+            let place = IovaChoice::Fixed(iova);
+            match warm.map_or_else(|| mirror.reserve(place, &mut new), Ok) {
+                Ok(ticket) => {
+                    mirror.commit(&ticket);
+                    true
+                }
+                Err(Denied::Overlap(region)) => {
+                    assert_eq!(region.iova, FIRST);
+                    false
+                }
+                Err(denied) => panic!("{denied:?}"),
+            }
+        };
+        let (one, two) = (region(FIRST, 1, 2 * MEMORY), region(FIRST, 2, 3 * MEMORY));
+        let other = Arc::clone(&mirror);
+        let mapping = thread::spawn(move || try_to_map(&other, one));
+        let mine = try_to_map(&mirror, two);
+        let theirs = mapping.join().expect("no panic");
+        assert!(mine != theirs, "{mine} {theirs}");
+        let mapped = if mine { two } else { one };
+        assert_eq!((mirror.regions(), mirror.totals()), (vec![mapped], (1, mapped.length)));
+    });
+}
+
+/// Who gives a place back may do so when its addresses are not given out any more.
+#[test]
+fn no_place_waits_where_nothing_is_given_out() {
+    with_switches(2, || {
+        let mirror = with_a_place_that_waits();
+        let one = region(FIRST, 1, 2 * MEMORY);
+        map(&mirror, one);
+        let other = Arc::clone(&mirror);
+        let unmapping = thread::spawn(move || unmap_and_keep(&other, one));
+        mirror.allow(vec![IovaRange { start: SECOND, last: (1 << 30) - 1 }]);
+        unmapping.join().expect("no panic");
+        assert_eq!((mirror.totals(), mirror.warm.kept()), ((0, 0), None));
+        assert!(mirror.find(FIRST).is_none());
+    });
+}
+
+/// Who asks for memory first finds what takes a place meanwhile without the lock.
+#[test]
+fn memory_that_takes_a_place_meanwhile_is_found() {
+    with_switches(2, || {
+        let mirror = with_a_place_that_waits();
+        let one = region(FIRST, 1, 2 * MEMORY);
+        let other = Arc::clone(&mirror);
+        let mapping = thread::spawn(move || map(&other, one));
+        let found = mirror.translate(2 * MEMORY, PAGE);
+        assert!(found.is_none_or(|found| found == FIRST), "{found:?}");
+        mapping.join().expect("no panic");
+        assert_eq!(mirror.translate(2 * MEMORY, PAGE), Some(FIRST));
+        assert_eq!(mirror.translate(MEMORY, PAGE), None);
+        unmap_and_keep(&mirror, one);
+        assert_eq!(mirror.translate(2 * MEMORY, PAGE), None);
+        map(&mirror, region(FIRST, 1, MEMORY));
+        assert_eq!(mirror.translate(MEMORY, PAGE), Some(FIRST));
+    });
+}
+
+/// And no more what gives one back.
+#[test]
+fn memory_that_goes_meanwhile_is_found_no_more() {
+    with_switches(2, || {
+        let mirror = with_a_place_that_waits();
+        let one = region(FIRST, 1, 2 * MEMORY);
+        map(&mirror, one);
+        let other = Arc::clone(&mirror);
+        let unmapping = thread::spawn(move || unmap_and_keep(&other, one));
+        let found = mirror.translate(2 * MEMORY, PAGE);
+        assert!(found.is_none_or(|found| found == FIRST), "{found:?}");
+        unmapping.join().expect("no panic");
+        assert_eq!(mirror.translate(2 * MEMORY, PAGE), None);
+        map(&mirror, region(FIRST, 1, MEMORY));
+        assert_eq!(mirror.translate(MEMORY, PAGE), Some(FIRST));
+        assert_eq!(mirror.translate(2 * MEMORY, PAGE), None);
+    });
+}
+
 /// Who unmaps by the number that a slot names may look while it becomes another mapping's.
 #[test]
 fn what_is_unmapped_is_what_was_mapped_there() {
@@ -112,7 +241,7 @@ fn what_is_unmapped_is_what_was_mapped_there() {
         let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
         map(&mirror, one);
         let other = Arc::clone(&mirror);
-        let unmapping = thread::spawn(move || match other.begin_unmap(FIRST, PAGE) {
+        let unmapping = thread::spawn(move || match begin_unmap(&other, FIRST, PAGE) {
             Ok(ticket) => {
                 drop(other.unmapped(&ticket));
                 1
@@ -121,7 +250,7 @@ fn what_is_unmapped_is_what_was_mapped_there() {
             Err(error) => panic!("{error}"),
         });
         let mut mine = 0;
-        if let Ok(ticket) = mirror.begin_unmap(FIRST, PAGE) {
+        if let Ok(ticket) = begin_unmap(&mirror, FIRST, PAGE) {
             mine += 1;
             drop(mirror.unmapped(&ticket));
             // The kept place is in the way, and given up.
@@ -139,7 +268,7 @@ fn of_two_that_unmap_one_does() {
     model(|| {
         let (mirror, one) = (mirror(), region(FIRST, 1, MEMORY));
         map(&mirror, one);
-        let begin = |mirror: &Mirror| match mirror.begin_unmap(FIRST, PAGE) {
+        let begin = |mirror: &Mirror| match begin_unmap(&mirror, FIRST, PAGE) {
             Ok(ticket) => {
                 drop(mirror.free(&ticket));
                 1
@@ -170,7 +299,7 @@ fn what_is_copied_is_not_unmapped_meanwhile() {
             Err(DmaError::Busy { .. } | DmaError::NotMapped { .. }) => {}
             Err(error) => panic!("{error}"),
         });
-        if let Ok(ticket) = mirror.begin_unmap(FIRST, PAGE) {
+        if let Ok(ticket) = begin_unmap(&mirror, FIRST, PAGE) {
             drop(mirror.free(&ticket));
         }
         copying.join().expect("no panic");
@@ -186,7 +315,7 @@ fn what_another_thread_unmaps_is_forgotten_once() {
         let known = mirror.mapped();
         let other = Arc::clone(&mirror);
         let unmapping = thread::spawn(move || {
-            if let Ok(ticket) = other.begin_unmap(FIRST, PAGE) {
+            if let Ok(ticket) = begin_unmap(&other, FIRST, PAGE) {
                 drop(other.free(&ticket));
                 map(&other, region(FIRST, 1, MEMORY));
             }
@@ -233,8 +362,9 @@ fn memory_that_is_mapped_twice_is_found_while_either_is_there() {
 fn memory_that_was_asked_for_first_is_found_nowhere_else() {
     model(|| {
         let (one, two) = (region(FIRST, 1, MEMORY), region(SECOND, 2, 2 * MEMORY));
-        let words = [(1, one), (2, two)].map(|(number, it)| Word::new(number, it.perms, it.source));
         let block = Arc::new(Block::default());
+        let first = block.word().next(one.perms, one.source);
+        let words = [first, first.next(two.perms, two.source)];
         block.set(&one, words[0]);
         block.store(words[0].at(Stage::Mapped));
         let other = Arc::clone(&block);

@@ -1,23 +1,22 @@
 //! Places that were given back a moment ago, by their length: whoever maps as much again takes one as it
 //! is, without the table and the index, as the kernel's own allocator of IOVAs does.
 //!
-//! What somebody chose is kept for whoever chooses it again, and never given to who leaves it open: they
-//! would find it taken. It is the last one alone, since those who leave it open are given what is free
-//! between places.
+//! What somebody chose is kept apart, in `warm`, for whoever chooses it again, and never given to who leaves
+//! it open: they would find it taken. It is the last one alone, since those who leave it open are given
+//! what is free between places.
 
 /// Rows of lengths; those that fall together share one.
 const ROWS: usize = if cfg!(loom) { 2 } else { 16 };
 /// Places of a row.
 const DEPTH: usize = if cfg!(loom) { 2 } else { 8 };
 
-/// A place that is nobody's, though the table still has it as taken and the index names it.
+/// A place that nobody chose and that is nobody's, though the table still has it as taken and the index
+/// names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) tile: u32,
     pub(super) iova: u64,
     pub(super) length: u64,
-    /// It wasn't chosen.
-    pub(super) open: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,9 +29,7 @@ struct Row {
 /// The places. Nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// Those that weren't chosen.
     rows: [Row; ROWS],
-    chosen: Option<Place>,
     filled: usize,
 }
 
@@ -58,6 +55,12 @@ impl Places {
         self.filled
     }
 
+    /// How long all of them are together.
+    pub(super) fn bytes(&self) -> u64 {
+        let filled = self.rows.iter().flat_map(|row| &row.places[..row.filled]);
+        filled.map(|place| place.length).sum()
+    }
+
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.filled == 0
@@ -66,28 +69,15 @@ impl Places {
     /// Keeps a place. One that there is no room for any more is the answer.
     #[inline]
     pub(super) fn put(&mut self, place: Place) -> Option<Place> {
-        let oldest = if place.open {
-            let row = &mut self.rows[row_of(place.length)];
-            let oldest = (row.filled == DEPTH).then(|| row.remove(0));
-            row.places[row.filled] = place;
-            row.filled += 1;
-            oldest
-        } else {
-            self.chosen.replace(place)
-        };
+        let row = &mut self.rows[row_of(place.length)];
+        let oldest = (row.filled == DEPTH).then(|| row.remove(0));
+        row.places[row.filled] = place;
+        row.filled += 1;
         self.filled += usize::from(oldest.is_none());
         oldest
     }
 
-    /// Takes what was chosen last, if it is exactly this.
-    #[inline]
-    pub(super) fn take_chosen(&mut self, iova: u64, length: u64) -> Option<Place> {
-        let chosen = self.chosen.take_if(|chosen| (chosen.iova, chosen.length) == (iova, length));
-        self.filled -= usize::from(chosen.is_some());
-        chosen
-    }
-
-    /// Takes the place of this length that was kept last of those that weren't chosen and suit.
+    /// Takes the place of this length that was kept last of those that suit.
     #[inline]
     pub(super) fn take(&mut self, length: u64, suits: impl Fn(&Place) -> bool) -> Option<Place> {
         let row = &mut self.rows[row_of(length)];
@@ -100,15 +90,9 @@ impl Places {
 
     /// Takes any.
     pub(super) fn pop(&mut self) -> Option<Place> {
-        if self.filled == 0 {
-            return None;
-        }
+        let row = self.rows.iter_mut().find(|row| row.filled > 0)?;
         self.filled -= 1;
-        let of_row = || {
-            let row = self.rows.iter_mut().find(|row| row.filled > 0)?;
-            Some(row.remove(row.filled - 1))
-        };
-        self.chosen.take().or_else(of_row)
+        Some(row.remove(row.filled - 1))
     }
 }
 
@@ -117,7 +101,7 @@ mod tests {
     use super::*;
 
     fn place(tile: u32, length: u64) -> Place {
-        Place { tile, iova: u64::from(tile) << 20, length, open: true }
+        Place { tile, iova: u64::from(tile) << 20, length }
     }
 
     #[test]
@@ -130,24 +114,10 @@ mod tests {
         assert_eq!(places.take(4096, |_| true), Some(place(some, 4096)));
         assert_eq!(places.take(4096, |place| place.tile == 2), Some(place(2, 4096)));
         assert_eq!(places.take(4096, |place| place.tile == 2), None);
+        assert_eq!(places.bytes(), 4096 * (u64::from(some) - 2));
         let left: Vec<_> = std::iter::from_fn(|| places.pop()).map(|place| place.tile).collect();
         assert_eq!(left.len(), DEPTH - 2);
         assert!(places.is_empty() && !left.contains(&2) && !left.contains(&0));
-    }
-
-    #[test]
-    fn what_was_chosen_is_for_who_chooses_it() {
-        let mut places = Places::default();
-        let [first, second] = [1, 2].map(|tile| Place { open: false, ..place(tile, 4096) });
-        assert_eq!(places.put(first), None);
-        assert_eq!(places.take(4096, |_| true), None);
-        assert_eq!(places.put(second), Some(first));
-        assert_eq!(places.take_chosen(first.iova, 4096), None);
-        assert_eq!(places.take_chosen(second.iova, 8192), None);
-        assert_eq!((places.take_chosen(second.iova, 4096), places.len()), (Some(second), 0));
-        assert_eq!((places.put(first), places.put(place(3, 4096))), (None, None));
-        assert_eq!((places.pop(), places.pop()), (Some(first), Some(place(3, 4096))));
-        assert_eq!((places.pop(), places.len()), (None, 0));
     }
 
     #[test]

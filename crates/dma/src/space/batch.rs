@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use berth_uapi::{DmaPerms, Errno, IoctlError, IovaChoice};
 
 use super::AddressSpace;
-use super::map::{aligned, check};
+use super::map::{aligned, check, fixed};
 use super::plan::{Piece, Plan, plan};
 use crate::error::DmaError;
 use crate::memory::{as_u64, is_whole_pages};
@@ -93,7 +93,7 @@ impl AddressSpace {
     }
 
     /// Takes addresses for all areas, or none.
-    fn reserve_all(&self, plan: &Plan, perms: DmaPerms) -> Result<Vec<Ticket>, DmaError> {
+    fn reserve_all(&self, plan: &Plan, perms: DmaPerms) -> Result<Vec<Ticket<'_>>, DmaError> {
         let mut tickets = Vec::with_capacity(plan.areas.len());
         while tickets.len() < plan.areas.len() {
             let at = tickets.len();
@@ -109,11 +109,11 @@ impl AddressSpace {
 
     /// Takes addresses for areas one behind the other or, where so much in one piece isn't free, each
     /// for itself.
-    fn reserve_row(
-        &self,
+    fn reserve_row<'a>(
+        &'a self,
         row: &[Piece],
         perms: DmaPerms,
-        tickets: &mut Vec<Ticket>,
+        tickets: &mut Vec<Ticket<'a>>,
     ) -> Result<(), DmaError> {
         if let [area] = row {
             tickets.push(self.reserve(area.place, &mut new(area, perms))?);
@@ -138,7 +138,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn free_all(&self, tickets: &[Ticket]) {
+    fn free_all(&self, tickets: &[Ticket<'_>]) {
         for ticket in tickets {
             drop(self.mirror.free(ticket));
         }
@@ -150,7 +150,7 @@ impl AddressSpace {
     unsafe fn map_all(
         &self,
         plan: &Plan,
-        tickets: &[Ticket],
+        tickets: &[Ticket<'_>],
         perms: DmaPerms,
     ) -> Result<(), (usize, IoctlError)> {
         for (at, (area, ticket)) in plan.areas.iter().zip(tickets).enumerate() {
@@ -171,7 +171,7 @@ impl AddressSpace {
     fn undo_batch(
         &self,
         plan: &Plan,
-        tickets: &[Ticket],
+        tickets: &[Ticket<'_>],
         (at, error): (usize, IoctlError),
         tries: u32,
     ) -> Result<(), DmaError> {
@@ -214,20 +214,38 @@ fn piece(buffer: &BatchBuffer) -> Piece {
 /// Buffers that are neighbours in the order in which they are given, as they mostly are: one area. Each
 /// is whole pages long, so that all are aligned if the first one is.
 fn neighbours(buffers: &[BatchBuffer]) -> Option<Piece> {
-    let (first, others) = buffers.split_first()?;
-    let mut whole = piece(first);
-    let mut sound = whole.length != 0;
-    // All are whole pages if all bits of their lengths are.
-    let mut bits = whole.length;
-    for next in others.iter().map(piece) {
-        sound &= next.length != 0;
-        if !sound || !whole.goes_on_with(&next) {
-            return None;
-        }
-        bits |= next.length;
-        whole.length = whole.length.checked_add(next.length)?;
+    let first = piece(buffers.first()?);
+    // Where they aren't, that is mostly told by the first two.
+    if buffers.get(1).is_some_and(|next| !first.goes_on_with(&piece(next))) {
+        return None;
     }
-    (sound && is_whole_pages(bits)).then_some(whole)
+    let place = first.place;
+    let length = match place {
+        IovaChoice::Fixed(start) => joined(buffers, |place, offset| match place {
+            IovaChoice::Fixed(iova) => iova ^ start.wrapping_add(offset),
+            IovaChoice::Any => 1,
+        }),
+        IovaChoice::Any => joined(buffers, |place, _| u64::from(place != IovaChoice::Any)),
+    }?;
+    let ends = fixed(place).checked_add(length - 1).and(first.address.checked_add(length - 1));
+    ends.map(|_| Piece { length, ..first })
+}
+
+/// The length of all together, if each begins where the one before ends. `elsewhere` answers 0 for a
+/// place so far behind the first one. What is wrong is gathered, and looked at once at the end.
+fn joined(buffers: &[BatchBuffer], elsewhere: impl Fn(IovaChoice, u64) -> u64) -> Option<u64> {
+    let address = piece(buffers.first()?).address;
+    let (mut length, mut wrong, mut bits, mut tops) = (0_u64, 0, 0, 0);
+    for next in buffers.iter().map(piece) {
+        wrong |= elsewhere(next.place, length) | (next.address ^ address.wrapping_add(length));
+        bits |= next.length;
+        tops |= next.length.wrapping_sub(1);
+        length = length.wrapping_add(next.length);
+    }
+    // None is longer than this, and none is empty. All are whole pages if all bits of their lengths are.
+    let longest = tops.checked_add(1)?;
+    let fits = longest.checked_mul(as_u64(buffers.len())).is_some();
+    (fits && wrong == 0 && is_whole_pages(bits)).then_some(length)
 }
 
 /// Where each of them begins that lie one behind the other.
@@ -257,7 +275,7 @@ fn new(area: &Piece, perms: DmaPerms) -> New {
     New { length: area.length, perms, source, keep: None }
 }
 
-fn batch(plan: &Plan, tickets: &[Ticket]) -> Batch {
+fn batch(plan: &Plan, tickets: &[Ticket<'_>]) -> Batch {
     let iovas = plan.of.iter().map(|(area, offset)| tickets[*area].iova + offset).collect();
     let areas = tickets.iter().map(|ticket| (ticket.iova, ticket.length)).collect();
     Batch { iovas, areas }

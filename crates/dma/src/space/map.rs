@@ -124,6 +124,20 @@ impl AddressSpace {
         address: u64,
     ) -> Result<u64, DmaError> {
         let (length, perms) = (new.length, new.perms);
+        if let IovaChoice::Fixed(at) = iova
+            && new.keep.is_none()
+            && let Some(ticket) = self.mirror.reserve_warm(at, new)
+        {
+            // SAFETY: the caller's promise.
+            return match unsafe { self.backend.map(at, address, length, perms) } {
+                Ok(_) => {
+                    self.mirror.commit(&ticket);
+                    trace::mapped(at, length, perms);
+                    Ok(at)
+                }
+                Err(error) => Err(self.refused_at(iova, ticket, error)),
+            };
+        }
         self.map_with(iova, new, |iova| {
             // SAFETY: the caller's promise.
             unsafe { self.backend.map(iova, address, length, perms) }
@@ -131,7 +145,7 @@ impl AddressSpace {
     }
 
     /// Takes the addresses, has `act` map there, and records what came of it.
-    #[inline]
+    #[inline(never)]
     pub(super) fn map_with(
         &self,
         place: IovaChoice,
@@ -161,36 +175,42 @@ impl AddressSpace {
     fn refused(
         &self,
         place: IovaChoice,
-        ticket: Ticket,
+        ticket: Ticket<'_>,
         error: IoctlError,
         tries: u32,
     ) -> Result<Option<Arc<Mapping>>, DmaError> {
-        trace::refused("map", ticket.iova, ticket.length, error.errno);
         let open = place == IovaChoice::Any && tries < PLACES;
         match error.errno {
             // Another user of the address space has something there.
             Errno::EXIST if open => {
+                trace::refused("map", ticket.iova, ticket.length, error.errno);
                 let more = ticket.length.checked_shl(tries).unwrap_or(u64::MAX);
                 Ok(self.mirror.surrender(&ticket, more))
             }
             // Perhaps a device was attached since that reserves it.
             Errno::INVAL if open => {
+                trace::refused("map", ticket.iova, ticket.length, error.errno);
                 let keep = self.mirror.free(&ticket);
                 match self.refresh() {
                     Ok((_, true)) => Ok(keep),
                     _ => Err(error.into()),
                 }
             }
-            _ => {
-                drop(self.mirror.free(&ticket));
-                Err(self.explain(place, ticket.length, error))
-            }
+            _ => Err(self.refused_at(place, ticket, error)),
         }
+    }
+
+    /// Undoes a reservation that the kernel refused, with no other place to try.
+    #[cold]
+    fn refused_at(&self, place: IovaChoice, ticket: Ticket<'_>, error: IoctlError) -> DmaError {
+        trace::refused("map", ticket.iova, ticket.length, error.errno);
+        drop(self.mirror.free(&ticket));
+        self.explain(place, ticket.length, error)
     }
 
     /// Takes addresses, and asks the kernel what is permitted where what is known is no answer.
     #[inline]
-    pub(super) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket, DmaError> {
+    pub(super) fn reserve(&self, place: IovaChoice, new: &mut New) -> Result<Ticket<'_>, DmaError> {
         match self.mirror.reserve(place, new) {
             Ok(ticket) => Ok(ticket),
             Err(denied) => {

@@ -93,14 +93,13 @@ impl Bins {
         self.list(tiles, bin_of(size))
     }
 
-    /// The tiles of the smallest bin in which all have at least this size.
+    /// The tiles that surely have at least this size, smaller bins first.
     pub(super) fn enough<'a>(
         &'a self,
         tiles: &'a [Tile],
         size: u64,
     ) -> impl Iterator<Item = u32> + 'a {
-        let bin = self.filled_from(bin_above(size));
-        bin.into_iter().flat_map(|bin| self.list(tiles, bin))
+        self.lists(tiles, bin_above(size))
     }
 
     /// The tiles that can have at least this size, smaller bins first: also those of the bin in
@@ -110,8 +109,7 @@ impl Bins {
         tiles: &'a [Tile],
         size: u64,
     ) -> impl Iterator<Item = u32> + 'a {
-        let bins = std::iter::successors(self.filled_from(bin_of(size)), |bin| self.next(*bin));
-        bins.flat_map(|bin| self.list(tiles, bin))
+        self.lists(tiles, bin_of(size))
     }
 
     /// The tiles of the bin with the largest ones.
@@ -126,6 +124,11 @@ impl Bins {
 
     fn head(&self, (level, step): Bin) -> u32 {
         self.heads[level][step]
+    }
+
+    fn lists<'a>(&'a self, tiles: &'a [Tile], from: Bin) -> impl Iterator<Item = u32> + 'a {
+        let bins = std::iter::successors(self.filled_from(from), |bin| self.next(*bin));
+        bins.flat_map(|bin| self.list(tiles, bin))
     }
 
     fn list<'a>(&self, tiles: &'a [Tile], bin: Bin) -> impl Iterator<Item = u32> + 'a {

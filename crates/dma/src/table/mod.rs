@@ -17,8 +17,10 @@ const NONE: u32 = u32::MAX;
 /// Free tiles that are tried for an alignment before a smaller one will do.
 const TRIES: usize = 32;
 
-/// Free tiles of one bin of which the lowest is taken.
-const CLOSE: usize = 16;
+/// Free tiles of which the lowest is taken.
+const CLOSE: usize = 8;
+/// How many times the smallest free tile that is large enough another one may have that is as good.
+const LARGER: u64 = 4;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Kind {
@@ -191,13 +193,25 @@ impl Table {
         }
     }
 
-    /// Gives taken tiles back that lie one behind the other: as one, so that they are listed once.
+    /// Gives taken tiles back that lie one behind the other with nothing in between: as one, so that
+    /// they are listed once. They are linked as they lie, and so become spare ones.
     pub(crate) fn release_run(&mut self, run: impl IntoIterator<Item = u32>) {
         let mut run = run.into_iter();
         let Some(first) = run.next() else { return };
+        let mut end = first;
         for tile in run {
-            self.tile_mut(first).last = self.tile(tile).last;
-            self.remove(tile);
+            self.tile_mut(tile).kind = Kind::Spare;
+            end = tile;
+        }
+        if end != first {
+            let Tile { last, after, .. } = *self.tile(end);
+            self.tile_mut(end).after = self.spare;
+            self.spare = self.tile(first).after;
+            if after != NONE {
+                self.tile_mut(after).before = first;
+            }
+            let whole = self.tile_mut(first);
+            (whole.last, whole.after) = (last, after);
         }
         self.release(first);
     }
@@ -268,13 +282,21 @@ impl Table {
 
     fn anywhere(&self, length: u64) -> Option<u32> {
         let units = length.div_ceil(self.unit);
-        let fits = |tile: &u32| self.units(self.tile(*tile).range()) >= units;
+        let size = |tile: &u32| self.units(self.tile(*tile).range());
+        let fits = |tile: &u32| size(tile) >= units;
         // The lowest of some: what is taken stays close together.
         let lowest = |tiles: &mut dyn Iterator<Item = u32>| {
             tiles.take(CLOSE).filter(fits).min_by_key(|tile| self.tile(*tile).start)
         };
+        // Not always the smallest of those that are larger, which leaves a piece for which there is
+        // less use; nor a much larger one, which large pages may fit in.
+        let larger = || {
+            let mut tiles = self.bins.enough(&self.tiles, units).peekable();
+            let most = tiles.peek().map_or(0, size).saturating_mul(LARGER);
+            lowest(&mut tiles.take_while(|tile| size(tile) <= most))
+        };
         lowest(&mut self.bins.alike(&self.tiles, units))
-            .or_else(|| lowest(&mut self.bins.enough(&self.tiles, units)))
+            .or_else(larger)
             .or_else(|| self.bins.perhaps(&self.tiles, units).find(fits))
     }
 
