@@ -3,6 +3,7 @@
 
 use std::num::NonZero;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use berth_uapi::Errno;
 use rustix::mm::{Advice, madvise};
@@ -10,8 +11,10 @@ use rustix::mm::{Advice, madvise};
 use crate::error::DmaError;
 use crate::memory::as_u64;
 
-/// What one thread is given at least: the size of a large page, so that none is shared.
-const SHARE: usize = 2 << 20;
+/// What one call populates. While it goes on no thread of the process can map or unmap anything, not
+/// even the stack of another one that is to help: the kernel keeps the process's memory map locked.
+/// Large pages aren't shared, as pieces end where an address is a multiple of it.
+const PIECE: usize = 32 << 20;
 
 /// Makes the pages of this memory present and writable, with several threads.
 ///
@@ -35,25 +38,35 @@ pub unsafe fn populate(
     length: usize,
     threads: NonZero<usize>,
 ) -> Result<(), DmaError> {
-    let share = length.div_ceil(threads.get()).next_multiple_of(SHARE);
     let base = memory.as_ptr().expose_provenance();
-    let shares = (0..length).step_by(share).map(|at| (base + at, share.min(length - at)));
-    let failed = std::thread::scope(|scope| {
-        let workers: Vec<_> = shares
-            .map(|(at, length)| {
-                scope.spawn(move || {
-                    let start = std::ptr::with_exposed_provenance_mut(at);
-                    // SAFETY: the caller's promise. Populating changes no contents.
-                    unsafe { madvise(start, length, Advice::LinuxPopulateWrite) }
-                })
-            })
-            .collect();
-        let answers = workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Errno::IO)));
-        answers.filter_map(Result::err).next()
+    let (first, end) = (base / PIECE, base.saturating_add(length));
+    let pieces = end.div_ceil(PIECE).saturating_sub(first);
+    let next = AtomicUsize::new(0);
+    let work = || loop {
+        let piece = next.fetch_add(1, Ordering::Relaxed);
+        if piece >= pieces {
+            return Ok(());
+        }
+        let from = base.max((first + piece) * PIECE);
+        let length = end.min((first + piece + 1) * PIECE) - from;
+        // SAFETY: the caller's promise. Populating changes no contents.
+        let done = unsafe {
+            madvise(std::ptr::with_exposed_provenance_mut(from), length, Advice::LinuxPopulateWrite)
+        };
+        if done.is_err() {
+            next.store(pieces, Ordering::Relaxed);
+            return done;
+        }
+    };
+    let populated = std::thread::scope(|scope| {
+        // Where there can be no more threads, those that there are do it.
+        let help = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let helpers: Vec<_> = (1..threads.get().min(pieces)).map_while(help).collect();
+        let own = work();
+        let answers = helpers.into_iter().map(|helper| helper.join().unwrap_or(Err(Errno::IO)));
+        answers.fold(own, Result::and)
     });
-    failed.map_or(Ok(()), |errno| {
-        Err(DmaError::Memory { op: "madvise", length: as_u64(length), errno })
-    })
+    populated.map_err(|errno| DmaError::Memory { op: "madvise", length: as_u64(length), errno })
 }
 
 /// Asks for transparent large pages, for memory that isn't there yet.
@@ -95,7 +108,8 @@ mod tests {
     #[test]
     fn every_page_is_there_and_nothing_is_lost() {
         let threads = NonZero::new(2).expect("two");
-        let pages = (16 << 8) + 1;
+        // Some pieces, and a page.
+        let pages = 3 * (PIECE >> 12) + 1;
         let mut buffer = DmaBuffer::new(pages << 12).expect("memory");
         buffer.write(5 << 20, b"kept").expect("inside");
         let before = present(&buffer);
