@@ -158,7 +158,8 @@ impl Connection {
 
     async fn converse(self, engine: &Engine) -> io::Result<()> {
         let Self { socket, peer, mut came } = self;
-        let socket = Arc::new(ready(socket, Interest::READABLE | Interest::WRITABLE)?);
+        let served = Arc::new(());
+        let mut socket = watched(socket)?;
         loop {
             let received = match came.take() {
                 Some(received) => received,
@@ -171,15 +172,14 @@ impl Connection {
                     let conversation = Conversation {
                         engine: engine.clone(),
                         peer: Arc::clone(&peer),
-                        socket: Arc::clone(&socket),
+                        // Not watched meanwhile: each packet would wake the hand-over's thread, too.
+                        socket: socket.into_inner(),
+                        served: Arc::clone(&served),
                     };
-                    let work = move || conversation.go_on(request, fds);
-                    let ended = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-                        Ended::Unsent(desk::refusal(&ApiError::internal(
-                            "packet",
-                            error.to_string(),
-                        )))
-                    });
+                    let work = move || (conversation.go_on(request, fds), conversation.socket);
+                    let (ended, back) =
+                        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
+                    socket = watched(back)?;
                     match ended {
                         Ended::Over(result) => return result,
                         Ended::Quiet => None,
@@ -194,6 +194,10 @@ impl Connection {
             }
         }
     }
+}
+
+fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    ready(socket, Interest::READABLE | Interest::WRITABLE)
 }
 
 /// What comes next on a connection.
@@ -239,7 +243,9 @@ fn close_answer(engine: &Engine, answer: Answer, delivered: &io::Result<()>) {
 struct Conversation {
     engine: Engine,
     peer: Arc<Peer>,
-    socket: Arc<AsyncFd<OwnedFd>>,
+    socket: OwnedFd,
+    /// Shared with the connection's task, as long as that serves it.
+    served: Arc<()>,
 }
 
 /// How it ended there.
@@ -263,7 +269,7 @@ impl Conversation {
                 Turn::Work(request, fds) => desk::answer(&self.engine, &self.peer, request, fds)
                     .unwrap_or_else(|error| desk::refusal(&error)),
             };
-            let sent = send_now(&*self.socket, &answer.reply, &answer.fds);
+            let sent = send_now(&self.socket, &answer.reply, &answer.fds);
             if would_block(&sent) {
                 return Ended::Unsent(answer);
             }
@@ -276,8 +282,7 @@ impl Conversation {
                 Ok(None) => return Ended::Quiet,
                 Err(errno) => return Ended::Over(Err(errno.into())),
             };
-            // The task of a connection that isn't served any more has let go of it.
-            if Arc::strong_count(&self.socket) == 1 {
+            if Arc::strong_count(&self.served) == 1 {
                 return Ended::Over(Ok(()));
             }
             match turn_of(&self.engine, &self.peer, received) {
@@ -289,7 +294,7 @@ impl Conversation {
 
     /// The next packet, if it comes soon.
     fn wait(&self) -> Result<Option<Received>, Errno> {
-        let socket = &*self.socket;
+        let socket = &self.socket;
         let mut fds = [PollFd::new(socket, PollFlags::IN)];
         match poll(&mut fds, Some(&SOON)) {
             Ok(0) | Err(Errno::INTR) => return Ok(None),
