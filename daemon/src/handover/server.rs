@@ -189,7 +189,7 @@ impl Connection {
             };
             if let Some(answer) = unsent {
                 let delivered = deliver(&socket, &answer.reply, &answer.fds).await;
-                close_answer(engine, answer, &delivered);
+                close_answer(engine, *answer, &delivered);
                 delivered?;
             }
         }
@@ -203,7 +203,7 @@ fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// What comes next on a connection.
 enum Turn {
     /// Something to be said that needed no work.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// A request whose answer may take a while.
     Work(Request, Vec<OwnedFd>),
 }
@@ -212,18 +212,18 @@ enum Turn {
 fn turn_of(engine: &Engine, peer: &Peer, received: Received) -> Option<Turn> {
     let (bytes, fds) = match received {
         Received::End => return None,
-        Received::TooMuch(what) => return Some(Turn::Answer(refused("packet", what))),
+        Received::TooMuch(what) => return Some(Turn::Answer(refused("packet", what).into())),
         Received::Packet(bytes, fds) => (bytes, fds),
     };
     let request: Request = match serde_json::from_slice(&bytes) {
         Ok(request) => request,
         Err(error) => {
             let text = format!("the request can't be read: {error}");
-            return Some(Turn::Answer(refused("packet", &text)));
+            return Some(Turn::Answer(refused("packet", &text).into()));
         }
     };
     Some(match desk::at_once(engine, peer, &request, &fds) {
-        Some(answer) => Turn::Answer(answer),
+        Some(answer) => Turn::Answer(answer.into()),
         None => Turn::Work(request, fds),
     })
 }
@@ -255,7 +255,7 @@ enum Ended {
     /// Nothing more came for a while.
     Quiet,
     /// The peer has no room for an answer.
-    Unsent(Answer),
+    Unsent(Box<Answer>),
 }
 
 impl Conversation {
@@ -266,14 +266,16 @@ impl Conversation {
         loop {
             let answer = match turn {
                 Turn::Answer(answer) => answer,
-                Turn::Work(request, fds) => desk::answer(&self.engine, &self.peer, request, fds)
-                    .unwrap_or_else(|error| desk::refusal(&error)),
+                Turn::Work(request, fds) => {
+                    let answer = desk::answer(&self.engine, &self.peer, request, fds);
+                    answer.unwrap_or_else(|error| desk::refusal(&error)).into()
+                }
             };
             let sent = send_now(&self.socket, &answer.reply, &answer.fds);
             if would_block(&sent) {
                 return Ended::Unsent(answer);
             }
-            close_answer(&self.engine, answer, &sent);
+            close_answer(&self.engine, *answer, &sent);
             if sent.is_err() {
                 return Ended::Over(sent);
             }
