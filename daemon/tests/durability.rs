@@ -74,7 +74,8 @@ fn shared(batches: &[Batch], syncs: usize) -> usize {
 async fn a_batch_waits_for_its_own_fdatasync_and_at_most_the_one_before() {
     let daemon = Traced::start(None).await;
     let mut asked = Vec::new();
-    for number in 0..10 {
+    // On a busy machine with a quick disk the next commit is often done before an answer leaves.
+    for number in 0..50 {
         asked.extend(round(&daemon, number, Duration::from_millis(2)).await);
     }
     let trace = daemon.stop().await;

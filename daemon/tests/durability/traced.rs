@@ -17,7 +17,7 @@ use crate::trace::Trace;
 /// Longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Devices of the machine, each in a group of its own.
-pub(crate) const DEVICES: usize = 128;
+pub(crate) const DEVICES: usize = 512;
 /// Every way to read from a socket, to write to one or to a file, and to make that durable.
 const CALLS: &str = "trace=read,readv,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,\
                      pwritev,pwritev2,fdatasync,fsync,sync_file_range,msync";
