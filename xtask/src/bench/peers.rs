@@ -14,8 +14,10 @@ use serde_json::Value;
 use crate::{sbom::PLATFORM, workspace};
 
 /// As libsqlite3-sys builds it, without the extensions that nothing here uses.
-const SQLITE: [&str; 7] = [
+const SQLITE: [&str; 9] = [
     "-O3",
+    "-DHAVE_FDATASYNC=1",
+    "-DSQLITE_DEFAULT_MEMSTATUS=0",
     "-DSQLITE_CORE",
     "-DSQLITE_DEFAULT_FOREIGN_KEYS=1",
     "-DSQLITE_THREADSAFE=1",
@@ -47,7 +49,7 @@ fn build_commit(dir: &Path, source: &Path) -> Result<()> {
         .parent()
         .and_then(Path::file_name)
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let object = dir.join(format!("{version}.o"));
+    let object = dir.join(format!("{version}-fdatasync.o"));
     if !object.exists() {
         println!("compiling SQLite for the peers");
         let made = dir.join("sqlite3.o.part");
