@@ -27,7 +27,6 @@ mod seen;
 mod task;
 mod trial;
 mod unknown;
-mod write;
 
 use std::sync::{Arc, OnceLock};
 

@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod handover;
 pub mod hardening;
 mod heartbeat;
+mod json;
 pub mod ledger;
 pub mod listen;
 pub mod model;

@@ -99,10 +99,10 @@ async fn count(dir: &Path, table: &str) -> String {
 
 #[tokio::test]
 async fn each_table_takes_few_rows_and_many() {
-    for rows in [1, 2, 3, 100, 1000] {
+    for rows in [1, 2, 3, 4, 5, 100, 1000] {
         let dir = tempfile::tempdir().expect("a directory");
         let Pieces { mut writer, .. } = open(dir.path()).await.expect("a new store");
-        writer.write(&full(rows)).await.expect("all rows");
+        writer.write(full(rows)).await.expect("all rows");
         for table in TABLES {
             assert_eq!(count(dir.path(), table).await, rows.to_string(), "{table}");
         }
@@ -127,7 +127,7 @@ async fn each_table_takes_few_rows_and_many() {
             baselines_gone: vec!["d1".to_owned()],
             ..Rows::default()
         };
-        writer.write(&gone).await.expect("all that goes");
+        writer.write(gone).await.expect("all that goes");
         let left = (rows - 1).to_string();
         for table in TABLES {
             let expected = match table {
@@ -149,12 +149,12 @@ async fn a_commit_that_fails_in_its_middle_writes_nothing() {
         let mut bad = full(rows);
         // The last device of its group has another owner: the store refuses it by itself.
         bad.targets.push(TargetRow("d0".into(), "g-1".into(), "r-2".into(), "r-2".into()));
-        let error = writer.write(&bad).await.expect_err("a second owner");
+        let error = writer.write(bad).await.expect_err("a second owner");
         assert!(error.chain().contains("a group would get a second owner"), "{}", error.chain());
         for table in TABLES {
             assert_eq!(count(dir.path(), table).await, "0", "{table}");
         }
-        writer.write(&full(rows)).await.expect("the next commit");
+        writer.write(full(rows)).await.expect("the next commit");
         assert_eq!(count(dir.path(), "targets").await, rows.to_string());
     }
 }
@@ -165,7 +165,7 @@ async fn views_show_the_axes_of_documents() {
     let Pieces { mut writer, .. } = open(dir.path()).await.expect("a new store");
     let record = r#"{"holder":"vm1","state":"held","claims":1,"domain":"d-1"}"#.to_owned();
     let rows = Rows { reservations: vec![("r-1".into(), record, "{}".into())], ..full(1) };
-    writer.write(&rows).await.expect("all rows");
+    writer.write(rows).await.expect("all rows");
     let axes = "SELECT holder || state || claims FROM reservation_axes";
     assert_eq!(ask(dir.path(), axes).await, ["vm1held1"]);
     assert_eq!(ask(dir.path(), "SELECT device || domain FROM claims").await, ["d1d-1"]);

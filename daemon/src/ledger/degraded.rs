@@ -129,7 +129,7 @@ impl Task {
         let mut batch = self.batch_on(&self.book);
         self.note_end(&mut batch);
         let rows = self.complete(&mut batch, None);
-        writer.write(&rows).await?;
+        writer.write(rows).await?;
         self.refusals.keep();
         writer.lead(self.inbox.reader().await, &self.shared.store);
         self.publish(batch);

@@ -17,6 +17,7 @@ use super::{
     rows,
 };
 use crate::{
+    json,
     model::{AnswerOf, Extra, Gone, Intent, IntentBody, Meta, Outcome},
     store::{ClosedIntentRow, EventRecord, IntentRow, Rows},
     view,
@@ -329,7 +330,7 @@ impl Draft {
             let Some(closed) = self.requests.closed.get_mut(&intent) else { continue };
             closed.answer = view::answer(&snapshot, &about, &now);
             let refusal = closed.failure.as_ref();
-            let refusal = refusal.map(|it| serde_json::to_string(it).unwrap_or_default());
+            let refusal = refusal.map(|it| json::to_string(it).unwrap_or_default());
             if closed.answer.is_some() || refusal.is_some() {
                 self.rows.answers.push((intent, closed.answer.clone(), refusal));
             }
@@ -414,7 +415,7 @@ impl Draft {
 
 fn raw(body: &IntentBody) -> String {
     // An intent's body is plain data: serializing it can't fail.
-    serde_json::to_string(body).unwrap_or_default()
+    json::to_string(body).unwrap_or_default()
 }
 
 fn merge(list: &mut Vec<String>, more: Vec<String>) {

@@ -8,7 +8,7 @@ use berth_ownership::{
 use serde_json::json;
 
 use super::book::Book;
-use crate::view;
+use crate::{json, view};
 
 /// What a batch touched. Rows are written of what differs from before.
 #[derive(Debug, Default, Clone)]
@@ -205,12 +205,10 @@ pub(super) fn render(book: &Book, about: &About) -> Option<String> {
         About::Reservation(id) => {
             let extra = book.extras.get(id).map(AsRef::as_ref);
             let shown = view::reservation(state, state.reservation(id)?, extra, &book.boot);
-            serde_json::to_string(&shown).ok()
+            json::to_string(&shown).ok()
         }
-        About::Context(id) => serde_json::to_string(&view::context(state.context(id)?)).ok(),
-        About::Domain(id) => {
-            serde_json::to_string(&view::domain(state, state.domain(id)?, None)).ok()
-        }
+        About::Context(id) => json::to_string(&view::context(state.context(id)?)).ok(),
+        About::Domain(id) => json::to_string(&view::domain(state, state.domain(id)?, None)).ok(),
         About::Group(id) => Some(group(book, state.group(id)?).to_string()),
         About::Device(id) => {
             let device = state.device(id)?;

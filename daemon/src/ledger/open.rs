@@ -129,6 +129,7 @@ pub async fn open_locked(
         waiters: HashMap::new(),
         commits: 0,
         refusals: Refusals::default(),
+        spent: None,
     };
     let task = tokio::spawn(task.run(writer));
     let ledger = LedgerHandle { queue: sender, shared };

@@ -22,7 +22,7 @@ impl Task {
         let Batch { draft: Draft { book, events, opened, gone, requests, .. }, answers } = batch;
         let old = mem::replace(&mut self.book, book);
         let snapshot = Arc::new(self.book.snapshot());
-        self.shared.published.store(Arc::clone(&snapshot));
+        let shown = self.shared.published.swap(Arc::clone(&snapshot));
         for event in &events {
             tracing::debug!(
                 seq = event.seq,
@@ -55,8 +55,9 @@ impl Task {
             }
         }
         self.inbox.durable(requests);
-        // After a scan of a large machine that takes a while: nobody needs to wait for it.
-        drop(old);
+        // All of a large machine may be in it, which isn't to stay for nothing.
+        let rescanned = !Arc::ptr_eq(&old.inventory, &self.book.inventory);
+        self.spent = (!rescanned).then_some((old, shown));
     }
 
     /// Answers batches that can't be made durable with what keeps the first of them from it: also

@@ -8,6 +8,7 @@ use std::{
 use berth_ownership::{Reason, Refusal};
 
 use crate::{
+    json,
     model::{AnswerOf, ApiError, Meta, RequestId},
     store::StoredRequest,
 };
@@ -170,7 +171,7 @@ impl Refusals {
     ) -> Option<StoredRequest> {
         let request = meta.request_id.as_ref()?;
         if self.has_room(&meta.actor, now_unix_ms)
-            && let Ok(refusal) = serde_json::to_string(refusal)
+            && let Ok(refusal) = json::to_string(refusal)
         {
             let stored = stored(meta, request, now_unix_ms, None, None);
             return Some(StoredRequest { refusal: Some(refusal), ..stored });
@@ -261,7 +262,7 @@ pub(super) fn stored(
         id: request.id.clone(),
         body: hex(&request.body),
         created_unix_ms: now_unix_ms,
-        about: serde_json::to_string(&request.answer).unwrap_or_default(),
+        about: json::to_string(&request.answer).unwrap_or_default(),
         intent,
         answer,
         refusal: None,

@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use super::{book::Book, events::Touched};
 use crate::{
+    json,
     model::Extra,
     store::{DeviceRow, Rows, TargetRow},
 };
 
 fn raw<T: Serialize>(record: &T) -> String {
     // Records are plain data: serializing them can't fail.
-    serde_json::to_string(record).unwrap_or_default()
+    json::to_string(record).unwrap_or_default()
 }
 
 fn same<T>(before: Option<&T>, after: Option<&T>) -> bool {

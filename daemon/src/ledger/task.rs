@@ -17,11 +17,10 @@ use super::{
     inbox::Inbox,
     message::Message,
     requests::Refusals,
-    write::Write,
 };
 use crate::{
-    model::Completion,
-    store::{Rows, StoreError, Writer},
+    model::{Completion, Snapshot},
+    store::{Going, Rows, StoreError, Writer},
 };
 
 /// How many messages one transaction takes at most.
@@ -52,6 +51,8 @@ pub(super) struct Task {
     /// Transactions so far.
     pub(super) commits: u64,
     pub(super) refusals: Refusals,
+    /// What was published before: it is let go of while SQLite writes, when nobody waits.
+    pub(super) spent: Option<(Book, Arc<Snapshot>)>,
 }
 
 impl Task {
@@ -90,7 +91,7 @@ impl Task {
     /// Writes a batch, and what is decided meanwhile, until nothing was.
     async fn write(&mut self, writer: Writer, mut batch: Batch) -> Writer {
         let rows = self.complete(&mut batch, None);
-        let mut write = Write::start(writer, rows).await;
+        let mut write = Going::start(writer, rows);
         loop {
             let (writer, done, next) = self.meanwhile(write, &batch).await;
             if let Err(error) = done {
@@ -103,7 +104,7 @@ impl Task {
                 return writer;
             };
             let rows = self.complete(&mut next, Some(&batch));
-            write = Write::start(writer, rows).await;
+            write = Going::start(writer, rows);
             self.publish(batch);
             batch = next;
         }
@@ -112,9 +113,10 @@ impl Task {
     /// Decides what comes while a batch is written, on top of it.
     async fn meanwhile(
         &mut self,
-        mut write: Write,
+        mut write: Going,
         batch: &Batch,
     ) -> (Writer, Result<(), StoreError>, Option<Batch>) {
+        self.spent = None;
         let mut next: Option<Batch> = None;
         loop {
             let room = next.as_ref().is_none_or(|next| next.answers.len() < BATCH);

@@ -5,29 +5,42 @@ use sqlx::{
     sqlite::SqliteArguments,
 };
 
-use super::StoreError;
+use super::{Rows, StoreError};
 
 /// Up to so many rows go as one text of all their statements: SQLite's thread is asked once. More
 /// go by a text for each statement, as a text of many is seldom seen again.
 const TOGETHER: usize = 1024;
 /// How many rows a statement takes at most.
 const MOST: usize = 256;
+/// How long a text of few rows is.
+const TEXT: usize = 2048;
+/// How many values a row has, more or less.
+const ROW: usize = 6;
+/// Up to so many rows have a statement of exactly their number.
+const FEW: usize = 4;
 
-/// A statement about rows: what stands before them, the places of one, what stands after them. Rows
-/// of nothing but NULL do nothing in it.
+/// A statement about rows: what stands before them, the places of one, what stands around them. More
+/// than [`FEW`] are filled up by rows of nothing but NULL, which do nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Form {
     before: &'static str,
-    rows: &'static str,
     places: &'static str,
-    after: &'static str,
+    around: Around,
+}
+
+/// What stands around the rows.
+#[derive(Debug, Clone, Copy)]
+enum Around {
+    /// What an `INSERT` takes.
+    Insert,
+    /// What stands after them.
+    Words(&'static str),
 }
 
 impl Form {
     /// Inserts rows, by an `INSERT` up to its columns. A table's first column is never NULL.
     pub(super) const fn insert(insert: &'static str, places: &'static str) -> Self {
-        let after = ") WHERE column1 IS NOT NULL";
-        Self { before: insert, rows: " SELECT * FROM (VALUES ", places, after }
+        Self { before: insert, places, around: Around::Insert }
     }
 
     /// Does what the words around the rows say.
@@ -36,7 +49,7 @@ impl Form {
         places: &'static str,
         after: &'static str,
     ) -> Self {
-        Self { before, rows: "", places, after }
+        Self { before, places, around: Around::Words(after) }
     }
 
     /// How many values a row has.
@@ -46,8 +59,12 @@ impl Form {
 
     /// The text for so many rows.
     fn write(&self, text: &mut String, size: usize) {
-        let Self { before, rows, places, after } = *self;
-        text.reserve(before.len() + rows.len() + size * (places.len() + 2) + after.len());
+        let Self { before, places, around } = *self;
+        let (rows, after) = match around {
+            Around::Words(after) => ("", after),
+            Around::Insert if size <= FEW => (" VALUES ", ""),
+            Around::Insert => (" SELECT * FROM (VALUES ", ") WHERE column1 IS NOT NULL"),
+        };
         text.push_str(before);
         text.push_str(rows);
         for at in 0..size {
@@ -56,6 +73,17 @@ impl Form {
         }
         text.push_str(after);
     }
+}
+
+/// The size of the statement for so many rows. Texts are kept prepared, so few differ: above a few rows
+/// it is a power of two, and NULLs fill what is over.
+const fn size(count: usize) -> usize {
+    if count <= FEW { count } else { count.next_power_of_two() }
+}
+
+/// Whether all that such rows take is one text.
+pub(super) fn is_one_text(rows: &Rows) -> bool {
+    rows.len() <= TOGETHER
 }
 
 /// The values of a statement, in the order of its places.
@@ -90,37 +118,33 @@ pub(super) struct Commit {
 }
 
 impl Commit {
-    /// Of about so many rows.
-    pub(super) fn new(rows: usize) -> Self {
+    /// Of such rows.
+    pub(super) fn new(rows: &Rows) -> Self {
+        let together = is_one_text(rows);
         let mut commit = Self {
-            together: rows <= TOGETHER,
-            text: "BEGIN IMMEDIATE".to_owned(),
+            together,
+            text: String::with_capacity(TEXT),
             values: Values::default(),
             parts: Vec::new(),
         };
+        commit.text.push_str("BEGIN IMMEDIATE");
         commit.end_statement();
+        commit.values.arguments.reserve(rows.len().min(TOGETHER) * ROW, 0);
         commit
     }
 
     /// Adds what a form does with rows.
-    pub(super) fn rows<R>(&mut self, form: Form, rows: &[R], value: impl Fn(&R, &mut Values)) {
-        for rows in rows.chunks(MOST) {
-            self.statement(form, rows, &value);
+    pub(super) fn rows<R>(&mut self, form: Form, rows: Vec<R>, value: impl Fn(R, &mut Values)) {
+        let mut rows = rows.into_iter();
+        while rows.len() > 0 {
+            let count = rows.len().min(MOST);
+            form.write(&mut self.text, size(count));
+            rows.by_ref().take(count).for_each(|row| value(row, &mut self.values));
+            for _ in 0..form.width() * (size(count) - count) {
+                self.values.add(None::<i64>);
+            }
+            self.end_statement();
         }
-    }
-
-    /// Texts are kept prepared, so few differ: a statement's size is a power of two, and NULLs fill
-    /// what is over.
-    fn statement<R>(&mut self, form: Form, rows: &[R], value: impl Fn(&R, &mut Values)) {
-        let size = rows.len().next_power_of_two();
-        form.write(&mut self.text, size);
-        for row in rows {
-            value(row, &mut self.values);
-        }
-        for _ in 0..form.width() * (size - rows.len()) {
-            self.values.add(None::<i64>);
-        }
-        self.end_statement();
     }
 
     fn end_statement(&mut self) {
@@ -139,18 +163,23 @@ impl Commit {
     ///
     /// # Errors
     /// Of SQLite.
-    pub(super) async fn run(mut self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
-        self.text.push_str("COMMIT");
-        self.end_part();
-        for (text, values) in self.parts {
-            let done = part(conn, text, values).await;
-            if let Err(source) = done {
-                // It fails where no transaction is open: SQLite rolls some back by itself.
-                let _ = sqlx::query("ROLLBACK").execute(conn).await;
-                return Err(StoreError::Sql { op: "commit", source });
-            }
+    pub(super) async fn run(self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
+        let done = self.parts(conn).await;
+        if let Err(source) = done {
+            // It fails where no transaction is open: SQLite rolls some back by itself.
+            let _ = sqlx::query("ROLLBACK").execute(conn).await;
+            return Err(StoreError::Sql { op: "commit", source });
         }
         Ok(())
+    }
+
+    async fn parts(self, conn: &mut SqliteConnection) -> sqlx::Result<()> {
+        let Self { mut text, values, parts, .. } = self;
+        for (text, values) in parts {
+            part(conn, text, values).await?;
+        }
+        text.push_str("COMMIT");
+        part(conn, text, values).await
     }
 }
 

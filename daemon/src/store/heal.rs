@@ -40,7 +40,8 @@ impl Writer {
         }
         let path = self.locked.database();
         forget_cached(&path);
-        let (conn, loaded) = open::connect(&path).await?;
+        let (mut conn, loaded) = open::connect(&path).await?;
+        self.bell.hang_on(&mut conn).await?;
         self.conn = Some(conn);
         Ok(loaded)
     }

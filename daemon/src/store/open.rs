@@ -110,13 +110,14 @@ pub async fn open_locked(locked: Locked) -> Result<Pieces, StoreError> {
     let lost = (locked.used && !path.exists()).then(|| damage::gone(&path));
     match begin(&path, lost).await {
         Ok((conn, loaded)) => {
-            let writer = Writer::new(Some(conn), locked, None);
+            let writer = Writer::new(conn, locked).await?;
             Ok(pieces(writer, &path, loaded, None))
         }
         Err(error) if damage::is_damage(&error) => {
             let lost = damage::set_aside(&path, &error.chain())?;
             let (conn, loaded) = begin(&path, Some(lost)).await?;
-            Ok(pieces(Writer::new(Some(conn), locked, None), &path, loaded, None))
+            let writer = Writer::new(conn, locked).await?;
+            Ok(pieces(writer, &path, loaded, None))
         }
         Err(error) if error.disk_errno().is_some() => read_copy(locked, error).await,
         Err(error) => Err(error),
@@ -131,7 +132,7 @@ async fn read_copy(locked: Locked, why: StoreError) -> Result<Pieces, StoreError
     if let Err(error) = conn.close().await {
         tracing::warn!(%error, "closing a copy of the database");
     }
-    Ok(pieces(Writer::new(None, locked, Some(copied)), &path, loaded, Some(why)))
+    Ok(pieces(Writer::away(locked, copied), &path, loaded, Some(why)))
 }
 
 fn pieces(writer: Writer, path: &Path, loaded: Loaded, unwritable: Option<StoreError>) -> Pieces {

@@ -1,6 +1,6 @@
 //! The one writer, and the statements of a commit. Their order matters where rows go and come.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use sqlx::{Connection as _, SqliteConnection};
 
@@ -9,13 +9,16 @@ use super::{
     TargetRow,
     commit::{Commit, Form, Values},
     copy::Copied,
+    going::Bell,
 };
+use crate::json;
 
 /// The only connection that writes.
 #[derive(Debug)]
 pub struct Writer {
     /// None while the database can't be opened.
     pub(super) conn: Option<SqliteConnection>,
+    pub(super) bell: Arc<Bell>,
     /// Held as long as the writer lives, so that no second daemon writes.
     pub(super) locked: Locked,
     /// Where others read meanwhile.
@@ -23,23 +26,31 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(
-        conn: Option<SqliteConnection>,
+    pub(super) fn away(locked: Locked, copied: Copied) -> Self {
+        Self { conn: None, bell: Arc::default(), locked, copied: Some(copied) }
+    }
+
+    /// # Errors
+    /// The connection is gone.
+    pub(super) async fn new(
+        mut conn: SqliteConnection,
         locked: Locked,
-        copied: Option<Copied>,
-    ) -> Self {
-        Self { conn, locked, copied }
+    ) -> Result<Self, StoreError> {
+        let bell = Arc::default();
+        Bell::hang_on(&bell, &mut conn).await?;
+        Ok(Self { conn: Some(conn), bell, locked, copied: None })
     }
 
     /// Writes all rows at once. When it returns, they are on the disk.
     ///
     /// # Errors
     /// Why nothing was written.
-    pub async fn write(&mut self, rows: &Rows) -> Result<(), StoreError> {
-        let mut commit = Commit::new(rows.len());
-        history(&mut commit, rows);
-        records(&mut commit, rows);
-        work(&mut commit, rows);
+    pub async fn write(&mut self, mut rows: Rows) -> Result<(), StoreError> {
+        let mut commit = Commit::new(&rows);
+        history(&mut commit, &mut rows);
+        records(&mut commit, &mut rows);
+        work(&mut commit, &mut rows);
+        drop(rows);
         commit.run(self.conn.as_mut().ok_or(StoreError::Away)?).await
     }
 
@@ -53,11 +64,11 @@ impl Writer {
     }
 }
 
-fn history(commit: &mut Commit, rows: &Rows) {
+fn history(commit: &mut Commit, rows: &mut Rows) {
     commit.rows(
         Form::insert("INSERT INTO events (seq, time_unix_ms, boot_id, actor, cause, request_id, kind, groups, \
              devices, reservation, before, after)", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
-        &rows.events,
+        mem::take(&mut rows.events),
         |event, values| {
             values.number(event.seq).number(event.time_unix_ms).add(Arc::clone(&event.boot_id));
             values.add(&*event.actor).add(&*event.cause).add(&*event.request_id).add(&*event.kind);
@@ -66,77 +77,101 @@ fn history(commit: &mut Commit, rows: &Rows) {
         },
     );
     let before = some(rows.events_before);
-    commit.rows(Form::new("DELETE FROM events WHERE seq <= ", "?", ""), &before, number);
+    commit.rows(Form::new("DELETE FROM events WHERE seq <= ", "?", ""), before, number);
     let before = some(rows.history_before_unix_ms);
-    commit.rows(Form::new("DELETE FROM intents WHERE closed_unix_ms < ", "?", ""), &before, number);
+    commit.rows(
+        Form::new("DELETE FROM intents WHERE closed_unix_ms < ", "?", ""),
+        before.clone(),
+        number,
+    );
     commit.rows(
         Form::new("DELETE FROM request_ids WHERE created_unix_ms < ", "?", ""),
-        &before,
+        before,
         number,
     );
     commit.rows(
         Form::insert("INSERT OR REPLACE INTO meta (name, value)", "(?, ?)"),
-        &rows.meta,
+        mem::take(&mut rows.meta),
         pair,
     );
 }
 
-fn records(commit: &mut Commit, rows: &Rows) {
+fn records(commit: &mut Commit, rows: &mut Rows) {
     commit.rows(
         Form::insert("INSERT OR REPLACE INTO reservations (id, record, extra)", "(?, ?, ?)"),
-        &rows.reservations,
+        mem::take(&mut rows.reservations),
         |(id, record, extra), values| {
-            values.add(&**id).add(&**record).add(&**extra);
+            values.add(id).add(record).add(extra);
         },
     );
     commit.rows(
         Form::new("DELETE FROM reservations WHERE id IN (", "?", ")"),
-        &rows.reservations_gone,
+        mem::take(&mut rows.reservations_gone),
         text,
     );
     // What moves goes before it comes: a device has one reservation.
     commit.rows(
         Form::new("DELETE FROM targets WHERE reservation IN (", "?", ")"),
-        &rows.retarget,
+        mem::take(&mut rows.retarget),
         text,
     );
     commit.rows(
         Form::insert("INSERT INTO targets (device, group_id, reservation, owner)", "(?, ?, ?, ?)"),
-        &rows.targets,
+        mem::take(&mut rows.targets),
         |TargetRow(device, group, reservation, owner), values| {
-            values.add(&**device).add(&**group).add(&**reservation).add(&**owner);
+            values.add(device).add(group).add(reservation).add(owner);
         },
     );
     let put = |insert| Form::insert(insert, "(?, ?)");
-    commit.rows(put("INSERT OR REPLACE INTO groups (id, record)"), &rows.groups, pair);
-    commit.rows(Form::new("DELETE FROM groups WHERE id IN (", "?", ")"), &rows.groups_gone, text);
-    commit.rows(put("INSERT OR REPLACE INTO contexts (id, record)"), &rows.contexts, pair);
     commit.rows(
-        Form::new("DELETE FROM contexts WHERE id IN (", "?", ")"),
-        &rows.contexts_gone,
+        put("INSERT OR REPLACE INTO groups (id, record)"),
+        mem::take(&mut rows.groups),
+        pair,
+    );
+    commit.rows(
+        Form::new("DELETE FROM groups WHERE id IN (", "?", ")"),
+        mem::take(&mut rows.groups_gone),
         text,
     );
-    commit.rows(put("INSERT OR REPLACE INTO domains (id, record)"), &rows.domains, pair);
-    commit.rows(Form::new("DELETE FROM domains WHERE id IN (", "?", ")"), &rows.domains_gone, text);
+    commit.rows(
+        put("INSERT OR REPLACE INTO contexts (id, record)"),
+        mem::take(&mut rows.contexts),
+        pair,
+    );
+    commit.rows(
+        Form::new("DELETE FROM contexts WHERE id IN (", "?", ")"),
+        mem::take(&mut rows.contexts_gone),
+        text,
+    );
+    commit.rows(
+        put("INSERT OR REPLACE INTO domains (id, record)"),
+        mem::take(&mut rows.domains),
+        pair,
+    );
+    commit.rows(
+        Form::new("DELETE FROM domains WHERE id IN (", "?", ")"),
+        mem::take(&mut rows.domains_gone),
+        text,
+    );
     devices(commit, rows);
 }
 
-fn devices(commit: &mut Commit, rows: &Rows) {
+fn devices(commit: &mut Commit, rows: &mut Rows) {
     commit.rows(
         Form::insert("INSERT OR REPLACE INTO devices (address, present, record)", "(?, ?, ?)"),
-        &rows.devices,
+        mem::take(&mut rows.devices),
         |DeviceRow(address, present, record), values| {
-            values.add(&**address).add(*present).add(&**record);
+            values.add(address).add(present).add(record);
         },
     );
     commit.rows(
         Form::new("DELETE FROM devices WHERE address IN (", "?", ")"),
-        &rows.devices_gone,
+        mem::take(&mut rows.devices_gone),
         text,
     );
     commit.rows(
         Form::insert("INSERT OR REPLACE INTO identities (address, identity)", "(?, ?)"),
-        &rows.identities,
+        mem::take(&mut rows.identities),
         pair,
     );
     commit.rows(
@@ -144,71 +179,69 @@ fn devices(commit: &mut Commit, rows: &Rows) {
             "INSERT OR IGNORE INTO baselines (address, driver, driver_override, intent_id)",
             "(?, ?, ?, ?)",
         ),
-        &rows.baselines,
+        mem::take(&mut rows.baselines),
         |BaselineRow(address, driver, driver_override, intent), values| {
-            values.add(&**address).add(driver.as_deref()).add(driver_override.as_deref());
-            values.number(*intent);
+            values.add(address).add(driver).add(driver_override).number(intent);
         },
     );
     commit.rows(
         Form::new("DELETE FROM baselines WHERE address IN (", "?", ")"),
-        &rows.baselines_gone,
+        mem::take(&mut rows.baselines_gone),
         text,
     );
     commit.rows(
         Form::insert("INSERT OR IGNORE INTO vf_tokens (address, token)", "(?, ?)"),
-        &rows.vf_tokens,
+        mem::take(&mut rows.vf_tokens),
         |(address, token), values| {
-            values.add(&**address).add(token.text());
+            values.add(address).add(token.text());
         },
     );
     commit.rows(
         Form::new("DELETE FROM vf_tokens WHERE address IN (", "?", ")"),
-        &rows.vf_tokens_gone,
+        mem::take(&mut rows.vf_tokens_gone),
         text,
     );
 }
 
 /// Intents and request ids: each can be opened and ended in one commit.
-fn work(commit: &mut Commit, rows: &Rows) {
+fn work(commit: &mut Commit, rows: &mut Rows) {
     commit.rows(
         Form::insert(
             "INSERT INTO intents (id, reservation, body, boot_id, opened_unix_ms)",
             "(?, ?, ?, ?, ?)",
         ),
-        &rows.intents,
+        mem::take(&mut rows.intents),
         |IntentRow(id, reservation, body, boot_id, opened), values| {
-            values.number(*id).add(reservation.as_deref()).add(&**body).add(&**boot_id);
-            values.number(*opened);
+            values.number(id).add(reservation).add(body).add(boot_id).number(opened);
         },
     );
     commit.rows(
         Form::new("UPDATE intents SET closed_unix_ms = ended.column2, outcome = ended.column3 FROM (VALUES ", "(?, ?, ?)", ") AS ended WHERE intents.id = ended.column1"),
-        &rows.intents_closed,
+        mem::take(&mut rows.intents_closed),
         |ClosedIntentRow(id, closed, outcome), values| {
-            values.number(*id).number(*closed).add(&**outcome);
+            values.number(id).number(closed).add(outcome);
         },
     );
     commit.rows(
         Form::insert("INSERT INTO intent_steps (intent_id, ordinal, step, detail)", "(?, ?, ?, ?)"),
-        &rows.steps,
+        mem::take(&mut rows.steps),
         |StepRow(intent, ordinal, step, detail), values| {
-            values.number(*intent).number(*ordinal).add(&**step).add(&**detail);
+            values.number(intent).number(ordinal).add(step).add(detail);
         },
     );
     requests(commit, rows);
 }
 
-fn requests(commit: &mut Commit, rows: &Rows) {
+fn requests(commit: &mut Commit, rows: &mut Rows) {
     commit.rows(
         Form::insert("INSERT INTO request_ids (identity, id, body, created_unix_ms, about, intent_id, answer, \
              refusal)", "(?, ?, ?, ?, ?, ?, ?, ?)"),
-        &rows.requests,
+        mem::take(&mut rows.requests),
         |request, values| {
-            values.add(&*request.identity).add(&*request.id).add(&*request.body);
-            values.number(request.created_unix_ms).add(&*request.about);
+            values.add(request.identity).add(request.id).add(request.body);
+            values.number(request.created_unix_ms).add(request.about);
             values.add(request.intent.map(|id| i64::try_from(id).unwrap_or(i64::MAX)));
-            values.add(request.answer.as_deref()).add(request.refusal.as_deref());
+            values.add(request.answer).add(request.refusal);
         },
     );
     commit.rows(
@@ -217,23 +250,23 @@ fn requests(commit: &mut Commit, rows: &Rows) {
             "(?, ?, ?)",
             ") AS ended WHERE request_ids.intent_id = ended.column1 AND request_ids.answer IS NULL",
         ),
-        &rows.answers,
+        mem::take(&mut rows.answers),
         |(intent, answer, refusal), values| {
-            values.number(*intent).add(answer.as_deref()).add(refusal.as_deref());
+            values.number(intent).add(answer).add(refusal);
         },
     );
 }
 
-fn text(value: &String, values: &mut Values) {
-    values.add(&**value);
+fn text(value: String, values: &mut Values) {
+    values.add(value);
 }
 
-fn number(value: &u64, values: &mut Values) {
-    values.number(*value);
+fn number(value: u64, values: &mut Values) {
+    values.number(value);
 }
 
-fn pair((id, record): &(String, String), values: &mut Values) {
-    values.add(&**id).add(&**record);
+fn pair((id, record): (String, String), values: &mut Values) {
+    values.add(id).add(record);
 }
 
 /// A bound; 0 is none.
@@ -244,5 +277,5 @@ fn some(number: u64) -> Vec<u64> {
 /// A JSON array of names.
 fn list(names: &[String]) -> String {
     // Strings can always be serialized.
-    serde_json::to_string(names).unwrap_or_default()
+    json::to_string(names).unwrap_or_default()
 }

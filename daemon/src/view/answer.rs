@@ -2,7 +2,10 @@
 
 use berth_ownership::Time;
 
-use crate::model::{AnswerOf, Snapshot};
+use crate::{
+    json,
+    model::{AnswerOf, Snapshot},
+};
 
 use super::{device::device, domain::domain, explain, reservation::reservation, sriov::sriov};
 
@@ -14,17 +17,15 @@ pub fn answer(snapshot: &Snapshot, about: &AnswerOf, now: &Time) -> Option<Strin
         AnswerOf::Reservation(id) => {
             let extra = snapshot.extras.get(id).map(AsRef::as_ref);
             let record = state.reservation(id)?;
-            serde_json::to_string(&reservation(state, record, extra, &snapshot.boot))
+            json::to_string(&reservation(state, record, extra, &snapshot.boot))
         }
         AnswerOf::KernelDma(id) => {
             let facts = snapshot.device_by_id(id)?;
-            serde_json::to_string(&explain::kernel_dma_of(snapshot, facts, now))
+            json::to_string(&explain::kernel_dma_of(snapshot, facts, now))
         }
-        AnswerOf::Sriov(id) => serde_json::to_string(&sriov(snapshot, snapshot.device_by_id(id)?)),
-        AnswerOf::Device(id) => {
-            serde_json::to_string(&device(snapshot, snapshot.device_by_id(id)?))
-        }
-        AnswerOf::Domain(id) => serde_json::to_string(&domain(state, state.domain(id)?, None)),
+        AnswerOf::Sriov(id) => json::to_string(&sriov(snapshot, snapshot.device_by_id(id)?)),
+        AnswerOf::Device(id) => json::to_string(&device(snapshot, snapshot.device_by_id(id)?)),
+        AnswerOf::Domain(id) => json::to_string(&domain(state, state.domain(id)?, None)),
         AnswerOf::Nothing => return Some("{}".to_owned()),
     };
     json.ok()

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use prost::{Message as _, bytes::Bytes};
 
 use super::event;
-use crate::store::EventRecord;
+use crate::{json, store::EventRecord};
 
 /// One event for any number of watchers. Whoever needs a form of it first makes it, for all.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl WatchedEvent {
     pub fn json(&self) -> &str {
         self.json.get_or_init(|| {
             // The type has no value that JSON lacks.
-            serde_json::to_string(&event(&self.record)).unwrap_or_else(|_| "{}".to_owned())
+            json::to_string(&event(&self.record)).unwrap_or_else(|_| "{}".to_owned())
         })
     }
 }
