@@ -30,6 +30,10 @@ use tracing_subscriber::{
     EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
+/// What one thread allocates another mostly frees: what is decided, written and answered.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
     if let Some([program, root]) = args.spawn_helpers.as_deref() {

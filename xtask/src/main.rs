@@ -16,6 +16,8 @@ mod workspace;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
+use berth_testvm::host::packages::{self, Tool};
 use clap::{Parser, Subcommand};
 
 /// Developer commands of this workspace.
@@ -50,8 +52,22 @@ enum Verb {
     Docs,
 }
 
+/// What building the workspace takes beside Rust and a C compiler: `berthd`'s allocator is made with it.
+const BUILD: &[Tool] = &[Tool { package: "make", proof: "make" }];
+
 fn main() -> ExitCode {
-    let done = match Arguments::parse().verb {
+    let verb = Arguments::parse().verb;
+    match packages::ensure(BUILD).and_then(|()| start(verb)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Bench(arguments) => bench::main(&arguments),
@@ -62,12 +78,5 @@ fn main() -> ExitCode {
         Verb::Sbom(arguments) => sbom::main(&arguments),
         Verb::Docs => docs::run(),
         Verb::Check => check::run().and_then(|tally| tally.verdict()),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }

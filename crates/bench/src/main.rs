@@ -23,6 +23,10 @@ use berth_measure::Bench;
 use clap::Parser;
 use site::{Backend, Kernel};
 
+/// As in the daemon.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures Berth beside its peers.
 #[derive(Debug, Parser)]
 struct Arguments {

@@ -14,7 +14,7 @@ use super::{
 
 /// The oldest Debian that Berth runs on.
 const SUITE: &str = "bookworm";
-const PACKAGES: &[&str] = &["gcc", "libc6-dev"];
+const PACKAGES: &[&str] = &["gcc", "libc6-dev", "make"];
 const WITNESSES: &[&str] = &["gcc-12", "libc6", "binutils"];
 /// Part of the cache key: raise it when this file builds differently.
 const BUILDER: &str = "1";
